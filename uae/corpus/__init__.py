@@ -1,0 +1,1 @@
+"""From a source in any supported format to the documents, passages and questions tables."""

@@ -1,0 +1,150 @@
+"""The ingest stage: read a source, give everything a content-hash id, cut passages, map evidence to them, assign splits."""
+
+import json
+from pathlib import Path
+
+from uae.corpus import beir, folder, jsonl, qasper, squad
+from uae.corpus.chunking import cut
+from uae.corpus.records import RawDocument, RawQuestion, Source
+from uae.corpus.splits import SPLITS, assign
+from uae.errors import InputError
+from uae.files import sha256_bytes
+from uae.tables import DOCUMENTS, PASSAGES, QUESTIONS, write_table
+
+_ADAPTERS = {
+    "jsonl": jsonl.read,
+    "qasper": qasper.read,
+    "qasper_hub": qasper.read_hub,
+    "squad": squad.read,
+    "beir": beir.read,
+    "folder": folder.read,
+}
+
+
+def ingest(
+    path: str,
+    format: str,
+    documents_path: Path,
+    passages_path: Path,
+    questions_path: Path,
+    max_documents: int | None,
+    passage_words: int,
+    split: dict[str, float],
+    seed: int,
+) -> dict:
+    """Read ``path`` as ``format`` and write the three tables. Returns counts for people to read.
+
+    Raises:
+        InputError: the source is not what it claims to be; nothing is written then.
+    """
+    source = _ADAPTERS[format](path)
+    documents = _documents(source, max_documents)
+    passages = {key: _passages(doc_id, raw, passage_words) for key, (doc_id, raw) in documents.items()}
+    questions, merged = _questions(source, documents, passages)
+    _split(questions, split, seed)
+    rows = sorted((_document_row(doc_id, raw) for doc_id, raw in documents.values()), key=lambda row: row["doc_id"])
+    write_table(documents_path, DOCUMENTS, rows)
+    flat = sorted((row for group in passages.values() for row in group), key=lambda r: (r["doc_id"], r["position"]))
+    write_table(passages_path, PASSAGES, flat)
+    questions.sort(key=lambda row: row["question_id"])
+    write_table(questions_path, QUESTIONS, questions)
+    words = [len(row["text"].split()) for row in flat]
+    return {
+        "documents": len(rows),
+        "passages": len(flat),
+        "words_per_passage": round(sum(words) / len(words), 1),
+        "questions": len(questions),
+        "questions_by_split": {name: sum(q["split"] == name for q in questions) for name in SPLITS},
+        "questions_without_evidence": sum(not q["evidence"] for q in questions),
+        "repeated_questions_merged": merged,
+        "skipped": {reason: count for reason, count in sorted(source.skipped.items()) if count},
+    }
+
+
+def _documents(source: Source, limit: int | None) -> dict[str, tuple[str, RawDocument]]:
+    """key -> (doc_id, document), at most ``limit`` of them, those with questions first."""
+    by_id: dict[str, RawDocument] = {}
+    for raw in source.documents:
+        doc_id = sha256_bytes(raw.key, raw.title, raw.version, raw.text)[:24]
+        if doc_id in by_id:
+            raise InputError(f"{raw.where}: this document is the same as {by_id[doc_id].where}; remove one of them")
+        by_id[doc_id] = raw
+    if not by_id:
+        raise InputError("the source holds no documents")
+    asked = {question.document for question in source.questions}
+    order = sorted(by_id, key=lambda doc_id: (by_id[doc_id].key not in asked, doc_id))[:limit]
+    return {by_id[doc_id].key: (doc_id, by_id[doc_id]) for doc_id in order}
+
+
+def _document_row(doc_id: str, raw: RawDocument) -> dict:
+    return {
+        "doc_id": doc_id,
+        "source": raw.key,
+        "title": raw.title,
+        "version": raw.version,
+        "text": raw.text,
+        "sections": [section._asdict() for section in raw.sections],
+        "metadata": json.dumps(raw.metadata, sort_keys=True, ensure_ascii=False),
+    }
+
+
+def _passages(doc_id: str, raw: RawDocument, words: int) -> list[dict]:
+    rows = []
+    for position, (section, start, end) in enumerate(cut(raw, words)):
+        text = raw.text[start:end]
+        passage_id = sha256_bytes(doc_id, str(start), str(end), text)[:24]
+        rows.append(
+            {"passage_id": passage_id, "doc_id": doc_id, "position": position, "section": section}
+            | {"start": start, "end": end, "text": text}
+        )
+    return rows
+
+
+def _questions(source: Source, documents: dict, passages: dict) -> tuple[list[dict], int]:
+    """Question rows, the same question about the same document merged into one with all its answers."""
+    rows: dict[str, dict] = {}
+    merged = 0
+    for raw in source.questions:
+        if raw.document is not None and raw.document not in documents:
+            continue  # beyond max_documents
+        if any(span.document not in documents for span in raw.evidence):
+            source.skipped["question whose evidence lies beyond max_documents"] += 1
+            continue
+        row = _question_row(raw, documents, passages)
+        known = rows.setdefault(row["question_id"], row)
+        if known is row:
+            continue
+        merged += 1
+        if known["split"] != row["split"]:
+            raise InputError(f"{raw.where}: the same question stands in the split {known['split']} at {known['source']}")
+        for field in ("answers", "evidence"):
+            known[field] = list(dict.fromkeys(known[field] + row[field]))
+    return list(rows.values()), merged
+
+
+def _question_row(raw: RawQuestion, documents: dict, passages: dict) -> dict:
+    doc_id = documents[raw.document][0] if raw.document is not None else ""
+    evidence: dict[str, None] = {}
+    for span in raw.evidence:
+        for passage in passages[span.document]:
+            if passage["start"] < span.end and span.start < passage["end"]:
+                evidence[passage["passage_id"]] = None
+    return {
+        "question_id": sha256_bytes(doc_id, raw.text)[:24],
+        "text": raw.text,
+        "answers": list(raw.answers),
+        "doc_id": doc_id,
+        "evidence": list(evidence),
+        "split": raw.split,
+        "origin": raw.origin,
+        "source": raw.where,
+    }
+
+
+def _split(questions: list[dict], fractions: dict[str, float], seed: int) -> None:
+    """Fill in the split of questions whose source gives none: by document, so that no document is in two splits."""
+    given = {q["doc_id"]: q["split"] for q in questions if q["doc_id"] and q["split"]}
+    open_keys = [q["doc_id"] or q["question_id"] for q in questions if not q["split"] and q["doc_id"] not in given]
+    assigned = assign(open_keys, fractions, seed) if open_keys else {}
+    for question in questions:
+        question["split"] = question["split"] or given.get(question["doc_id"]) or assigned[question["doc_id"] or question["question_id"]]

@@ -1,0 +1,72 @@
+"""The project's own questions.jsonl, shared by the ``jsonl`` and ``folder`` formats.
+
+One JSON object a line: ``question``, ``answers`` (list of strings), ``document`` (an id, or a file's path in the folder),
+and optionally ``evidence`` (verbatim quotes from the document), ``split`` and ``origin``.
+"""
+
+from pathlib import Path
+
+from uae.corpus.reading import find_quote, read_jsonl, want
+from uae.corpus.records import RawDocument, RawQuestion, Span
+from uae.errors import InputError
+
+_FIELDS = {"id", "question", "answers", "document", "evidence", "split", "origin"}
+_SPLITS = ("train", "validation", "test")
+_ORIGINS = ("human", "feedback", "synthetic")
+
+
+def read_questions(path: Path, documents: dict[str, RawDocument]) -> list[RawQuestion]:
+    """Read questions over ``documents`` (by key).
+
+    Raises:
+        InputError: a field is missing or misspelt, an id is used twice, a document is unknown, or a quote is not in it.
+    """
+    questions, ids = [], {}
+    for where, row in read_jsonl(path):
+        unknown = sorted(set(row) - _FIELDS)
+        if unknown:
+            raise InputError(f"{where}: unknown field {unknown[0]!r}; the fields are {', '.join(sorted(_FIELDS))}")
+        if "id" in row:
+            if row["id"] in ids:
+                raise InputError(f"{where}: the id {row['id']!r} is used already in {ids[row['id']]}")
+            ids[row["id"]] = where
+        key = row.get("document")
+        if key is not None and key not in documents:
+            raise InputError(f"{where}: there is no document {key!r}")
+        questions.append(
+            RawQuestion(
+                text=want(row, "question", str, where).strip(),
+                answers=_answers(row, where),
+                document=key,
+                evidence=tuple(_locate(quote, key, documents, where) for quote in row.get("evidence") or ()),
+                where=where,
+                split=_choice(row, "split", _SPLITS, None, where),
+                origin=_choice(row, "origin", _ORIGINS, "human", where),
+            )
+        )
+    return questions
+
+
+def _answers(row: dict, where: str) -> tuple[str, ...]:
+    answers = want(row, "answers", list, where)
+    if not answers or any(not isinstance(answer, str) or not answer.strip() for answer in answers):
+        raise InputError(f"{where}: 'answers' must be a list of at least one answer, none of them empty")
+    return tuple(answer.strip() for answer in answers)
+
+
+def _locate(quote: object, key: str | None, documents: dict[str, RawDocument], where: str) -> Span:
+    if key is None:
+        raise InputError(f"{where}: evidence is given, but the field 'document' that it quotes is missing")
+    if not isinstance(quote, str):
+        raise InputError(f"{where}: 'evidence' must be a list of quotes (strings)")
+    span = find_quote(documents[key].text, quote)
+    if span is None:
+        raise InputError(f"{where}: this evidence is not in the document {key!r}: {quote[:80]!r}")
+    return Span(key, *span)
+
+
+def _choice(row: dict, name: str, allowed: tuple[str, ...], default: str | None, where: str) -> str | None:
+    value = row.get(name, default)
+    if value is not None and value not in allowed:
+        raise InputError(f"{where}: {name} must be one of {', '.join(allowed)}, not {value!r}")
+    return value

@@ -1,0 +1,79 @@
+"""Reading source files with errors that name the file, the line and what to do."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from uae.errors import InputError
+
+
+def read_text(path: Path) -> str:
+    """Read UTF-8 text (a byte order mark is dropped, line ends become \\n).
+
+    Raises:
+        InputError: missing, a folder, or not UTF-8.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder; a file was expected") from None
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{path}, line {line}: byte {error.start} ({data[error.start]:#04x}) is not UTF-8; convert the file, "
+            f"for example with: iconv -f WINDOWS-1252 -t UTF-8"
+        ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}, line {error.lineno}, column {error.colno}: broken JSON: {error.msg}") from None
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[str, dict]]:
+    """Yield (where, row) for each line that is not blank; ``where`` names file and line."""
+    # split("\n"), not splitlines(): JSON strings may hold other Unicode line separators
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        where = f"{path}, line {number}"
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{where}, column {error.colno}: broken JSON: {error.msg}") from None
+        if not isinstance(row, dict):
+            raise InputError(f"{where}: expected a JSON object, found {type(row).__name__}")
+        yield where, row
+
+
+def want(row: dict, name: str, kind: type, where: str) -> Any:
+    """The field ``name`` of ``row``, which must be there and of type ``kind`` (strings must not be blank)."""
+    if name not in row:
+        raise InputError(f"{where}: the field {name!r} is missing")
+    value = row[name]
+    if not isinstance(value, kind):
+        raise InputError(f"{where}: the field {name!r} must be {kind.__name__}, not {type(value).__name__}")
+    if kind is str and not value.strip():
+        raise InputError(f"{where}: the field {name!r} is empty")
+    return value
+
+
+def find_quote(text: str, quote: str, near: int | None = None) -> tuple[int, int] | None:
+    """Offsets of ``quote`` in ``text``, white space aside; of several places the one nearest to ``near`` (or the first)."""
+    words = quote.split()
+    if not words:
+        return None
+    pattern = r"\s+".join(re.escape(word) for word in words)
+    places = [match.span() for match in re.finditer(pattern, text)]
+    if not places:
+        return None
+    return min(places, key=lambda span: abs(span[0] - near)) if near is not None else places[0]

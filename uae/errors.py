@@ -1,0 +1,29 @@
+"""Errors a user can act on. The command line prints their message without a traceback and exits with 1."""
+
+
+class UaeError(Exception):
+    """Base class: the message names the file, row or field and what to do."""
+
+
+class ConfigError(UaeError):
+    """A parameter is unknown, missing or has an impossible value."""
+
+
+class InputError(UaeError):
+    """Source data cannot be read as the format it claims to be."""
+
+
+class ModelError(UaeError):
+    """A model reference cannot be resolved, or what it names is not usable."""
+
+
+class ArtefactError(UaeError):
+    """A stage's input is missing, damaged or was made by another version of something."""
+
+
+class ValidationFailed(UaeError):
+    """An expectation suite found failing rows; ``report`` holds them, suite by suite."""
+
+    def __init__(self, message: str, report: dict):
+        super().__init__(message)
+        self.report = report

@@ -1,0 +1,1 @@
+"""Is the new retriever better? Retrieval and answers on the test questions, with intervals."""

@@ -1,0 +1,50 @@
+"""A reader LLM answers each question from the passages that a system retrieved for it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from uae.teacher.scoring import load_causal_lm
+
+_INSTRUCTION = "Answer the question with a short phrase from the text."
+
+
+class Reader:
+    """Greedy answers of a causal LM; equal prompts are answered once, however many systems ask them."""
+
+    def __init__(self, folder: Path, device: str, dtype: str, new_tokens: int, batch_size: int):
+        self.model, self.tokenizer = load_causal_lm(folder, device, dtype)
+        self.tokenizer.padding_side = "left"
+        self.new_tokens, self.batch_size = new_tokens, batch_size
+
+    def answer(self, requests: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+        """Answers to (question, passages) requests, in their order."""
+        prompts = [self.prompt(question, passages) for question, passages in requests]
+        answers: dict[str, str] = {}
+        distinct = sorted(set(prompts), key=lambda prompt: (len(prompt), prompt))  # equal lengths together: little padding
+        for start in tqdm(range(0, len(distinct), self.batch_size), desc="reading answers", unit="batch"):
+            batch = distinct[start : start + self.batch_size]
+            answers.update(zip(batch, self._generate(batch), strict=True))
+        return [answers[prompt] for prompt in prompts]
+
+    def prompt(self, question: str, passages: Sequence[str]) -> str:
+        text = "\n\n".join(passages)
+        return f"{text}\n\n{_INSTRUCTION}\nQuestion: {question}\nAnswer:"
+
+    @torch.inference_mode()
+    def _generate(self, prompts: list[str]) -> list[str]:
+        limit = getattr(self.model.config, "max_position_embeddings", 1 << 20) - self.new_tokens
+        self.tokenizer.truncation_side = "left"  # the question stands at the end
+        inputs = self.tokenizer(prompts, return_tensors="pt", padding=True, truncation=True, max_length=limit)
+        output = self.model.generate(
+            **inputs.to(self.model.device),
+            max_new_tokens=self.new_tokens,
+            do_sample=False,
+            pad_token_id=self.tokenizer.pad_token_id,
+            stop_strings=["\n"],
+            tokenizer=self.tokenizer,
+        )
+        texts = self.tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        return [text.strip().split("\n")[0].strip() for text in texts]

@@ -1,0 +1,42 @@
+"""Per-question retrieval metrics by ir-measures (trec_eval's definitions) and answer metrics by torchmetrics (SQuAD's)."""
+
+from collections.abc import Mapping, Sequence
+
+import ir_measures
+import pandas as pd
+from ir_measures import AP, RR, Qrel, R, ScoredDoc, nDCG
+
+
+def retrieval_metrics(
+    rankings: Mapping[str, Sequence[str]], evidence: Mapping[str, Sequence[str]], cutoffs: Sequence[int]
+) -> pd.DataFrame:
+    """Metrics of each question, one row a question_id.
+
+    Columns: ``recall@k`` (share of the evidence passages among the first k), ``map``, ``mrr``, ``ndcg@10``.
+
+    Args:
+        rankings: question_id -> passage_ids, best first. The order is taken as it is: ties are already broken.
+        evidence: question_id -> relevant passage_ids, at least one.
+        cutoffs: the k of recall@k.
+    """
+    names = {R @ k: f"recall@{k}" for k in cutoffs} | {AP: "map", RR: "mrr", nDCG @ 10: "ndcg@10"}
+    qrels = [Qrel(question, passage, 1) for question, passages in evidence.items() for passage in passages]
+    run = [
+        ScoredDoc(question, passage, float(-place))
+        for question in evidence
+        for place, passage in enumerate(rankings[question])
+    ]
+    values = pd.DataFrame(
+        [(m.query_id, names[m.measure], m.value) for m in ir_measures.iter_calc(list(names), qrels, run)],
+        columns=["question_id", "metric", "value"],
+    )
+    return values.pivot(index="question_id", columns="metric", values="value")[list(names.values())]
+
+
+def answer_metrics(prediction: str, answers: Sequence[str]) -> dict[str, float]:
+    """Token F1 and exact match against the best-matching gold answer, in [0, 1], normalised as SQuAD does."""
+    from torchmetrics.functional.text import squad
+
+    gold = {"answers": {"text": list(answers), "answer_start": [0] * len(answers)}, "id": "0"}
+    scores = squad([{"prediction_text": prediction, "id": "0"}], [gold])
+    return {"token_f1": float(scores["f1"]) / 100, "exact_match": float(scores["exact_match"]) / 100}

@@ -1,0 +1,74 @@
+"""Intervals and tests over questions, by scipy: percentile bootstrap and paired randomisation."""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import bootstrap, permutation_test
+
+
+class Estimate(NamedTuple):
+    mean: float
+    low: float
+    high: float
+
+
+class Gain(NamedTuple):
+    absolute: Estimate
+    relative: Estimate | None  # of the base's mean; None where that is 0
+    p_value: float  # two-sided, paired randomisation test of equal means
+
+
+def mean_with_interval(values: np.ndarray, confidence: float, resamples: int, seed: int) -> Estimate:
+    """Mean of per-question values, shape (n,), with its percentile bootstrap interval."""
+    return _interval((values,), _mean, confidence, resamples, seed)
+
+
+def paired_gain(base: np.ndarray, system: np.ndarray, confidence: float, resamples: int, seed: int) -> Gain:
+    """How much better ``system`` is than ``base`` on the same questions, both shape (n,)."""
+    relative = None
+    if base.mean() > 0:
+        relative = _interval((base, system), _relative, confidence, resamples, seed)
+    test = permutation_test(
+        (system, base), _difference, permutation_type="samples", vectorized=True, n_resamples=resamples, rng=_rng(seed), batch=1000
+    )
+    return Gain(_interval((base, system), _reversed_difference, confidence, resamples, seed), relative, float(test.pvalue))
+
+
+def _interval(data: tuple[np.ndarray, ...], statistic, confidence: float, resamples: int, seed: int) -> Estimate:
+    value = float(statistic(*data, axis=-1))
+    if len(data[0]) < 2:
+        return Estimate(value, value, value)
+    result = bootstrap(
+        data,
+        statistic,
+        paired=len(data) > 1,
+        vectorized=True,
+        confidence_level=confidence,
+        n_resamples=resamples,
+        method="percentile",
+        rng=_rng(seed),
+        batch=1000,
+    )
+    return Estimate(value, float(result.confidence_interval.low), float(result.confidence_interval.high))
+
+
+def _rng(seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def _mean(values, axis):
+    return values.mean(axis=axis)
+
+
+def _difference(system, base, axis):
+    return system.mean(axis=axis) - base.mean(axis=axis)
+
+
+def _reversed_difference(base, system, axis):
+    return _difference(system, base, axis)
+
+
+def _relative(base, system, axis):
+    # A resample may hold no question that the base answers: its relative gain is not defined, and 0/0 must not decide
+    # the interval; the largest defined value would. nan is left out by nothing here, so the base is kept above zero.
+    return system.mean(axis=axis) / np.maximum(base.mean(axis=axis), 1e-9) - 1

@@ -1,0 +1,246 @@
+"""params.yaml as frozen models. Loaded at the entry points only; inner functions take plain arguments.
+
+There are no defaults here: params.yaml is the one place where a value stands, and a missing key is an error.
+"""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from uae.errors import ConfigError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ComputeSettings(_Section):
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+    dtype: Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class ModelSettings(_Section):
+    student: str
+    teacher: str
+    reader: str
+
+
+class SplitSettings(_Section):
+    train: Fraction
+    validation: Fraction
+    test: Fraction
+
+    @model_validator(mode="after")
+    def _sum_to_one(self):
+        if abs(self.train + self.validation + self.test - 1) > 1e-6:
+            raise ValueError("train, validation and test must add up to 1")
+        return self
+
+
+class IngestSettings(_Section):
+    path: str
+    format: Literal["jsonl", "qasper", "qasper_hub", "squad", "beir", "folder"]
+    max_documents: Count | None
+    passage_words: Annotated[int, Field(ge=20, le=2000)]
+    split: SplitSettings
+
+
+class QuestionCounts(_Section):
+    train: Count
+    validation: Count
+    test: Count
+
+
+class ValidateSettings(_Section):
+    min_words_per_passage: Annotated[int, Field(ge=1)]
+    min_questions: QuestionCounts
+
+
+class CandidateSettings(_Section):
+    top_k: Count
+    random: Annotated[int, Field(ge=0)]
+    gold: bool
+
+
+class TemplateSettings(_Section):
+    passage: str
+    question: str
+    answer: str
+
+    @model_validator(mode="after")
+    def _placeholders(self):
+        for field in ("passage", "question", "answer"):
+            if getattr(self, field).count("{" + field + "}") != 1:
+                raise ValueError(f"{field}: must contain {{{field}}} exactly once")
+        return self
+
+
+class LabelSettings(_Section):
+    templates: Annotated[tuple[TemplateSettings, ...], Field(min_length=1)]
+    answers_per_question: Count
+    batch_tokens: Annotated[int, Field(ge=64)]
+    pairs_per_part: Count
+
+
+class TrainSettings(_Section):
+    epochs: Count
+    batch_size: Count
+    learning_rate: Positive
+    warmup: Fraction
+    weight_decay: Annotated[float, Field(ge=0)]
+    teacher_temperature: Positive
+    student_temperature: Positive
+    in_batch_negatives: bool
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    patience: Count
+
+
+class IndexSettings(_Section):
+    factory: str
+
+
+class EvaluateSettings(_Section):
+    cutoffs: Annotated[tuple[Count, ...], Field(min_length=1)]
+    reader_passages: Count
+    reader_questions: Count | None
+    reader_new_tokens: Count
+    reader_batch_size: Count
+    resamples: Annotated[int, Field(ge=100)]
+    confidence: Annotated[float, Field(gt=0.5, lt=1)]
+
+
+class PromoteSettings(_Section):
+    model: str
+    alias: str
+    metric: str
+    min_gain: float
+    guarded: tuple[str, ...]
+    max_loss: Annotated[float, Field(ge=0)]
+
+
+class PackageSettings(_Section):
+    bento: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+
+
+class TrackingSettings(_Section):
+    uri: str
+    experiment: str
+
+
+class Settings(_Section):
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    scope: Literal["document", "corpus"]
+    compute: ComputeSettings
+    models: ModelSettings
+    ingest: IngestSettings
+    validate_: Annotated[ValidateSettings, Field(alias="validate")]
+    candidates: CandidateSettings
+    label: LabelSettings
+    train: TrainSettings
+    index: IndexSettings
+    evaluate: EvaluateSettings
+    promote: PromoteSettings
+    package: PackageSettings
+    tracking: TrackingSettings
+
+
+def load_settings(path: Path, overrides: Iterable[str] = ()) -> Settings:
+    """Read params.yaml, apply ``KEY=VALUE`` overrides (dotted keys, YAML values), check everything.
+
+    Raises:
+        ConfigError: the file is missing or broken, a key is unknown or missing, a value is impossible.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist: run from the project's folder, or name a file with --params") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not readable YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds no parameters: expected one section a stage")
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: " + "; ".join(_explain(e, values) for e in error.errors())) from None
+
+
+def dump_settings(settings: Settings) -> dict[str, Any]:
+    return settings.model_dump(by_alias=True, mode="json")
+
+
+def select(settings: Settings, keys: Iterable[str]) -> SimpleNamespace:
+    """The values under dotted ``keys`` and nothing else.
+
+    A stage is handed only what it declares, so a parameter that it reads without declaring is an AttributeError in
+    the first run, not a stale cache entry in DVC a month later.
+    """
+    chosen = SimpleNamespace()
+    for key in keys:
+        *parents, last = key.split(".")
+        source: Any = settings
+        target = chosen
+        for name in parents:
+            source = getattr(source, name)
+            if not hasattr(target, name):
+                setattr(target, name, SimpleNamespace())
+            target = getattr(target, name)
+        attribute = "validate_" if key == "validate" else last
+        setattr(target, attribute, getattr(source, attribute))
+    return chosen
+
+
+def _apply(values: dict, override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override}: expected KEY=VALUE, for example --set train.epochs=1")
+    *parents, last = key.split(".")
+    target = values
+    for name in (*parents, last):
+        if not isinstance(target, dict) or name not in target:
+            raise ConfigError(f"--set {override}: there is no parameter {key}{_hint(key, _leaves(values))}")
+        if name is not last:
+            target = target[name]
+    try:
+        target[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override}: the value is not YAML; put it in quotes") from None
+
+
+def _explain(error: dict, values: dict) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"there is no parameter {key}{_hint(key, _known_keys())}"
+    if error["type"] == "missing":
+        return f"{key} is missing"
+    return f"{key}: {error['msg']} (it is {error['input']!r})"
+
+
+def _hint(key: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _leaves(values: dict, prefix: str = "") -> Iterable[str]:
+    for name, value in values.items():
+        yield f"{prefix}{name}"
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+
+
+def _known_keys(model: type[BaseModel] = Settings, prefix: str = "") -> Iterable[str]:
+    for name, field in model.model_fields.items():
+        key = prefix + (field.alias or name)
+        yield key
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _known_keys(field.annotation, key + ".")

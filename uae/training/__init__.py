@@ -1,0 +1,1 @@
+"""From utilities to a bi-encoder: the objective, the batches, the trainer."""

@@ -1,0 +1,1 @@
+"""Great Expectations suites over the tables: what must hold before anything expensive runs."""

@@ -1,0 +1,124 @@
+"""The expectation suites, one a table, and running them over data frames in memory."""
+
+import contextlib
+import io
+import os
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")  # a library must not call home from a user's data pipeline
+
+if TYPE_CHECKING:
+    from great_expectations.expectations import Expectation
+
+_SHOWN_ROWS = 20
+
+
+def document_suite() -> "list[Expectation]":
+    import great_expectations.expectations as gxe
+
+    return [
+        gxe.ExpectTableRowCountToBeBetween(min_value=1),
+        gxe.ExpectColumnValuesToBeUnique(column="doc_id"),
+        gxe.ExpectColumnValuesToMatchRegex(column="text", regex=r"\S"),
+        gxe.ExpectColumnValuesToBeBetween(column="n_passages", min_value=1),
+    ]
+
+
+def passage_suite(min_words: int) -> "list[Expectation]":
+    import great_expectations.expectations as gxe
+
+    return [
+        gxe.ExpectTableRowCountToBeBetween(min_value=2),
+        gxe.ExpectColumnValuesToBeUnique(column="passage_id"),
+        gxe.ExpectColumnValuesToBeInSet(column="document_known", value_set=[True]),
+        gxe.ExpectColumnValuesToBeInSet(column="text_stands_in_document", value_set=[True]),
+        gxe.ExpectColumnValuesToBeBetween(column="n_words", min_value=min_words, mostly=0.9),
+        gxe.ExpectColumnValuesToBeBetween(column="n_words", min_value=1),
+    ]
+
+
+def question_suite(minimum: dict[str, int], scope: str) -> "list[Expectation]":
+    import great_expectations.expectations as gxe
+
+    suite = [
+        gxe.ExpectColumnValuesToBeUnique(column="question_id"),
+        gxe.ExpectColumnValuesToMatchRegex(column="text", regex=r"\S"),
+        gxe.ExpectColumnValuesToBeInSet(column="split", value_set=["train", "validation", "test"]),
+        # A question that is trained on needs an answer for the teacher to judge by.
+        gxe.ExpectColumnValuesToBeBetween(
+            column="n_answers", min_value=1, row_condition='split != "test"', condition_parser="pandas"
+        ),
+        gxe.ExpectColumnValuesToBeInSet(column="answers_filled", value_set=[True]),
+        gxe.ExpectColumnValuesToBeInSet(column="document_known", value_set=[True]),
+        gxe.ExpectColumnValuesToBeInSet(column="evidence_known", value_set=[True]),
+    ]
+    if scope == "document":
+        suite.append(gxe.ExpectColumnValuesToMatchRegex(column="doc_id", regex=r"\S"))
+        suite.append(gxe.ExpectColumnValuesToBeBetween(column="n_splits_of_document", max_value=1))
+    for split, count in minimum.items():
+        usable = f"n_{split}_usable"
+        suite.append(gxe.ExpectColumnMaxToBeBetween(column=usable, min_value=count))
+    return suite
+
+
+def label_suite() -> "list[Expectation]":
+    import great_expectations.expectations as gxe
+
+    return [
+        gxe.ExpectTableRowCountToBeBetween(min_value=1),
+        gxe.ExpectCompoundColumnsToBeUnique(
+            column_list=["question_id", "passage_id", "answer_id", "template", "teacher"]
+        ),
+        gxe.ExpectColumnValuesToNotBeNull(column="nll_sum"),
+        gxe.ExpectColumnValuesToBeBetween(column="nll_sum", min_value=0, max_value=1e6),
+        gxe.ExpectColumnValuesToBeBetween(column="n_tokens", min_value=1),
+    ]
+
+
+def run_suite(name: str, table: pd.DataFrame, suite: "list[Expectation]", id_column: str) -> dict[str, Any]:
+    """Run a suite over a table.
+
+    Returns:
+        ``{"suite", "rows", "success", "expectations": [{"expectation", "column", "success", "unexpected", "rows"}]}``, where ``rows``
+        are up to 20 failing rows as ``{id_column, value}``.
+    """
+    import great_expectations as gx
+
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # its progress bars
+        context = gx.get_context(mode="ephemeral")
+        context.variables.progress_bars = {"globally": False, "metric_calculations": False}
+        asset = context.data_sources.add_pandas(name).add_dataframe_asset(name)
+        batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": table})
+        expectations = gx.ExpectationSuite(name=name, expectations=suite)
+        result = batch.validate(expectations, result_format={"result_format": "COMPLETE"})
+    return {
+        "suite": name,
+        "rows": len(table),
+        "success": bool(result.success),
+        "expectations": [_outcome(outcome, table, id_column) for outcome in result.results],
+    }
+
+
+def _outcome(outcome, table: pd.DataFrame, id_column: str) -> dict[str, Any]:
+    config, found = outcome.expectation_config, outcome.to_json_dict()["result"] or {}
+    column = config.kwargs.get("column") or ", ".join(config.kwargs.get("column_list", []))
+    places = [] if outcome.success else list(found.get("unexpected_index_list") or [])
+    rows = []
+    for place in places[:_SHOWN_ROWS]:
+        row = table.iloc[place]
+        value = row.get(column) if column in table else None
+        rows.append({id_column: str(row[id_column]), "source": str(row.get("source", "")), "value": str(value)[:120]})
+    error = next(iter((outcome.exception_info or {}).values()), None) if not outcome.success and not found else None
+    limits = {k: v for k, v in config.kwargs.items() if k in ("min_value", "max_value", "value_set", "regex") and v is not None}
+    return {
+        "expectation": config.type,
+        "column": column,
+        "limits": limits,
+        "success": bool(outcome.success),
+        "observed": found.get("observed_value"),
+        "unexpected": len(places) or int(found.get("unexpected_count") or 0),
+        "rows": rows,
+        "error": str(error)[:300] if error else None,
+    }

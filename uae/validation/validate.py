@@ -1,0 +1,110 @@
+"""The validate stage, and the check of the labels: run suites, write the report, stop the chain where one fails."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from uae.errors import ValidationFailed
+from uae.files import write_json
+from uae.tables import DOCUMENTS, PASSAGES, QUESTIONS, read_table
+from uae.teacher.store import LabelStore
+from uae.validation.suites import document_suite, label_suite, passage_suite, question_suite, run_suite
+
+
+def validate(
+    documents_path: Path,
+    passages_path: Path,
+    questions_path: Path,
+    report_path: Path,
+    scope: str,
+    min_words_per_passage: int,
+    min_questions: Mapping[str, int],
+) -> dict:
+    """Check the three corpus tables and write the report.
+
+    Raises:
+        ValidationFailed: an expectation does not hold. The message lists failing rows, the report holds all suites, and
+            the report file of an earlier success is gone, so that nothing downstream takes it for this data's.
+    """
+    documents = read_table(documents_path, DOCUMENTS)
+    passages = read_table(passages_path, PASSAGES)
+    questions = read_table(questions_path, QUESTIONS)
+    suites = [
+        run_suite("documents", _document_facts(documents, passages), document_suite(), "doc_id"),
+        run_suite("passages", _passage_facts(passages, documents), passage_suite(min_words_per_passage), "passage_id"),
+        run_suite("questions", _question_facts(questions, documents, passages), question_suite(dict(min_questions), scope), "question_id"),
+    ]  # fmt: skip
+    return _conclude(suites, report_path)
+
+
+def validate_labels(store_path: Path, report_path: Path) -> dict:
+    """Check the label store's readings.
+
+    Raises:
+        ValidationFailed: as ``validate``.
+    """
+    labels = LabelStore(store_path).read()
+    labels = labels.assign(reading=labels["question_id"] + "/" + labels["passage_id"])
+    return _conclude([run_suite("labels", labels, label_suite(), "reading")], report_path)
+
+
+def _conclude(suites: list[dict], report_path: Path) -> dict:
+    report = {"success": all(suite["success"] for suite in suites), "suites": suites}
+    if not report["success"]:
+        Path(report_path).unlink(missing_ok=True)
+        failed = Path(report_path).with_suffix(".failed.json")
+        write_json(failed, report)
+        raise ValidationFailed(f"{_explain(suites)}\nThe whole report: {failed}", report)
+    Path(report_path).with_suffix(".failed.json").unlink(missing_ok=True)
+    write_json(report_path, report)
+    return report
+
+
+def _explain(suites: list[dict]) -> str:
+    lines = ["The data do not hold what the chain relies on:"]
+    for suite in suites:
+        for outcome in suite["expectations"]:
+            if outcome["success"]:
+                continue
+            limits = ", ".join(f"{name}={value}" for name, value in outcome["limits"].items())
+            what = f"  {suite['suite']}.{outcome['column'] or 'table'}: {outcome['expectation']}({limits})"
+            count = f" - {outcome['unexpected']} rows" if outcome["unexpected"] else f" - observed {outcome['observed']}"
+            lines.append(what + count + (f" ({outcome['error']})" if outcome["error"] else ""))
+            lines += [f"    {' '.join(str(v) for v in row.values())}" for row in outcome["rows"][:5]]
+    return "\n".join(lines)
+
+
+def _document_facts(documents: pd.DataFrame, passages: pd.DataFrame) -> pd.DataFrame:
+    counts = passages["doc_id"].value_counts()
+    return documents.assign(n_passages=documents["doc_id"].map(counts).fillna(0).astype(int))
+
+
+def _passage_facts(passages: pd.DataFrame, documents: pd.DataFrame) -> pd.DataFrame:
+    texts = documents.set_index("doc_id")["text"]
+    stands = [
+        doc_id in texts.index and texts[doc_id][start:end] == text
+        for doc_id, start, end, text in zip(passages["doc_id"], passages["start"], passages["end"], passages["text"], strict=True)
+    ]
+    return passages.assign(
+        document_known=passages["doc_id"].isin(texts.index),
+        text_stands_in_document=stands,
+        n_words=passages["text"].str.split().str.len(),
+    )
+
+
+def _question_facts(questions: pd.DataFrame, documents: pd.DataFrame, passages: pd.DataFrame) -> pd.DataFrame:
+    known_documents, known_passages = {"", *documents["doc_id"]}, set(passages["passage_id"])
+    splits = questions[questions["doc_id"] != ""].groupby("doc_id")["split"].nunique()
+    usable = questions.assign(usable=(questions["answers"].str.len() > 0) | (questions["split"] == "test"))
+    # Test questions count by evidence: without it there is nothing to measure retrieval against.
+    usable.loc[questions["split"] == "test", "usable"] = questions["evidence"].str.len() > 0
+    counts = usable[usable["usable"]]["split"].value_counts()
+    return questions.assign(
+        n_answers=questions["answers"].str.len(),
+        answers_filled=[all(answer.strip() for answer in answers) for answers in questions["answers"]],
+        document_known=questions["doc_id"].isin(known_documents),
+        evidence_known=[all(passage in known_passages for passage in evidence) for evidence in questions["evidence"]],
+        n_splits_of_document=questions["doc_id"].map(splits).fillna(0).astype(int),
+        **{f"n_{split}_usable": int(counts.get(split, 0)) for split in ("train", "validation", "test")},
+    )
