@@ -49,7 +49,10 @@ def _interval(data: tuple[np.ndarray, ...], statistic, confidence: float, resamp
         rng=_rng(seed),
         batch=1000,
     )
-    return Estimate(value, float(result.confidence_interval.low), float(result.confidence_interval.high))
+    # nanquantile: the relative gain of a resample in which the base answers no question is not defined
+    tail = (1 - confidence) / 2
+    low, high = np.nanquantile(result.bootstrap_distribution, [tail, 1 - tail])
+    return Estimate(value, float(low), float(high))
 
 
 def _rng(seed: int) -> np.random.Generator:
@@ -69,6 +72,5 @@ def _reversed_difference(base, system, axis):
 
 
 def _relative(base, system, axis):
-    # A resample may hold no question that the base answers: its relative gain is not defined, and 0/0 must not decide
-    # the interval; the largest defined value would. nan is left out by nothing here, so the base is kept above zero.
-    return system.mean(axis=axis) / np.maximum(base.mean(axis=axis), 1e-9) - 1
+    base_mean = base.mean(axis=axis)
+    return system.mean(axis=axis) / np.where(base_mean > 0, base_mean, np.nan) - 1

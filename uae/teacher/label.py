@@ -1,6 +1,6 @@
 """The label stage: ask the teacher about every candidate pair that the store does not hold yet."""
 
-import json
+import importlib.metadata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from uae.files import write_text
+from uae.compute import pick_device
+from uae.files import write_json, write_text
 from uae.sources import fingerprint
 from uae.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table
 from uae.teacher.prompts import Template
@@ -57,13 +58,19 @@ def label(
                 for template, pairs in work:
                     reader = CausalTeacher(model, tokenizer, template, batch_tokens)
                     asked += _read_into(store, reader, pairs, pairs_per_part, bar)
-            machine = {"device": str(model.device), "dtype": str(model.dtype).removeprefix("torch.")}
     labels = store.read()
     hashes = [template.hash for template in templates]
     derived = utilities(labels, candidates, questions, answers_per_question, teacher, hashes)
     write_text(histogram_path, _histogram(derived["utility"]))
-    manifest = {"teacher": teacher, "templates": {t.hash: vars(t) for t in templates}, "batch_tokens": batch_tokens}
-    write_text(manifest_path, json.dumps(manifest, indent=2) + "\n")
+    write_json(
+        manifest_path,
+        {
+            "teacher": teacher,
+            "templates": {template.hash: vars(template) for template in templates},
+            "answers_per_question": answers_per_question,
+            "backend": {"device": pick_device(device), "dtype": dtype, "batch_tokens": batch_tokens, **_versions()},
+        },
+    )
     by_question = derived.groupby("question_id")["utility"]
     return {
         "pairs": len(candidates),
@@ -113,6 +120,10 @@ def _read_into(store: LabelStore, reader, pairs: list, pairs_per_part: int, bar:
     if waiting:
         store.append(waiting)
     return len(pairs)
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
 
 
 def _histogram(values: pd.Series) -> str:

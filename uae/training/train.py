@@ -20,7 +20,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from uae.compute import pick_device, seed_everything
 from uae.encoding import encode, load_encoder
 from uae.errors import ArtefactError
-from uae.files import atomic_path, write_text
+from uae.files import atomic_path, read_json, write_text
 from uae.sources import fingerprint
 from uae.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table
 from uae.teacher.store import LabelStore
@@ -34,12 +34,10 @@ def train(
     passages_path: Path,
     questions_path: Path,
     store_path: Path,
+    manifest_path: Path,
     base_path: Path,
     student_path: Path,
     curve_path: Path,
-    teacher: str,
-    templates: list[str],
-    answers_per_question: int,
     epochs: int,
     batch_size: int,
     learning_rate: float,
@@ -56,12 +54,12 @@ def train(
 ) -> dict:
     """Train, keep the checkpoint that ranks the validation candidates best, save it in the sentence-transformers layout.
 
-    ``teacher`` and ``templates`` (a fingerprint, hashes) say which readings of the store count. Evidence labels are not read.
+    The label manifest says which readings of the store count. Evidence labels are not read.
 
     Raises:
         ArtefactError: labels are missing, or one of the splits is empty.
     """
-    table = _table(candidates_path, passages_path, questions_path, store_path, answers_per_question, teacher, templates)
+    table = _table(candidates_path, passages_path, questions_path, store_path, manifest_path)
     parts = {split: table[table["split"] == split] for split in ("train", "validation")}
     for split, rows in parts.items():
         if rows.empty:
@@ -178,10 +176,14 @@ class _Report(TrainerCallback):
         self.log_metrics(values, state.global_step)
 
 
-def _table(candidates_path, passages_path, questions_path, store_path, answers_per_question, teacher, templates) -> pd.DataFrame:
+def _table(candidates_path, passages_path, questions_path, store_path, manifest_path) -> pd.DataFrame:
     candidates = read_table(candidates_path, CANDIDATES)
     questions = read_table(questions_path, QUESTIONS)
-    derived = utilities(LabelStore(store_path).read(), candidates, questions, answers_per_question, teacher, templates)
+    manifest = read_json(manifest_path)
+    labels = LabelStore(store_path).read()
+    derived = utilities(
+        labels, candidates, questions, manifest["answers_per_question"], manifest["teacher"], list(manifest["templates"])
+    )
     passages = read_table(passages_path, PASSAGES).set_index("passage_id")["text"]
     questions = questions.set_index("question_id")
     return derived.assign(

@@ -1,0 +1,110 @@
+"""The command line: ``uae <stage>``, ``uae run``, ``uae summary``, ``uae lineage``, ``uae models``."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from uae.errors import UaeError
+from uae.settings import Settings, load_settings
+from uae.stages import CHAIN, STAGES, Workspace
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
+errors = Console(stderr=True)
+
+Params = Annotated[Path, typer.Option(help="The parameter file.")]
+Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a parameter; may be repeated.")]
+
+
+def _quiet() -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=errors, show_path=False)])
+    # Set before the libraries load: their bars for reading weights say nothing, and none may wait for a hub.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def _stage_command(name: str):
+    def command(params: Params = Path("params.yaml"), overrides: Overrides = ()) -> None:
+        from uae.report import print_stage
+
+        result = STAGES[name](load_settings(params, overrides), Workspace(Path(".")))
+        print_stage(name, result)
+
+    command.__doc__ = STAGES[name].summary
+    return command
+
+
+for _stage in CHAIN:
+    app.command(_stage.name)(_stage_command(_stage.name))
+
+
+@app.command()
+def run(
+    out: Annotated[Path, typer.Option(help="The folder of this run; a second run with it goes on where the first stopped.")],
+    params: Params = Path("params.yaml"),
+    overrides: Overrides = (),
+    models: Annotated[Path, typer.Option(help="Where fetched models are kept.")] = Path("models"),
+) -> None:
+    """Run the whole chain on any data in a folder of its own, outside DVC. Writes OUT/evaluation.json."""
+    from uae.report import print_summary
+    from uae.run import run_chain
+
+    run_chain(load_settings(params, overrides), out, models, lambda line: errors.print(line, style="bold", highlight=False))
+    print_summary(Workspace(out, flat_reports=True))
+
+
+@app.command()
+def summary(out: Annotated[Path | None, typer.Option(help="A folder of uae run; else the project.")] = None) -> None:
+    """Print the last evaluation, what was registered and why, and where everything is."""
+    from uae.report import print_summary
+
+    print_summary(Workspace(out, flat_reports=True) if out else Workspace(Path(".")))
+
+
+@app.command()
+def lineage(
+    version: Annotated[str, typer.Argument(metavar="MODEL_VERSION", help="A version's number, or an alias.")],
+    params: Params = Path("params.yaml"),
+    root: Annotated[Path, typer.Option(help="The project, or a folder of uae run.")] = Path("."),
+) -> None:
+    """Print the data, labels, code and index that a registered version came from."""
+    from uae.registry.lineage import lineage as trace
+    from uae.registry.tracking import connect
+    from uae.report import print_lineage
+
+    settings = load_settings(params)
+    client = connect(settings.tracking.uri, settings.tracking.experiment, root)
+    print_lineage(trace(client, settings.promote.model, version))
+
+
+@app.command()
+def models(params: Params = Path("params.yaml"), overrides: Overrides = ()) -> None:
+    """Fetch the models that the parameters name into models/, and print where they are."""
+    settings = load_settings(params, overrides)
+    for role, reference in settings.models.model_dump().items():
+        print(f"{role}: {Workspace(Path('.')).model(reference)}")
+
+
+
+def main() -> None:
+    _quiet()
+    try:
+        app(standalone_mode=True)
+    except UaeError as error:
+        errors.print("error:", style="bold red", end=" ")
+        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        errors.print("stopped; the same command goes on from the last finished stage", style="yellow")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

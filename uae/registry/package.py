@@ -1,0 +1,50 @@
+"""The package stage: the champion's release as a Bento, built in a process of its own by ``deploy.build``."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from uae.errors import ArtefactError
+from uae.files import atomic_path, write_json
+from uae.index.release import read_manifest
+from uae.registry.promote import release_of, version_of
+from uae.registry.tracking import connect
+
+
+def package(bento_path: Path, root: Path, uri: str, experiment: str, model: str, alias: str, bento: str) -> dict:
+    """Build the Bento of whatever the alias points at, which is not the newest release where the gate refused that.
+
+    ``uae`` does not import BentoML (one-way layers), so the build runs as ``python -m deploy.build``.
+
+    Returns:
+        What was built; ``built`` is false where nothing was ever promoted, and ``bento_path`` then holds only package.json.
+
+    Raises:
+        ArtefactError: the build failed.
+    """
+    champion = version_of(connect(uri, experiment, root), model, alias)
+    with atomic_path(bento_path) as partial:
+        partial.mkdir()
+        if champion is None:
+            result = {"built": False, "reason": f"no version of {model} is the {alias}: nothing has passed the gate yet"}
+        else:
+            release = release_of(champion)
+            manifest = read_manifest(release)
+            _build(release, partial / "bento", bento, f"v{champion.version}-{manifest['fingerprint'][:8]}")
+            result = {
+                "built": True,
+                "model": model,
+                "version": int(champion.version),
+                "release": manifest["fingerprint"],
+                "bento": bento,
+            }
+        write_json(partial / "package.json", result)
+    return result
+
+
+def _build(release: Path, target: Path, name: str, version: str) -> None:
+    command = [sys.executable, "-m", "deploy.build", "--release", str(release), "--out", str(target)]
+    done = subprocess.run([*command, "--name", name, "--version", version], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ArtefactError(f"the Bento cannot be built: {json.dumps(done.stderr.strip()[-800:])}")

@@ -1,0 +1,166 @@
+"""The promote stage: register the release, and move the alias to it only if it passes the gate."""
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, Schema
+
+import uae
+from uae.errors import ArtefactError
+from uae.evaluation.evaluate import BASE, UAE, rank_with, test_questions, test_set_hash
+from uae.evaluation.metrics import retrieval_metrics
+from uae.files import read_json, write_json
+from uae.index.release import read_manifest
+from uae.registry.gate import Decision, decide
+from uae.registry.tracking import ENCODER_TAG, RELEASE_TAG, code_version, connect, dvc_md5, run_of
+from uae.tables import PASSAGES, QUESTIONS, read_table
+
+_SIGNATURE = ModelSignature(
+    inputs=Schema([ColSpec("string", "query"), ColSpec("long", "k", required=False)]),
+    outputs=Schema(
+        [ColSpec("string", "query"), ColSpec("long", "rank")]
+        + [ColSpec("string", name) for name in ("passage_id", "doc_id", "title", "section")]
+        + [ColSpec("long", "start"), ColSpec("long", "end"), ColSpec("string", "text"), ColSpec("double", "score")]
+    ),
+)
+_REQUIREMENTS = ("torch", "transformers", "sentence-transformers", "faiss-cpu", "pandas", "pyarrow", "numpy", "filelock", "tqdm")
+
+
+def promote(
+    evaluation_path: Path,
+    passages_path: Path,
+    questions_path: Path,
+    release_path: Path,
+    promotion_path: Path,
+    lineage: Mapping[str, Path],
+    root: Path,
+    uri: str,
+    experiment: str,
+    model: str,
+    alias: str,
+    metric: str,
+    min_gain: float,
+    guarded: Sequence[str],
+    max_loss: float,
+    scope: str,
+    device: str,
+) -> dict:
+    """Compare with the champion (re-measured on the present test questions), or with the base encoder where there is none.
+
+    ``lineage`` names the artefacts whose DVC hashes are kept with the version.
+
+    Raises:
+        ArtefactError: the evaluation is of another release or of other data.
+    """
+    evaluation, manifest = read_json(evaluation_path), read_manifest(release_path)
+    passages = read_table(passages_path, PASSAGES)
+    questions = test_questions(read_table(questions_path, QUESTIONS))
+    if (evaluation["release"], evaluation["dataset"]) != (manifest["fingerprint"], test_set_hash(questions, passages)):
+        raise ArtefactError(f"{evaluation_path} is of another release or other questions: run the evaluate stage again")
+    client = connect(uri, experiment, root)
+    champion = version_of(client, model, alias)
+    if champion is not None and champion.tags.get(RELEASE_TAG) == manifest["fingerprint"]:
+        decision, version = Decision(True, [f"this release is version {champion.version}, the {alias} already"]), champion
+    else:
+        name = f"version {champion.version} ({alias})" if champion else "the base encoder (there is no champion yet)"
+        means = {name: values["mean"] for name, values in evaluation["systems"][UAE].items()}
+        if champion is None:
+            reference = {name: values["mean"] for name, values in evaluation["systems"][BASE].items()}
+        else:
+            reference = _measure(champion, questions, passages, scope, device, means)
+        decision = decide(means, reference, name, metric, min_gain, guarded, max_loss)
+        run_id = run_of(client, experiment, manifest["encoder"])
+        version = _register(client, model, run_id, release_path, manifest, evaluation, lineage, decision)
+        if decision.passed:
+            client.set_registered_model_alias(model, alias, version.version)
+    promotion = {
+        "promoted": decision.passed,
+        "model": model,
+        "version": int(version.version),
+        "alias": alias,
+        "champion": int(version.version) if decision.passed else (int(champion.version) if champion else None),
+        "replaced": int(champion.version) if champion and decision.passed and champion.version != version.version else None,
+        "reasons": decision.reasons,
+        "release": manifest["fingerprint"],
+        "run_id": version.run_id,
+    }
+    write_json(promotion_path, promotion)
+    return promotion
+
+
+def version_of(client: MlflowClient, model: str, alias: str) -> ModelVersion | None:
+    try:
+        return client.get_model_version_by_alias(model, alias)
+    except MlflowException:
+        return None
+
+
+def release_of(version: ModelVersion) -> Path:
+    """The local folder of a registered version's release.
+
+    Raises:
+        ArtefactError: its artefacts are gone.
+    """
+    try:
+        return Path(mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}")) / "artifacts" / "release"
+    except (MlflowException, OSError) as error:
+        raise ArtefactError(f"{version.name} version {version.version}: its release cannot be read: {error}") from error
+
+
+def _measure(champion, questions: pd.DataFrame, passages: pd.DataFrame, scope: str, device: str, metrics) -> dict[str, float]:
+    """The champion's retrieval on the present test questions: a figure from an older test set proves nothing today."""
+    folder = release_of(champion)
+    read_manifest(folder)
+    rankings = rank_with(folder / "encoder", questions, passages, scope, device, "champion: passages")
+    cutoffs = [int(name.partition("@")[2]) for name in metrics if name.startswith("recall@")]
+    evidence = dict(zip(questions["question_id"], questions["evidence"], strict=True))
+    return retrieval_metrics({q: ids for q, (ids, _) in rankings.items()}, evidence, cutoffs).mean().to_dict()
+
+
+def _register(client, model, run_id, release_path, manifest, evaluation, lineage, decision: Decision) -> ModelVersion:
+    """A version of this release, made once: a promotion that was killed half-way finds the one it made."""
+    tags = {
+        RELEASE_TAG: manifest["fingerprint"],
+        ENCODER_TAG: manifest["encoder"],
+        "uae.index": manifest["files"]["index.faiss"],
+        "uae.gate": "passed" if decision.passed else "refused",
+        **{f"dvc.{name}": dvc_md5(path) for name, path in lineage.items()},
+        **code_version(),
+    }
+    known = _versions(client, model, manifest["fingerprint"])
+    if known is None:
+        with mlflow.start_run(run_id=run_id):
+            for system, metrics in evaluation["systems"].items():
+                values = {f"test/{system}/{name}".replace("@", "_at_"): v["mean"] for name, v in metrics.items()}
+                mlflow.log_metrics(values)
+            mlflow.log_dict(evaluation, "evaluation.json")
+            mlflow.pyfunc.log_model(
+                name="release",
+                python_model=str(Path(uae.__file__).parent / "registry" / "served_model.py"),
+                artifacts={"release": Path(release_path).resolve().as_uri()},
+                code_paths=[str(Path(uae.__file__).parent)],
+                signature=_SIGNATURE,
+                pip_requirements=[f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in _REQUIREMENTS],
+                registered_model_name=model,
+                tags=tags,
+            )
+        known = _latest(client, model)
+    for name, value in tags.items():
+        client.set_model_version_tag(model, known.version, name, value)
+    return client.get_model_version(model, known.version)
+
+
+def _versions(client: MlflowClient, model: str, release: str) -> ModelVersion | None:
+    versions = client.search_model_versions(f"name = '{model}'")
+    return next((version for version in versions if version.tags.get(RELEASE_TAG) == release), None)
+
+
+def _latest(client: MlflowClient, model: str) -> ModelVersion:
+    return max(client.search_model_versions(f"name = '{model}'"), key=lambda version: int(version.version))

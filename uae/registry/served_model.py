@@ -1,0 +1,25 @@
+"""The registered model as MLflow loads it: this file is stored as code, so nothing is pickled."""
+
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+
+
+class RetrieverModel(mlflow.pyfunc.PythonModel):
+    """Columns ``query`` and optionally ``k`` in; one row for each passage found out."""
+
+    def load_context(self, context):
+        from uae.index.release import Release
+
+        self.release = Release(Path(context.artifacts["release"]))
+
+    def predict(self, context, model_input: pd.DataFrame, params=None) -> pd.DataFrame:
+        rows = []
+        for query, k in zip(model_input["query"], model_input.get("k", pd.Series([5] * len(model_input))), strict=True):
+            for rank, hit in enumerate(self.release.search([query], int(k))[0], 1):
+                rows.append({"query": query, "rank": rank, **hit._asdict()})
+        return pd.DataFrame(rows)
+
+
+mlflow.models.set_model(RetrieverModel())

@@ -1,0 +1,102 @@
+"""The MLflow side: where it is, the run of a training, and what data and code it came from."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a library must not call home from a user's data pipeline
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from uae.errors import ArtefactError
+
+ENCODER_TAG, RELEASE_TAG = "uae.encoder", "uae.release"
+
+
+def connect(uri: str, experiment: str, root: Path) -> MlflowClient:
+    """A client of the tracking server at ``uri`` (a relative sqlite path counts from ``root``), the experiment created if new.
+
+    Raises:
+        ArtefactError: the server or the database cannot be reached.
+    """
+    uri = re.sub(r"^sqlite:///(?!/)", lambda _: f"sqlite:///{Path(root).resolve()}/", uri)
+    mlflow.set_tracking_uri(uri)
+    try:
+        if mlflow.get_experiment_by_name(experiment) is None:
+            # A file store says where its artefacts lie; a server decides that itself.
+            local = (Path(root).resolve() / "mlruns").as_uri() if uri.startswith("sqlite:") else None
+            mlflow.create_experiment(experiment, artifact_location=local)
+        mlflow.set_experiment(experiment)
+    except MlflowException as error:
+        raise ArtefactError(f"tracking.uri {uri}: MLflow cannot be used there: {str(error).splitlines()[0]}") from error
+    return MlflowClient()
+
+
+@contextmanager
+def training_run(params: Mapping[str, Any], inputs: Mapping[str, Path]) -> Iterator[Run]:
+    """An active MLflow run with the parameters, the inputs' DVC hashes and the git commit logged."""
+    with mlflow.start_run(run_name="train", log_system_metrics=False) as run:
+        mlflow.log_params(flatten(params))
+        mlflow.set_tags(code_version() | {f"dvc.{name}": dvc_md5(path) for name, path in inputs.items()})
+        yield run
+
+
+def run_of(client: MlflowClient, experiment: str, encoder: str) -> str:
+    """The id of the newest run that trained ``encoder`` (a fingerprint); a new run where none is known.
+
+    The tracking database may be younger than the model: DVC can restore a model that another machine trained.
+    """
+    experiment_id = client.get_experiment_by_name(experiment).experiment_id
+    found = client.search_runs([experiment_id], f"tags.`{ENCODER_TAG}` = '{encoder}'", max_results=1)
+    if found:
+        return found[0].info.run_id
+    with mlflow.start_run(run_name="train (restored)") as run:
+        mlflow.set_tags(code_version() | {ENCODER_TAG: encoder})
+        return run.info.run_id
+
+
+def code_version() -> dict[str, str]:
+    """The git commit of the working folder, and whether it has uncommitted changes."""
+
+    def git(*words: str) -> str | None:
+        done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    if commit is None:
+        return {"git.commit": "none"}
+    return {"git.commit": commit, "git.dirty": str(bool(git("status", "--porcelain", "--untracked-files=no"))).lower()}
+
+
+def dvc_md5(path: Path) -> str:
+    """The hash under which DVC 3 keeps a file or folder: md5 of its bytes, or of the sorted list of its files' hashes."""
+    path = Path(path)
+    if path.is_file():
+        with open(path, "rb") as stream:
+            return hashlib.file_digest(stream, "md5").hexdigest()
+    if not path.is_dir():
+        raise ArtefactError(f"{path} does not exist: run the stage that makes it first")
+    entries = [
+        {"md5": dvc_md5(file), "relpath": file.relative_to(path).as_posix()} for file in path.rglob("*") if file.is_file()
+    ]
+    listing = json.dumps(sorted(entries, key=lambda entry: entry["relpath"]), sort_keys=True)
+    return hashlib.md5(listing.encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

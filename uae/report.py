@@ -1,0 +1,93 @@
+"""What the command line prints at the end of a stage and of the chain."""
+
+import json
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from uae.errors import ArtefactError
+from uae.files import read_json
+from uae.stages import Workspace
+
+_METRICS = ("recall@1", "recall@5", "map", "mrr", "ndcg@10", "token_f1")
+_NAMES = {"map": "MAP", "mrr": "MRR", "ndcg@10": "nDCG@10", "token_f1": "answer token F1"}
+
+
+def print_stage(name: str, result: dict) -> None:
+    """A stage's counts on one line each; nested parts are in its report file."""
+    console = Console(highlight=False)
+    for key, value in result.items():
+        if not isinstance(value, dict | list) or key in ("skipped", "questions_by_split", "candidates_by_source", "reasons"):
+            text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
+            console.print(f"  {name}.{key}: {text}", markup=False, soft_wrap=True)
+
+
+def print_summary(workspace: Workspace) -> None:
+    """The table of the last evaluation, the promotion and its reasons, where the artefacts are, what to do next."""
+    console = Console(highlight=False, width=None if Console().is_terminal else 120)
+    evaluation, promotion = read_json(workspace.path("evaluation")), read_json(workspace.path("promotion"))
+    package = read_json(workspace.path("bento") / "package.json")
+    console.print(_table(evaluation))
+    answered, asked = evaluation["counts"]["answered_questions"], evaluation["counts"]["test_questions"]
+    console.print(
+        f"{asked} test questions over {evaluation['counts']['test_documents'] or 'all'} documents, {answered} of them answered by "
+        f"the reader LLM; retrieval scope: {evaluation['scope']}; {evaluation['confidence']:.0%} bootstrap intervals, "
+        f"{evaluation['resamples']} resamples; seed {evaluation['seeds'][0]}."
+    )
+    console.print()
+    if promotion["promoted"]:
+        console.print(f"Registered: {promotion['model']} version {promotion['version']}, alias {promotion['alias']!r}. The gate:")
+    else:
+        kept = f"version {promotion['champion']} stays" if promotion["champion"] else "there is none yet"
+        console.print(
+            f"Registered: {promotion['model']} version {promotion['version']}, NOT promoted ({promotion['alias']!r}: {kept}). The gate:"
+        )
+    for reason in promotion["reasons"]:
+        console.print(f"  - {reason}", soft_wrap=True)
+    console.print()
+    console.print("Where things are:")
+    places = ("release", "evaluation", "runs", "labels", "bento")
+    for artefact in places:
+        console.print(f"  {artefact:<11}{workspace.path(artefact)}", soft_wrap=True)
+    console.print(f"  MLflow     {workspace.root / 'mlflow.db'}", soft_wrap=True)
+    console.print()
+    console.print("Next:")
+    if not workspace.flat_reports:
+        console.print("  make mlflow    runs, curves and versions          make dagster   the chain as assets")
+        console.print("  make serve     POST /search on port 3000" if package["built"] else f"  no Bento: {package['reason']}")
+        console.print(f"  uae lineage {promotion['version']}  what this version was made from")
+    elif package["built"]:
+        console.print(f"  bentoml serve {workspace.path('bento') / 'bento'}", soft_wrap=True)
+    else:
+        console.print(f"  no Bento: {package['reason']}", soft_wrap=True)
+
+
+def print_lineage(parts: dict[str, dict[str, str]]) -> None:
+    console = Console(highlight=False)
+    for part, values in parts.items():
+        console.print(part, style="bold")
+        for name, value in values.items():
+            console.print(f"  {name:<20} {value}", markup=False, soft_wrap=True)
+
+
+def _table(evaluation: dict) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title="Base encoder against UAE on the test questions", title_justify="left")
+    for heading, justify in (("", "left"), ("base", "left"), ("UAE", "left"), ("relative gain", "left"), ("p", "right")):
+        table.add_column(heading, justify=justify, no_wrap=True)
+    systems, gains = evaluation["systems"], evaluation["gains"]["uae"]
+    for metric in _METRICS:
+        if metric not in gains:
+            continue
+        base, uae, gain = systems["base"][metric], systems["uae"][metric], gains[metric]
+        relative = gain["relative"]
+        table.add_row(
+            _NAMES.get(metric, metric.capitalize()),
+            f"{base['mean']:.3f} [{base['low']:.3f}, {base['high']:.3f}]",
+            f"{uae['mean']:.3f} [{uae['low']:.3f}, {uae['high']:.3f}]",
+            f"{relative['mean']:+.1%} [{relative['low']:+.1%}, {relative['high']:+.1%}]" if relative else "-",
+            "<0.001" if gain["p_value"] < 0.001 else f"{gain['p_value']:.3f}",
+        )
+    if not table.row_count:
+        raise ArtefactError("the evaluation holds no metric to show: run the evaluate stage again")
+    return table

@@ -1,0 +1,316 @@
+"""The chain, once: each stage's inputs, outputs, parameters and function. The CLI, dvc.yaml and Dagster agree with this table.
+
+A stage function gets only the parameters that its stage declares (``settings.select``) and finds its files by artefact name.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+from uae.settings import Settings, select
+
+# artefact -> its path under the workspace's root
+ARTEFACTS = {
+    "documents": "data/documents.parquet",
+    "passages": "data/passages.parquet",
+    "questions": "data/questions.parquet",
+    "validation": "reports/validation.json",
+    "candidates": "data/candidates.parquet",
+    "labels": "data/labels",
+    "label_manifest": "data/labels.json",
+    "label_validation": "reports/label_validation.json",
+    "utility_histogram": "reports/utility_histogram.csv",
+    "student": "models/student",
+    "training_curve": "reports/training.csv",
+    "release": "models/release",
+    "evaluation": "reports/evaluation.json",
+    "runs": "data/runs.parquet",
+    "recall_curve": "reports/recall.csv",
+    "promotion": "reports/promotion.json",
+    "bento": "models/bento",
+}
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where a run's files lie: the project itself, or a folder of its own."""
+
+    root: Path
+    model_cache: Path = Path("models")
+    flat_reports: bool = False  # reports stand at the top of the folder, as ``uae run`` promises
+
+    def path(self, artefact: str) -> Path:
+        relative = ARTEFACTS[artefact]
+        return self.root / (relative.removeprefix("reports/") if self.flat_reports else relative)
+
+    def model(self, reference: str) -> Path:
+        from uae.sources import resolve
+
+        return resolve(reference, self.model_cache)
+
+
+@dataclass(frozen=True)
+class Stage:
+    name: str
+    summary: str  # what it does, in a line
+    run: Callable[[SimpleNamespace, Workspace], dict]
+    needs: tuple[str, ...]
+    makes: tuple[str, ...]
+    params: tuple[str, ...]
+    code: tuple[str, ...]  # what DVC watches besides the inputs
+    reads_source: bool = False  # it also reads the folder or file at ingest.path
+    keeps: tuple[str, ...] = field(default=())  # outputs that a re-run continues instead of starting anew
+
+    def __call__(self, settings: Settings, workspace: Workspace) -> dict:
+        return self.run(select(settings, self.params), workspace)
+
+
+def _ingest(p, w: Workspace) -> dict:
+    from uae.corpus.ingest import ingest
+
+    return ingest(
+        path=p.ingest.path,
+        format=p.ingest.format,
+        documents_path=w.path("documents"),
+        passages_path=w.path("passages"),
+        questions_path=w.path("questions"),
+        max_documents=p.ingest.max_documents,
+        passage_words=p.ingest.passage_words,
+        split=p.ingest.split.model_dump(),
+        seed=p.seed,
+    )
+
+
+def _validate(p, w: Workspace) -> dict:
+    from uae.validation.validate import validate
+
+    return validate(
+        documents_path=w.path("documents"),
+        passages_path=w.path("passages"),
+        questions_path=w.path("questions"),
+        report_path=w.path("validation"),
+        scope=p.scope,
+        min_words_per_passage=p.validate_.min_words_per_passage,
+        min_questions=p.validate_.min_questions.model_dump(),
+    )
+
+
+def _candidates(p, w: Workspace) -> dict:
+    from uae.candidates.mine import mine
+
+    return mine(
+        passages_path=w.path("passages"),
+        questions_path=w.path("questions"),
+        candidates_path=w.path("candidates"),
+        encoder_path=w.model(p.models.student),
+        scope=p.scope,
+        top_k=p.candidates.top_k,
+        random=p.candidates.random,
+        gold=p.candidates.gold,
+        device=p.compute.device,
+        seed=p.seed,
+    )
+
+
+def _label(p, w: Workspace) -> dict:
+    from uae.teacher.label import label
+    from uae.teacher.prompts import Template
+    from uae.validation.validate import validate_labels
+
+    summary = label(
+        candidates_path=w.path("candidates"),
+        passages_path=w.path("passages"),
+        questions_path=w.path("questions"),
+        store_path=w.path("labels"),
+        manifest_path=w.path("label_manifest"),
+        histogram_path=w.path("utility_histogram"),
+        teacher_path=w.model(p.models.teacher),
+        templates=[Template(**template.model_dump()) for template in p.label.templates],
+        answers_per_question=p.label.answers_per_question,
+        batch_tokens=p.label.batch_tokens,
+        pairs_per_part=p.label.pairs_per_part,
+        device=p.compute.device,
+        dtype=p.compute.dtype,
+    )
+    return summary | {"validation": validate_labels(w.path("labels"), w.path("label_validation"))}
+
+
+def _train(p, w: Workspace) -> dict:
+    import mlflow
+
+    from uae.registry.tracking import ENCODER_TAG, connect, training_run
+    from uae.training.train import train
+
+    base = w.model(p.models.student)
+    connect(p.tracking.uri, p.tracking.experiment, w.root)
+    params = {"train": p.train.model_dump(), "student": p.models.student, "seed": p.seed}
+    with training_run(params, {name: w.path(name) for name in ("candidates", "passages", "questions", "labels")}) as run:
+        summary = train(
+            candidates_path=w.path("candidates"),
+            passages_path=w.path("passages"),
+            questions_path=w.path("questions"),
+            store_path=w.path("labels"),
+            manifest_path=w.path("label_manifest"),
+            base_path=base,
+            student_path=w.path("student"),
+            curve_path=w.path("training_curve"),
+            device=p.compute.device,
+            seed=p.seed,
+            log_metrics=lambda metrics, step: mlflow.log_metrics(metrics, step=step),
+            **p.train.model_dump(),
+        )
+        mlflow.set_tag(ENCODER_TAG, summary["fingerprint"])
+    return summary | {"run_id": run.info.run_id}
+
+
+def _index(p, w: Workspace) -> dict:
+    from uae.index.release import build_release
+
+    return build_release(
+        documents_path=w.path("documents"),
+        passages_path=w.path("passages"),
+        encoder_path=w.path("student"),
+        release_path=w.path("release"),
+        factory=p.index.factory,
+        device=p.compute.device,
+    )
+
+
+def _evaluate(p, w: Workspace) -> dict:
+    from uae.evaluation.evaluate import evaluate
+
+    return evaluate(
+        passages_path=w.path("passages"),
+        questions_path=w.path("questions"),
+        base_path=w.model(p.models.student),
+        release_path=w.path("release"),
+        reader_path=w.model(p.models.reader),
+        evaluation_path=w.path("evaluation"),
+        runs_path=w.path("runs"),
+        curve_path=w.path("recall_curve"),
+        scope=p.scope,
+        device=p.compute.device,
+        dtype=p.compute.dtype,
+        seed=p.seed,
+        **p.evaluate.model_dump(),
+    )
+
+
+def _promote(p, w: Workspace) -> dict:
+    from uae.registry.promote import promote
+
+    return promote(
+        evaluation_path=w.path("evaluation"),
+        passages_path=w.path("passages"),
+        questions_path=w.path("questions"),
+        release_path=w.path("release"),
+        promotion_path=w.path("promotion"),
+        lineage={name: w.path(name) for name in ("documents", "passages", "questions", "candidates", "labels")},
+        root=w.root,
+        uri=p.tracking.uri,
+        experiment=p.tracking.experiment,
+        scope=p.scope,
+        device=p.compute.device,
+        **p.promote.model_dump(),
+    )
+
+
+def _package(p, w: Workspace) -> dict:
+    from uae.registry.package import package
+
+    return package(
+        bento_path=w.path("bento"),
+        root=w.root,
+        uri=p.tracking.uri,
+        experiment=p.tracking.experiment,
+        model=p.promote.model,
+        alias=p.promote.alias,
+        bento=p.package.bento,
+    )
+
+
+# What nearly every room stands on.
+_GROUND = ("uae/files.py", "uae/tables.py")
+_ENCODER = ("uae/compute.py", "uae/encoding.py")
+
+CHAIN = (
+    Stage(
+        "ingest", "Read the source, cut passages, map evidence to them, assign splits.", _ingest,
+        needs=(), makes=("documents", "passages", "questions"), reads_source=True,
+        params=("seed", "ingest"),
+        code=("uae/corpus", *_GROUND),
+    ),
+    Stage(
+        "validate", "Great Expectations suites over documents, passages and questions; a failing one stops the chain.", _validate,
+        needs=("documents", "passages", "questions"), makes=("validation",),
+        params=("scope", "validate"),
+        code=("uae/validation", "uae/teacher/store.py", *_GROUND),
+    ),
+    Stage(
+        "candidates", "Pair each question with the base encoder's top-k, its evidence and random passages.", _candidates,
+        needs=("passages", "questions", "validation"), makes=("candidates",),
+        params=("seed", "scope", "compute.device", "models.student", "candidates"),
+        code=("uae/candidates", "uae/retrieval.py", "uae/sources.py", *_ENCODER, *_GROUND),
+    ),
+    Stage(
+        "label", "Ask the teacher for each answer's NLL with and without each candidate; store the raw readings.", _label,
+        needs=("candidates", "passages", "questions"),
+        makes=("labels", "label_manifest", "label_validation", "utility_histogram"), keeps=("labels",),
+        params=("compute", "models.teacher", "label"),
+        code=("uae/teacher", "uae/validation", "uae/sources.py", "uae/compute.py", *_GROUND),
+    ),
+    Stage(
+        "train", "Distil the utilities into the student by Utility-Modulated InfoNCE.", _train,
+        needs=("candidates", "passages", "questions", "labels", "label_manifest", "label_validation"),
+        makes=("student", "training_curve"),
+        params=("seed", "compute.device", "models.student", "train", "tracking"),
+        code=(
+            "uae/training", "uae/teacher/store.py", "uae/teacher/utility.py", "uae/registry/tracking.py",
+            "uae/sources.py", *_ENCODER, *_GROUND,
+        ),
+    ),
+    Stage(
+        "index", "Encode the corpus with the student and bind encoder, FAISS index and passages into a release.", _index,
+        needs=("documents", "passages", "student"), makes=("release",),
+        params=("compute.device", "index"),
+        code=("uae/index", "uae/sources.py", *_ENCODER, *_GROUND),
+    ),
+    Stage(
+        "evaluate", "Measure base and UAE on the test questions: retrieval, and answers of a reader LLM.", _evaluate,
+        needs=("passages", "questions", "release"), makes=("evaluation", "runs", "recall_curve"),
+        params=("seed", "scope", "compute", "models.student", "models.reader", "evaluate"),
+        code=(
+            "uae/evaluation", "uae/index", "uae/retrieval.py", "uae/teacher/scoring.py", "uae/teacher/prompts.py",
+            "uae/sources.py", *_ENCODER, *_GROUND,
+        ),
+    ),
+    Stage(
+        "promote", "Register the release; move the alias to it only if it passes the gate.", _promote,
+        needs=("evaluation", "documents", "passages", "questions", "candidates", "labels", "release"), makes=("promotion",),
+        params=("scope", "compute.device", "promote", "tracking"),
+        code=(
+            "uae/registry", "uae/evaluation", "uae/index", "uae/retrieval.py", "uae/sources.py", *_ENCODER, *_GROUND,
+        ),
+    ),
+    Stage(
+        "package", "Build a Bento of the champion's release.", _package,
+        needs=("promotion",), makes=("bento",),
+        params=("promote.model", "promote.alias", "package", "tracking"),
+        code=("uae/registry", "uae/index", "uae/sources.py", "deploy", *_ENCODER, *_GROUND),
+    ),
+)  # fmt: skip
+
+STAGES = {stage.name: stage for stage in CHAIN}
+
+
+def makers() -> dict[str, str]:
+    """artefact -> the stage that makes it."""
+    return {artefact: stage.name for stage in CHAIN for artefact in stage.makes}
+
+
+def upstream(stage: Stage) -> list[str]:
+    """The stages whose outputs ``stage`` needs, in chain order."""
+    made_by = makers()
+    wanted = {made_by[artefact] for artefact in stage.needs}
+    return [other.name for other in CHAIN if other.name in wanted]
