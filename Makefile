@@ -1,0 +1,69 @@
+# Everything runs from .venv, built from requirements.lock by the first Python 3.11 found that can make one; PYTHON overrides.
+PYTHON ?=
+FIND_PYTHON = for p in $(PYTHON) python3.11 python3 python; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' 2> /dev/null && { echo $$p; break; }; done
+BIN := .venv/bin
+# No tool of the chain calls home.
+export DO_NOT_TRACK = 1
+export BENTOML_DO_NOT_TRACK = True
+export MLFLOW_DISABLE_TELEMETRY = true
+export GX_ANALYTICS_ENABLED = false
+export DVC_NO_ANALYTICS = 1
+export HF_HUB_DISABLE_TELEMETRY = 1
+export DAGSTER_DISABLE_TELEMETRY = yes
+export DAGSTER_HOME := $(CURDIR)/.dagster
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export VIRTUAL_ENV := $(CURDIR)/.venv
+
+.DEFAULT_GOAL := help
+.PHONY: help setup models pipeline test dagster mlflow serve lint format lock clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+pipeline: setup models  ## set up if needed, run the whole chain on the bundled corpus, print the result
+	@dvc repro
+	@uae summary
+
+test: setup  ## set up if needed, run the tests
+	@pytest
+
+dagster: setup models  ## the Dagster UI on port 3001
+	@mkdir -p $(DAGSTER_HOME) && cp -n dagster_project/dagster.yaml $(DAGSTER_HOME)/ 2>/dev/null || true
+	@dagster dev --port 3001
+
+mlflow: setup  ## the MLflow UI on port 5000
+	@mlflow ui --backend-store-uri sqlite:///mlflow.db --port 5000
+
+serve: setup  ## serve the promoted Bento on port 3000: POST /search
+	@test -d models/bento/bento || { echo "There is no Bento yet: run make pipeline first (or see reports/promotion.json)"; exit 1; }
+	@bentoml serve models/bento/bento --port 3000
+
+lint: setup  ## check style and layers
+	@ruff check . && ruff format --check .
+
+format: setup  ## apply the style
+	@ruff check --fix . && ruff format .
+
+setup: .venv/.installed  ## build .venv from requirements.lock
+
+models: setup  ## fetch the demo's models into models/
+	@uae models > /dev/null
+
+.venv/.installed: requirements.lock pyproject.toml
+	@test -x $(BIN)/python || { python=$$($(FIND_PYTHON)); \
+		test -n "$$python" || { echo "Python 3.11 with venv is needed and was not found; set PYTHON=/path/to/python3.11"; exit 1; }; \
+		$$python -m venv .venv; }
+	@echo "Installing into .venv (once; a few minutes) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+lock:  ## resolve requirements.lock anew from pyproject.toml
+	@$(BIN)/pip-compile --quiet --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-options --all-extras \
+		--output-file requirements.lock pyproject.toml
+	@sed -i 's/^\(torch==[0-9.]*\)+cpu$$/\1/' requirements.lock  # the local build's mark; elsewhere the plain version is meant
+
+clean:  ## remove what the pipeline made (models fetched and the environment stay)
+	@rm -rf data/*.parquet data/*.json data/labels reports models/student models/release models/bento mlflow.db mlruns .dagster dvc.lock

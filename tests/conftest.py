@@ -1,0 +1,77 @@
+"""Tiny models with random weights, made on the spot: the tests need no download and no network."""
+
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLE = ROOT / "data" / "sample"
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """A byte-level BPE tokenizer trained on the sample's questions."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = ByteLevelBPETokenizer()
+    lines = (SAMPLE / "questions.jsonl").read_text(encoding="utf-8").splitlines()
+    bpe.train_from_iterator(lines, vocab_size=600, special_tokens=["<pad>", "<eos>", "[UNK]"], show_progress=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe._tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="[UNK]", model_max_length=512
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_lm(tmp_path_factory, tokenizer) -> Path:
+    """A two-layer Llama with grouped-query attention."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=512, pad_token_id=0, eos_token_id=1, bos_token_id=None,
+        initializer_range=0.3,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("tiny-lm")
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory, tokenizer) -> Path:
+    """A two-layer BERT with mean pooling, in the sentence-transformers layout."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=256, pad_token_id=0,
+    )  # fmt: skip
+    raw = tmp_path_factory.mktemp("tiny-bert")
+    BertModel(config).save_pretrained(raw)
+    tokenizer.save_pretrained(raw)
+    body = Transformer(str(raw), max_seq_length=128)
+    folder = tmp_path_factory.mktemp("tiny-encoder")
+    model = SentenceTransformer(modules=[body, Pooling(32, "mean"), Normalize()], device="cpu")
+    model.save(str(folder), create_model_card=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_chain(tiny_lm, tiny_encoder) -> list[str]:
+    """``--set`` overrides that run the chain on a few sample documents with the tiny models, in seconds."""
+    return [
+        f"models.student=path:{tiny_encoder}", f"models.teacher=path:{tiny_lm}", f"models.reader=path:{tiny_lm}",
+        f"ingest.path={SAMPLE}", "ingest.max_documents=12", "train.epochs=1", "evaluate.resamples=100", "compute.device=cpu",
+        "evaluate.reader_questions=8", "evaluate.reader_new_tokens=4", "promote.min_gain=-1", "promote.max_loss=1",
+    ]  # fmt: skip

@@ -1,0 +1,119 @@
+import pytest
+
+from uae.corpus import beir
+from uae.errors import InputError
+
+CORPUS = [
+    {"_id": "d1", "title": "Oil", "text": "Oil is kept in the cellar.", "metadata": {"year": 1880}},
+    {"_id": "d2", "title": "", "text": "The cellar floods in spring."},
+    {"_id": "d3", "text": "Ropes hang in the loft."},
+]
+QUERIES = [
+    {"_id": "q1", "text": "Where is the oil?", "metadata": {"answers": ["in the cellar", "the cellar"]}},
+    {"_id": "q2", "text": "When does the cellar flood? "},
+    {"_id": "q3", "text": "Where are ropes?", "metadata": {}},
+    {"_id": "q4", "text": "Who sings?"},
+]
+HEADER = ("query-id", "corpus-id", "score")
+
+
+@pytest.fixture
+def write(tmp_path, write_jsonl):
+    def write_folder(corpus=CORPUS, queries=QUERIES, **qrels):
+        write_jsonl(tmp_path / "corpus.jsonl", corpus)
+        write_jsonl(tmp_path / "queries.jsonl", queries)
+        for split, rows in qrels.items():
+            (tmp_path / "qrels").mkdir(exist_ok=True)
+            lines = "".join("\t".join(map(str, row)) + "\n" for row in [HEADER, *rows])
+            (tmp_path / "qrels" / f"{split}.tsv").write_text(lines)
+        return str(tmp_path)
+
+    return write_folder
+
+
+def test_documents_come_with_title_text_and_metadata(write, sections_of):
+    source = beir.read(write(test=[("q1", "d1", 1)]))
+    assert [(d.key, d.title, d.metadata) for d in source.documents] == [("d1", "Oil", {"year": 1880}), ("d2", "", {}), ("d3", "", {})]
+    assert sections_of(source.documents[1]) == [("", "The cellar floods in spring.")]
+
+
+def test_each_qrels_file_is_a_split_and_dev_is_validation(write):
+    source = beir.read(write(train=[("q1", "d1", 1)], dev=[("q2", "d2", 1)], test=[("q3", "d3", 1)]))
+    assert [(q.text, q.split) for q in source.questions] == [
+        ("Where is the oil?", "train"),
+        ("When does the cellar flood?", "validation"),
+        ("Where are ropes?", "test"),
+    ]
+    assert {q.document for q in source.questions} == {None}
+
+
+def test_a_single_qrels_file_leaves_the_split_to_ingest(write):
+    source = beir.read(write(test=[("q1", "d1", 1), ("q2", "d2", 2)]))
+    assert [q.split for q in source.questions] == [None, None]
+
+
+def test_relevant_documents_are_evidence_and_score_zero_is_not(write, evidence_of):
+    source = beir.read(write(test=[("q1", "d1", 1), ("q1", "d3", 0), ("q1", "d2", 2), ("q4", "d1", 0)]))
+
+    (asked,) = source.questions
+
+    assert evidence_of(source, asked) == ["Oil is kept in the cellar.", "The cellar floods in spring."]
+    assert source.skipped["query without judgements"] == 3
+
+
+def test_answers_stand_in_the_metadata_or_there_are_none(write):
+    source = beir.read(write(test=[("q1", "d1", 1), ("q2", "d2", 1), ("q3", "d3", 1)]))
+    assert [q.answers for q in source.questions] == [("in the cellar", "the cellar"), (), ()]
+
+
+def test_answers_that_are_one_string_are_not_taken_apart(write):
+    queries = [{"_id": "q1", "text": "Where is the oil?", "metadata": {"answers": "cellar"}}]
+    with pytest.raises(InputError) as caught:
+        beir.read(write(queries=queries, test=[("q1", "d1", 1)]))
+    assert all(part in str(caught.value) for part in ("queries.jsonl, line 1", "answers", "list"))
+
+
+def test_a_query_judged_in_two_splits_stays_in_the_first(write):
+    source = beir.read(write(train=[("q1", "d1", 1)], test=[("q1", "d2", 1), ("q2", "d2", 1)]))
+    assert [(q.text, q.split) for q in source.questions] == [("Where is the oil?", "train"), ("When does the cellar flood?", "test")]
+    assert source.skipped["query judged in two splits, kept in the first"] == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "fragment"),
+    [
+        (("q9", "d1", 1), "there is no query 'q9'"),
+        (("q1", "d9", 1), "there is no document 'd9'"),
+        (("q1", "d1"), "expected query-id, corpus-id and score"),
+        (("q1", "d1", "high"), "whole number, not 'high'"),
+    ],
+)
+def test_a_wrong_judgement_names_file_and_line(write, row, fragment):
+    with pytest.raises(InputError) as caught:
+        beir.read(write(test=[("q1", "d1", 1), row]))
+    assert "test.tsv, line 3" in str(caught.value)
+    assert fragment in str(caught.value)
+
+
+def test_a_folder_without_judgements_is_refused(write):
+    with pytest.raises(InputError, match=r"qrels: there is no train\.tsv, dev\.tsv or test\.tsv"):
+        beir.read(write())
+
+
+@pytest.mark.parametrize(("part", "file"), [("corpus", "corpus.jsonl"), ("queries", "queries.jsonl")])
+def test_an_id_used_twice_names_both_lines(write, part, file):
+    rows = {"corpus": CORPUS, "queries": QUERIES}[part]
+    with pytest.raises(InputError) as caught:
+        beir.read(write(**{part: [*rows, rows[0]]}, test=[("q1", "d1", 1)]))
+    assert f"{file}, line {len(rows) + 1}" in str(caught.value)
+    assert f"{file}, line 1" in str(caught.value)
+
+
+def test_max_documents_keeps_documents_with_judgements(write, run_ingest):
+    """BEIR's questions belong to no document, so the documents that hold their evidence must come first."""
+    corpus = [{"_id": f"d{n}", "text": f"Store {n} holds rope number {n}."} for n in range(40)]
+    queries = [{"_id": f"q{n}", "text": f"Where is rope {n}?"} for n in range(4)]
+    found = run_ingest(write(corpus, queries, test=[(f"q{n}", f"d{n}", 1) for n in range(4)]), "beir", max_documents=4)
+
+    assert sorted(found.documents["source"]) == ["d0", "d1", "d2", "d3"]
+    assert len(found.questions) == 4

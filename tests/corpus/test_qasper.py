@@ -1,0 +1,260 @@
+import copy
+import json
+
+import datasets
+import pytest
+
+from uae.corpus import qasper
+from uae.errors import InputError
+
+SIGHTING = "We counted gulls from the gallery on forty mornings."
+RESULT = "Gulls left one hour before each storm."
+REPEATED = "All counts were done by two keepers."
+
+
+def answer(unanswerable=False, extractive=(), yes_no=None, free_form="", evidence=()):
+    return {
+        "unanswerable": unanswerable,
+        "extractive_spans": list(extractive),
+        "yes_no": yes_no,
+        "free_form_answer": free_form,
+        "evidence": list(evidence),
+        "highlighted_evidence": list(evidence),
+    }
+
+
+def question(text, *answers, question_id="q"):
+    return {"question": text, "question_id": question_id, "answers": [{"answer": a, "annotation_id": "x"} for a in answers]}
+
+
+def paper(*questions, title="Gulls as barometers"):
+    return {
+        "title": title,
+        "abstract": "Gulls foretell storms.",
+        "full_text": [
+            {"section_name": "Introduction", "paragraphs": ["Storms are sudden.", "", REPEATED]},
+            {"section_name": "Method ::: Counting", "paragraphs": [SIGHTING, REPEATED]},
+            {"section_name": None, "paragraphs": [RESULT]},
+        ],
+        "qas": list(questions),
+        "figures_and_tables": [],
+    }
+
+
+def row(key, release):
+    """The same paper as the hub serves it: lists of objects have become objects of lists."""
+    qas = release["qas"]
+    return {
+        "id": key,
+        "title": release["title"],
+        "abstract": release["abstract"],
+        "full_text": {
+            "section_name": [section["section_name"] for section in release["full_text"]],
+            "paragraphs": [section["paragraphs"] for section in release["full_text"]],
+        },
+        "qas": {
+            "question": [qa["question"] for qa in qas],
+            "question_id": [qa["question_id"] for qa in qas],
+            "answers": [
+                {"answer": [a["answer"] for a in qa["answers"]], "annotation_id": [a["annotation_id"] for a in qa["answers"]]}
+                for qa in qas
+            ],
+        },
+    }
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read_release(*questions):
+        path = tmp_path / "qasper.json"
+        path.write_text(json.dumps({"p1": paper(*questions)}), encoding="utf-8")
+        return qasper.read(str(path))
+
+    return read_release
+
+
+def test_paragraphs_keep_their_section_and_the_abstract_comes_first(read, sections_of):
+    (document,) = read().documents
+
+    assert (document.key, document.title) == ("p1", "Gulls as barometers")
+    assert sections_of(document) == [
+        ("Abstract", "Gulls foretell storms."),
+        ("Introduction", "Storms are sudden."),
+        ("Introduction", REPEATED),
+        ("Method ::: Counting", SIGHTING),
+        ("Method ::: Counting", REPEATED),
+        ("", RESULT),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (answer(extractive=["forty mornings ", "the gallery"]), "forty mornings, the gallery"),
+        (answer(yes_no=True), "Yes"),
+        (answer(yes_no=False), "No"),
+        (answer(free_form=" They fly inland. "), "They fly inland."),
+    ],
+    ids=["extractive", "yes", "no", "free-form"],
+)
+def test_each_kind_of_answer_becomes_text(read, given, expected):
+    (asked,) = read(question("When?", given)).questions
+    assert asked.answers == (expected,)
+
+
+def test_an_unanswerable_question_is_skipped_and_counted(read):
+    source = read(question("Why?", answer(unanswerable=True)), question("Nothing given?", answer()))
+    assert source.questions == []
+    assert source.skipped == {"question marked unanswerable": 2}
+
+
+def test_annotators_answers_are_joined_without_repeats_and_without_the_one_who_found_none(read, evidence_of):
+    source = read(
+        question(
+            "When do gulls leave?",
+            answer(free_form="an hour before", evidence=[RESULT]),
+            answer(unanswerable=True, evidence=[SIGHTING]),
+            answer(extractive=["one hour before"], evidence=[RESULT]),
+            answer(free_form="an hour before"),
+        )
+    )
+
+    (asked,) = source.questions
+
+    assert asked.answers == ("an hour before", "one hour before")
+    assert evidence_of(source, asked) == [RESULT]
+
+
+def test_evidence_is_the_whole_paragraph_and_the_first_of_equal_ones(read, evidence_of):
+    source = read(question("Who counted?", answer(free_form="two keepers", evidence=[f" {REPEATED}\n", SIGHTING])))
+
+    (asked,) = source.questions
+
+    assert evidence_of(source, asked) == [REPEATED, SIGHTING]
+    assert asked.evidence[0].start == source.documents[0].text.index(REPEATED)
+
+
+def test_evidence_outside_the_paragraphs_is_left_out_and_counted(read):
+    outside = ["FLOAT SELECTED: Table 1: Gulls by month.", "A sentence that no paragraph is."]
+    source = read(question("How many?", answer(free_form="many", evidence=outside)))
+
+    assert source.questions[0].evidence == ()
+    assert source.skipped == {"evidence that is a figure or table": 1, "evidence that is not a paragraph of the paper": 1}
+
+
+def test_questions_that_share_an_id_are_all_read(read):
+    given = answer(free_form="yes")
+    source = read(question("First?", given, question_id="same"), question("Second?", given, question_id="same"))
+    assert [q.text for q in source.questions] == ["First?", "Second?"]
+
+
+def test_a_question_without_its_answers_names_file_paper_and_field(tmp_path, read):
+    broken = question("When?")
+    del broken["answers"]
+    with pytest.raises(InputError) as caught:
+        read(broken)
+    assert all(part in str(caught.value) for part in (str(tmp_path / "qasper.json"), "p1", "'answers'"))
+
+
+def test_an_answer_without_a_field_names_file_paper_and_field(tmp_path, read):
+    broken = answer()
+    del broken["unanswerable"]
+    with pytest.raises(InputError) as caught:
+        read(question("When?", broken))
+    assert all(part in str(caught.value) for part in (str(tmp_path / "qasper.json"), "p1", "'unanswerable'"))
+
+
+def test_a_list_of_papers_is_refused(tmp_path):
+    (tmp_path / "list.json").write_text("[]")
+    with pytest.raises(InputError, match=r"list\.json.*keyed by paper id"):
+        qasper.read(str(tmp_path / "list.json"))
+
+
+QUESTIONS = (
+    question("When do gulls leave?", answer(extractive=["one hour before"], evidence=[RESULT]), answer(unanswerable=True)),
+    question("Were there counts?", answer(yes_no=True, evidence=[SIGHTING])),
+    question("Why?", answer(unanswerable=True)),
+)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """datasets.load_dataset, answering with what a test puts into ``splits`` and noting how it was called."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+    class Hub:
+        splits = {}
+        calls = []
+        error = None
+
+    fake = Hub()
+    fake.calls = []
+
+    def load_dataset(*args, **kwargs):
+        fake.calls.append((args, kwargs))
+        if fake.error:
+            raise fake.error
+        return datasets.DatasetDict({name: datasets.Dataset.from_list(rows) for name, rows in fake.splits.items()})
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return fake
+
+
+def test_rows_of_a_local_file_give_what_the_release_gives(tmp_path, read, write_jsonl):
+    release = read(*QUESTIONS)
+    source = qasper.read_hub(str(write_jsonl(tmp_path / "rows.jsonl", [row("p1", paper(*QUESTIONS))])))
+
+    assert [(d.key, d.title, d.text, d.sections) for d in source.documents] == [
+        (d.key, d.title, d.text, d.sections) for d in release.documents
+    ]
+    assert [(q.text, q.answers, q.evidence) for q in source.questions] == [
+        (q.text, q.answers, q.evidence) for q in release.questions
+    ]
+    assert source.skipped == release.skipped
+    assert {q.split for q in source.questions} == {None}
+
+
+def test_a_local_rows_place_is_named(tmp_path, write_jsonl):
+    rows = [row("p1", paper(*QUESTIONS)), row("p1", paper(*QUESTIONS))]
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(InputError) as caught:
+        qasper.read_hub(str(path))
+    assert str(caught.value) == f"{path}, row 2: the paper id 'p1' is used already in {path}, row 1"
+
+
+def test_a_hub_data_set_is_asked_for_by_name_and_revision_and_keeps_its_splits(hub):
+    hub.splits = {name: [row(f"{name}-paper", paper(*QUESTIONS, title=name))] for name in ("train", "validation", "test")}
+
+    source = qasper.read_hub("hf:keepers/gulls@refs/convert/parquet")
+
+    assert hub.calls == [(("keepers/gulls",), {"revision": "refs/convert/parquet"})]
+    assert [d.key for d in source.documents] == ["train-paper", "validation-paper", "test-paper"]
+    assert [(q.document, q.split) for q in source.questions] == [
+        (f"{split}-paper", split) for split in ("train", "validation", "test") for _ in range(2)
+    ]
+    assert "test row 1" in source.documents[2].where
+
+
+def test_a_hub_row_without_an_id_is_named_by_split_and_row(hub):
+    broken = row("p1", paper(*QUESTIONS))
+    del broken["id"]
+    hub.splits = {"train": [copy.deepcopy(broken)]}
+    with pytest.raises(InputError, match=r"hf:keepers/gulls@v1, train row 1: the field 'id' is missing"):
+        qasper.read_hub("hf:keepers/gulls@v1")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionError("no route to the hub"),
+        FileNotFoundError("there is no such data set"),
+        RuntimeError("Dataset scripts are no longer supported, but found gulls.py"),  # what datasets 4 and later raise
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_the_hub_answers_is_passed_on(hub, error):
+    hub.error = error
+    with pytest.raises(InputError) as caught:
+        qasper.read_hub("hf:keepers/gulls@v1")
+    assert "hf:keepers/gulls@v1" in str(caught.value)
+    assert str(error) in str(caught.value)

@@ -1,0 +1,144 @@
+"""The whole chain through the real command line, with tiny models, in a folder of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def uae(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "uae.cli", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, timeout=600)
+
+
+def run(out: Path, overrides: list[str], *more: str) -> subprocess.CompletedProcess:
+    return uae("run", "--out", str(out), *[word for o in (*overrides, *more) for word in ("--set", o)])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, small_chain) -> Path:
+    out = tmp_path_factory.mktemp("run")
+    done = run(out, small_chain)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_evaluation_is_complete(finished):
+    evaluation = json.loads((finished / "evaluation.json").read_text())
+    metrics = {"recall@1", "recall@5", "map", "mrr", "ndcg@10", "token_f1", "exact_match"}
+    for system in ("base", "uae"):
+        assert set(evaluation["systems"][system]) == metrics
+        for value in evaluation["systems"][system].values():
+            assert 0 <= value["low"] <= value["mean"] <= value["high"] <= 1
+    assert set(evaluation["gains"]["uae"]) == metrics
+    assert evaluation["seeds"] == [13]
+    assert evaluation["counts"]["test_questions"] > 0
+    assert evaluation["counts"]["answered_questions"] == 8
+
+
+def test_student_is_a_sentence_transformer_of_safetensors_only(finished):
+    from sentence_transformers import SentenceTransformer
+
+    student = finished / "models" / "student"
+    assert not [p for p in student.rglob("*") if p.suffix in {".bin", ".pt", ".pkl", ".pickle"}]
+    assert SentenceTransformer(str(student), device="cpu").encode(["How cold is it?"]).shape == (1, 32)
+
+
+def test_release_is_registered_and_traced(finished):
+    promotion = json.loads((finished / "promotion.json").read_text())
+    assert (promotion["promoted"], promotion["version"], promotion["alias"]) == (True, 1, "champion")
+    done = uae("lineage", "1", "--root", str(finished))
+    assert done.returncode == 0, done.stderr
+    for word in ("labels", "commit", "fingerprint", promotion["release"]):
+        assert word in done.stdout
+    missing = uae("lineage", "9", "--root", str(finished))
+    assert missing.returncode == 1
+    assert "has no version '9': it has 1" in missing.stderr
+
+
+def test_second_run_repeats_no_stage(finished, small_chain):
+    done = run(finished, small_chain)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("unchanged, skipped") == 9
+
+
+def test_changed_parameter_repeats_its_stage_and_what_follows(finished, small_chain):
+    done = run(finished, small_chain, "evaluate.reader_questions=6")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("unchanged, skipped") >= 6
+    assert "evaluate: unchanged" not in done.stderr
+    assert json.loads((finished / "evaluation.json").read_text())["counts"]["answered_questions"] == 6
+    # The same release is the champion still; it is not registered a second time.
+    assert json.loads((finished / "promotion.json").read_text())["version"] == 1
+
+
+def test_gate_refuses_and_says_why(tmp_path, small_chain):
+    done = run(tmp_path, small_chain, "promote.min_gain=1")
+    assert done.returncode == 0, done.stderr
+    promotion = json.loads((tmp_path / "promotion.json").read_text())
+    assert (promotion["promoted"], promotion["champion"]) == (False, None)
+    assert "FAILED" in promotion["reasons"][0]
+    assert "NOT promoted" in done.stdout
+    assert "nothing has passed the gate yet" in done.stdout
+    assert not (tmp_path / "models" / "bento" / "bento").exists()
+
+
+def test_champion_is_replaced_only_by_a_better_one(tmp_path, small_chain):
+    """Two trainings against one registry: the second is compared with the first's release, measured anew."""
+    assert run(tmp_path, small_chain).returncode == 0
+    refused = run(tmp_path, small_chain, "seed=14", "promote.min_gain=1")
+    assert refused.returncode == 0, refused.stderr
+    promotion = json.loads((tmp_path / "promotion.json").read_text())
+    assert (promotion["promoted"], promotion["version"], promotion["champion"]) == (False, 2, 1)
+    assert "version 1 (champion)" in promotion["reasons"][0]
+    package = json.loads((tmp_path / "models" / "bento" / "package.json").read_text())
+    assert package["version"] == 1  # what is served stays the champion
+    accepted = run(tmp_path, small_chain, "seed=14")
+    assert accepted.returncode == 0, accepted.stderr
+    promotion = json.loads((tmp_path / "promotion.json").read_text())
+    assert (promotion["promoted"], promotion["champion"], promotion["replaced"]) == (True, 2, 1)
+
+
+@pytest.mark.parametrize("stage", ["label", "train", "index"])
+def test_killed_stage_leaves_nothing_half_written_and_a_re_run_goes_on(tmp_path, small_chain, stage):
+    command = [sys.executable, "-m", "uae.cli", "run", "--out", str(tmp_path)]
+    command += [word for override in small_chain for word in ("--set", override)]
+    with open(tmp_path / "log", "w") as log:
+        worker = subprocess.Popen(command, stderr=log, stdout=subprocess.DEVNULL, cwd=ROOT)
+        deadline = time.monotonic() + 300
+        while f"{stage}:" not in (tmp_path / "log").read_text() and worker.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(1)
+        os.kill(worker.pid, signal.SIGKILL)
+        worker.wait()
+    unfinished = {"label": "data/labels.json", "train": "models/student", "index": "models/release"}[stage]
+    finished_before = (tmp_path / ".stages" / f"{stage}.json").exists()
+    assert finished_before or not (tmp_path / unfinished).exists()
+    done = run(tmp_path, small_chain)
+    assert done.returncode == 0, done.stderr
+    assert "ingest: unchanged, skipped" in done.stderr
+    assert (tmp_path / "evaluation.json").exists()
+    assert not list(tmp_path.rglob("*.partial-*"))
+
+
+def test_unreachable_model_is_one_clear_message(tmp_path, small_chain):
+    done = run(tmp_path, small_chain, "models.student=path:/nowhere/at/all")
+    assert done.returncode == 1
+    assert "/nowhere/at/all is not a folder" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "data" / "candidates.parquet").exists()
+
+
+def test_failing_data_stop_the_chain_with_the_rows(tmp_path, small_chain):
+    done = run(tmp_path, small_chain, "validate.min_questions.test=10000")
+    assert done.returncode == 1
+    assert "questions.n_test_usable" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "data" / "candidates.parquet").exists()
