@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from uae.errors import UaeError
-from uae.settings import Settings, load_settings
+from uae.settings import load_settings
 from uae.stages import CHAIN, STAGES, Workspace
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
@@ -90,7 +90,6 @@ def models(params: Params = Path("params.yaml"), overrides: Overrides = ()) -> N
     settings = load_settings(params, overrides)
     for role, reference in settings.models.model_dump().items():
         print(f"{role}: {Workspace(Path('.')).model(reference)}")
-
 
 
 def main() -> None:

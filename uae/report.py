@@ -31,18 +31,17 @@ def print_summary(workspace: Workspace) -> None:
     console.print(_table(evaluation))
     answered, asked = evaluation["counts"]["answered_questions"], evaluation["counts"]["test_questions"]
     console.print(
-        f"{asked} test questions over {evaluation['counts']['test_documents'] or 'all'} documents, {answered} of them answered by "
-        f"the reader LLM; retrieval scope: {evaluation['scope']}; {evaluation['confidence']:.0%} bootstrap intervals, "
+        f"{asked} test questions over {evaluation['counts']['test_documents'] or 'all'} documents, {answered} of them answered "
+        f"by the reader LLM; retrieval scope: {evaluation['scope']}; {evaluation['confidence']:.0%} bootstrap intervals, "
         f"{evaluation['resamples']} resamples; seed {evaluation['seeds'][0]}."
     )
     console.print()
+    alias, registered = promotion["alias"], f"Registered: {promotion['model']} version {promotion['version']}"
     if promotion["promoted"]:
-        console.print(f"Registered: {promotion['model']} version {promotion['version']}, alias {promotion['alias']!r}. The gate:")
+        console.print(f"{registered}, alias {alias!r}. The gate:")
     else:
         kept = f"version {promotion['champion']} stays" if promotion["champion"] else "there is none yet"
-        console.print(
-            f"Registered: {promotion['model']} version {promotion['version']}, NOT promoted ({promotion['alias']!r}: {kept}). The gate:"
-        )
+        console.print(f"{registered}, NOT promoted ({alias!r}: {kept}). The gate:")
     for reason in promotion["reasons"]:
         console.print(f"  - {reason}", soft_wrap=True)
     console.print()

@@ -290,14 +290,19 @@ CHAIN = (
         needs=("evaluation", "documents", "passages", "questions", "candidates", "labels", "release"), makes=("promotion",),
         params=("scope", "compute.device", "promote", "tracking"),
         code=(
-            "uae/registry", "uae/evaluation", "uae/index", "uae/retrieval.py", "uae/sources.py", *_ENCODER, *_GROUND,
+            "uae/registry/promote.py", "uae/registry/gate.py", "uae/registry/tracking.py", "uae/registry/versions.py",
+            "uae/evaluation/testset.py", "uae/evaluation/metrics.py", "uae/index", "uae/retrieval.py", "uae/sources.py",
+            *_ENCODER, *_GROUND,
         ),
     ),
     Stage(
         "package", "Build a Bento of the champion's release.", _package,
         needs=("promotion",), makes=("bento",),
         params=("promote.model", "promote.alias", "package", "tracking"),
-        code=("uae/registry", "uae/index", "uae/sources.py", "deploy", *_ENCODER, *_GROUND),
+        code=(
+            "uae/registry/package.py", "uae/registry/tracking.py", "uae/registry/versions.py", "uae/index", "uae/sources.py",
+            "deploy", *_ENCODER, *_GROUND,
+        ),
     ),
 )  # fmt: skip
 

@@ -33,7 +33,11 @@ def write(tmp_path, write_jsonl):
 
 def test_documents_come_with_title_text_and_metadata(write, sections_of):
     source = beir.read(write(test=[("q1", "d1", 1)]))
-    assert [(d.key, d.title, d.metadata) for d in source.documents] == [("d1", "Oil", {"year": 1880}), ("d2", "", {}), ("d3", "", {})]
+    assert [(d.key, d.title, d.metadata) for d in source.documents] == [
+        ("d1", "Oil", {"year": 1880}),
+        ("d2", "", {}),
+        ("d3", "", {}),
+    ]
     assert sections_of(source.documents[1]) == [("", "The cellar floods in spring.")]
 
 
@@ -75,7 +79,10 @@ def test_answers_that_are_one_string_are_not_taken_apart(write):
 
 def test_a_query_judged_in_two_splits_stays_in_the_first(write):
     source = beir.read(write(train=[("q1", "d1", 1)], test=[("q1", "d2", 1), ("q2", "d2", 1)]))
-    assert [(q.text, q.split) for q in source.questions] == [("Where is the oil?", "train"), ("When does the cellar flood?", "test")]
+    assert [(q.text, q.split) for q in source.questions] == [
+        ("Where is the oil?", "train"),
+        ("When does the cellar flood?", "test"),
+    ]
     assert source.skipped["query judged in two splits, kept in the first"] == 1
 
 

@@ -8,7 +8,13 @@ def test_a_document_of_plain_text_is_one_untitled_section(write_corpus):
 
     (document,) = jsonl.read(str(path)).documents
 
-    assert (document.key, document.title, document.text, document.version, document.metadata) == ("lamp", "The lamp", text, "", {})
+    assert (document.key, document.title, document.text, document.version, document.metadata) == (
+        "lamp",
+        "The lamp",
+        text,
+        "",
+        {},
+    )
     assert document.sections == (Section("", 0, len(text)),)
 
 
@@ -18,7 +24,11 @@ def test_sections_version_and_metadata_come_through(write_corpus, sections_of):
         "title": "The fog horn",
         "version": 3,
         "metadata": {"keeper": "Åse"},
-        "sections": [{"title": "Use", "text": " Sound it twice. \n"}, {"text": "No title here."}, {"title": "Gap", "text": "Ends."}],
+        "sections": [
+            {"title": "Use", "text": " Sound it twice. \n"},
+            {"text": "No title here."},
+            {"title": "Gap", "text": "Ends."},
+        ],
     }
 
     (document,) = jsonl.read(str(write_corpus([row], []))).documents
@@ -32,7 +42,13 @@ def test_a_question_keeps_its_answers_document_split_and_origin(write_corpus):
     path = write_corpus(
         [{"id": "lamp", "text": "The lamp burns rape oil."}],
         [
-            {"question": " What burns? ", "answers": [" rape oil ", "oil"], "document": "lamp", "split": "test", "origin": "feedback"},
+            {
+                "question": " What burns? ",
+                "answers": [" rape oil ", "oil"],
+                "document": "lamp",
+                "split": "test",
+                "origin": "feedback",
+            },
             {"question": "What else?", "answers": ["nothing"]},
         ],
     )

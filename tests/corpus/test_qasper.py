@@ -1,5 +1,5 @@
-import copy
 import json
+from types import SimpleNamespace
 
 import datasets
 import pytest
@@ -178,17 +178,9 @@ QUESTIONS = (
 
 
 @pytest.fixture
-def hub(tmp_path, monkeypatch):
+def hub(monkeypatch):
     """datasets.load_dataset, answering with what a test puts into ``splits`` and noting how it was called."""
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
-    class Hub:
-        splits = {}
-        calls = []
-        error = None
-
-    fake = Hub()
-    fake.calls = []
+    fake = SimpleNamespace(splits={}, calls=[], error=None)
 
     def load_dataset(*args, **kwargs):
         fake.calls.append((args, kwargs))
@@ -238,7 +230,7 @@ def test_a_hub_data_set_is_asked_for_by_name_and_revision_and_keeps_its_splits(h
 def test_a_hub_row_without_an_id_is_named_by_split_and_row(hub):
     broken = row("p1", paper(*QUESTIONS))
     del broken["id"]
-    hub.splits = {"train": [copy.deepcopy(broken)]}
+    hub.splits = {"train": [broken]}
     with pytest.raises(InputError, match=r"hf:keepers/gulls@v1, train row 1: the field 'id' is missing"):
         qasper.read_hub("hf:keepers/gulls@v1")
 

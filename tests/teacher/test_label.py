@@ -21,10 +21,10 @@ KEY = ["question_id", "passage_id", "answer_id", "template", "teacher"]
 
 @pytest.fixture
 def corpus(tmp_path) -> Path:
+    place = {"doc_id": "d", "section": "", "start": 0, "end": 1}
     passages = [
-        {"passage_id": f"p{n:02}", "doc_id": "d", "position": n, "section": "", "start": 0, "end": 1, "text": f"Shelf {n} holds {n * 7} boxes. " * 4}
-        for n in range(12)
-    ]  # fmt: skip
+        place | {"passage_id": f"p{n:02}", "position": n, "text": f"Shelf {n} holds {n * 7} boxes. " * 4} for n in range(12)
+    ]
     questions = [
         {"question_id": f"q{n:02}", "text": f"How many boxes are on shelf {n}?", "answers": [f"{n * 7} boxes", f"{n * 7}"],
          "doc_id": "d", "evidence": [f"p{n:02}"], "split": "train", "origin": "human", "source": "s"}

@@ -15,7 +15,11 @@ PASSAGES = [
     "Keys hang in the porter's lodge.",
     "On the coast the filter is washed monthly; inland {twice} a year, the handbook says, is enough for most sites.",
 ]
-QUESTIONS = ["How often is the seal replaced?", "Where are the keys?", "When must the filter on the coast be washed, and who says so?"]
+QUESTIONS = [
+    "How often is the seal replaced?",
+    "Where are the keys?",
+    "When must the filter on the coast be washed, and who says so?",
+]
 ANSWERS = ["every four years", "in the porter's lodge", "monthly"]
 
 

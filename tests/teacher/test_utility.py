@@ -32,7 +32,11 @@ def test_several_answers_are_averaged():
 
 
 def test_readings_of_others_do_not_count():
-    foreign = [reading("p1", "four", 99.0, template="u"), reading("p1", "four", 99.0, teacher="U"), reading("p1", "an old answer", 99.0)]
+    foreign = [
+        reading("p1", "four", 99.0, template="u"),
+        reading("p1", "four", 99.0, teacher="U"),
+        reading("p1", "an old answer", 99.0),
+    ]
     got = utilities(pd.concat([LABELS, pd.DataFrame(foreign)]), CANDIDATES, QUESTIONS, 1, "T", ["t"])
     assert got["utility"].tolist() == [2.0, -1.0]
 

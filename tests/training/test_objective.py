@@ -41,7 +41,9 @@ def test_worked_out_by_hand():
     scores = torch.tensor([[0.0, 1.0, 0.0]], dtype=torch.float64)
     utilities = torch.tensor([[0.0, torch.log(torch.tensor(3.0)), 0.0]], dtype=torch.float64)
     z = torch.log(torch.tensor(2.0) + torch.e)
-    assert loss(scores, utilities, candidates, ~candidates, 1.0, 1.0).item() == pytest.approx((0.25 * z + 0.75 * (z - 1)).item(), rel=1e-6)
+    assert loss(scores, utilities, candidates, ~candidates, 1.0, 1.0).item() == pytest.approx(
+        (0.25 * z + 0.75 * (z - 1)).item(), rel=1e-6
+    )
 
 
 def test_gradient_is_the_difference_of_the_distributions():
@@ -68,7 +70,9 @@ def test_masked_passages_do_not_matter():
 def test_nll_sized_spreads_stay_finite_in_float32(spread):
     scores = torch.tensor([[1.0, -1.0, 0.0]], requires_grad=True)
     utilities = torch.tensor([[-spread, spread, 0.0]])
-    value = utility_infonce(scores, utilities, torch.tensor([[True, True, False]]), torch.tensor([[False, False, True]]), 0.5, 0.01)
+    value = utility_infonce(
+        scores, utilities, torch.tensor([[True, True, False]]), torch.tensor([[False, False, True]]), 0.5, 0.01
+    )
     value.backward()
     assert value.item() == pytest.approx(200, rel=1e-3)  # the useful passage is 2 / 0.01 nats behind: a clipped log would show
     assert torch.isfinite(scores.grad).all()

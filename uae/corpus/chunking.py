@@ -9,8 +9,8 @@ def cut(document: RawDocument, max_words: int) -> Iterator[tuple[str, int, int]]
     """Yield (section title, start, end) for each passage of at most ``max_words`` words.
 
     Sections are cut by the largest unit that fits (paragraph, then Unicode sentence, then word), and neighbouring units are
-    joined while they fit. Offsets are characters of ``document.text``; white space at the edges is left out. Sections that follow each other
-    under one title (a paper's paragraphs) are cut as one text.
+    joined while they fit. Offsets are characters of ``document.text``; white space at the edges is left out. Sections that
+    follow each other under one title (a paper's paragraphs) are cut as one text.
     """
     from semantic_text_splitter import TextSplitter
 

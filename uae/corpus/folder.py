@@ -1,5 +1,6 @@
 """A folder of Markdown, text and HTML files with a questions.jsonl beside them."""
 
+from itertools import pairwise
 from pathlib import Path
 
 from uae.corpus.questions_file import read_questions
@@ -48,7 +49,7 @@ def _markdown(text: str) -> tuple[str, str, tuple[Section, ...]]:
     edges = [*headings, (0, "", len(line_starts) - 1, len(line_starts) - 1)]
     if line_starts[edges[0][2]] > 0:
         sections.append(Section("", 0, min(line_starts[edges[0][2]], len(text))))
-    for (level, name, _, after), (_, _, before, _) in zip(edges, edges[1:], strict=False):
+    for (level, name, _, after), (_, _, before, _) in pairwise(edges):
         trail = [step for step in trail if step[0] < level] + [(level, name)]
         label = " > ".join(step for depth, step in trail if depth > 1)
         sections.append(Section(label, line_starts[after], min(line_starts[before], len(text))))

@@ -147,4 +147,6 @@ def _split(questions: list[dict], fractions: dict[str, float], seed: int) -> Non
     open_keys = [q["doc_id"] or q["question_id"] for q in questions if not q["split"] and q["doc_id"] not in given]
     assigned = assign(open_keys, fractions, seed) if open_keys else {}
     for question in questions:
-        question["split"] = question["split"] or given.get(question["doc_id"]) or assigned[question["doc_id"] or question["question_id"]]
+        question["split"] = (
+            question["split"] or given.get(question["doc_id"]) or assigned[question["doc_id"] or question["question_id"]]
+        )

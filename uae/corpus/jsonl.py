@@ -20,9 +20,7 @@ def read(path: str) -> Source:
         if key in documents:
             raise InputError(f"{where}: the id {key!r} is used already in {documents[key].where}")
         if "sections" in row:
-            parts = [
-                (str(part.get("title", "")), want(part, "text", str, where)) for part in want(row, "sections", list, where)
-            ]
+            parts = [(str(part.get("title", "")), want(part, "text", str, where)) for part in want(row, "sections", list, where)]
         else:
             parts = [("", want(row, "text", str, where))]
         text, sections = join_sections(parts)

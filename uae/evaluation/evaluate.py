@@ -6,17 +6,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from uae.encoding import encode, load_encoder
-from uae.errors import ArtefactError
 from uae.evaluation.metrics import answer_metrics, retrieval_metrics
 from uae.evaluation.statistics import Gain, mean_with_interval, paired_gain
-from uae.files import sha256_bytes, write_json, write_text
+from uae.evaluation.testset import BASE, UAE, choose_questions, rank_with, test_set_hash
+from uae.files import write_json, write_text
 from uae.index.release import read_manifest
-from uae.retrieval import rank
 from uae.sources import fingerprint
 from uae.tables import PASSAGES, QUESTIONS, RUNS, read_table, write_table
-
-BASE, UAE = "base", "uae"
 
 
 def evaluate(
@@ -49,11 +45,10 @@ def evaluate(
     """
     manifest = read_manifest(release_path)
     passages = read_table(passages_path, PASSAGES)
-    questions = test_questions(read_table(questions_path, QUESTIONS))
+    questions = choose_questions(read_table(questions_path, QUESTIONS))
     folders = {BASE: base_path, UAE: release_path / "encoder"}
     rankings = {
-        system: rank_with(folder, questions, passages, scope, device, f"{system}: passages")
-        for system, folder in folders.items()
+        system: rank_with(folder, questions, passages, scope, device, f"{system}: passages") for system, folder in folders.items()
     }
     evidence = dict(zip(questions["question_id"], questions["evidence"], strict=True))
     scores = {
@@ -87,31 +82,6 @@ def evaluate(
     write_text(curve_path, _recall_curve(rankings, evidence))
     write_json(evaluation_path, evaluation)
     return evaluation
-
-
-def test_questions(questions: pd.DataFrame) -> pd.DataFrame:
-    chosen = questions[(questions["split"] == "test") & (questions["evidence"].str.len() > 0)]
-    if chosen.empty:
-        raise ArtefactError("there is no test question with evidence to evaluate on")
-    return chosen.reset_index(drop=True)
-
-
-def test_set_hash(questions: pd.DataFrame, passages: pd.DataFrame) -> str:
-    """Hash of what was asked and searched: results compare only where it is equal."""
-    return sha256_bytes(*questions["question_id"], *sorted(passages["passage_id"]))[:16]
-
-
-def rank_with(
-    encoder_path: Path, questions: pd.DataFrame, passages: pd.DataFrame, scope: str, device: str, progress: str
-) -> dict[str, tuple[list[str], list[float]]]:
-    """question_id -> (passage_ids best first, scores), over each question's whole scope."""
-    if scope == "document":
-        passages = passages[passages["doc_id"].isin(set(questions["doc_id"]))]
-    encoder = load_encoder(encoder_path, device)
-    question_vectors = encode(encoder, questions["text"].tolist(), "query")
-    passage_vectors = encode(encoder, passages["text"].tolist(), "document", progress)
-    rankings = rank(questions, passages, question_vectors, passage_vectors, scope)
-    return {ranking.question_id: (ranking.passage_ids, ranking.scores) for ranking in rankings}
 
 
 def compare(base: pd.DataFrame, system: pd.DataFrame, confidence: float, resamples: int, seed: int) -> dict:

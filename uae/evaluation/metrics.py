@@ -22,9 +22,7 @@ def retrieval_metrics(
     names = {R @ k: f"recall@{k}" for k in cutoffs} | {AP: "map", RR: "mrr", nDCG @ 10: "ndcg@10"}
     qrels = [Qrel(question, passage, 1) for question, passages in evidence.items() for passage in passages]
     run = [
-        ScoredDoc(question, passage, float(-place))
-        for question in evidence
-        for place, passage in enumerate(rankings[question])
+        ScoredDoc(question, passage, float(-place)) for question in evidence for place, passage in enumerate(rankings[question])
     ]
     values = pd.DataFrame(
         [(m.query_id, names[m.measure], m.value) for m in ir_measures.iter_calc(list(names), qrels, run)],

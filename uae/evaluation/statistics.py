@@ -29,7 +29,13 @@ def paired_gain(base: np.ndarray, system: np.ndarray, confidence: float, resampl
     if base.mean() > 0:
         relative = _interval((base, system), _relative, confidence, resamples, seed)
     test = permutation_test(
-        (system, base), _difference, permutation_type="samples", vectorized=True, n_resamples=resamples, rng=_rng(seed), batch=1000
+        (system, base),
+        _difference,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=resamples,
+        rng=_rng(seed),
+        batch=1000,
     )
     return Gain(_interval((base, system), _reversed_difference, confidence, resamples, seed), relative, float(test.pvalue))
 

@@ -1,10 +1,10 @@
 """A release: encoder, FAISS index, passages and a manifest with a fingerprint over all of them, opened only if they fit.
 
-    manifest.json         what the files must hash to, and the settings that shaped them
-    encoder/              sentence-transformers layout, safetensors
-    index.faiss           inner product over unit vectors, rows in the order of passages.parquet
-    passages.parquet      schema PASSAGES
-    documents.parquet     schema RELEASE_DOCUMENTS
+manifest.json         what the files must hash to, and the settings that shaped them
+encoder/              sentence-transformers layout, safetensors
+index.faiss           inner product over unit vectors, rows in the order of passages.parquet
+passages.parquet      schema PASSAGES
+documents.parquet     schema RELEASE_DOCUMENTS
 """
 
 import json

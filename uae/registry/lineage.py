@@ -27,7 +27,9 @@ def lineage(client: MlflowClient, model: str, version: str) -> dict[str, dict[st
     return {
         "version": {"model": model, "version": found.version, "aliases": aliases or "-", "gate": tags.get("uae.gate", "-")},
         "data (DVC md5)": {
-            name.removeprefix("dvc."): value for name, value in sorted(tags.items()) if name.startswith("dvc.") and name != "dvc.labels"
+            name.removeprefix("dvc."): value
+            for name, value in sorted(tags.items())
+            if name.startswith("dvc.") and name != "dvc.labels"
         },
         "labels (DVC md5)": {"labels": tags.get("dvc.labels", "-")},
         "code": {"commit": tags.get("git.commit", "-"), "uncommitted changes": tags.get("git.dirty", "-")},

@@ -8,8 +8,8 @@ from pathlib import Path
 from uae.errors import ArtefactError
 from uae.files import atomic_path, write_json
 from uae.index.release import read_manifest
-from uae.registry.promote import release_of, version_of
 from uae.registry.tracking import connect
+from uae.registry.versions import release_of, version_of
 
 
 def package(bento_path: Path, root: Path, uri: str, experiment: str, model: str, alias: str, bento: str) -> dict:

@@ -6,20 +6,19 @@ from pathlib import Path
 
 import mlflow
 import pandas as pd
-from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 
 import uae
 from uae.errors import ArtefactError
-from uae.evaluation.evaluate import BASE, UAE, rank_with, test_questions, test_set_hash
 from uae.evaluation.metrics import retrieval_metrics
+from uae.evaluation.testset import BASE, UAE, choose_questions, rank_with, test_set_hash
 from uae.files import read_json, write_json
 from uae.index.release import read_manifest
 from uae.registry.gate import Decision, decide
 from uae.registry.tracking import ENCODER_TAG, RELEASE_TAG, code_version, connect, dvc_md5, run_of
+from uae.registry.versions import latest, release_of, version_of, with_release
 from uae.tables import PASSAGES, QUESTIONS, read_table
 
 _SIGNATURE = ModelSignature(
@@ -61,7 +60,7 @@ def promote(
     """
     evaluation, manifest = read_json(evaluation_path), read_manifest(release_path)
     passages = read_table(passages_path, PASSAGES)
-    questions = test_questions(read_table(questions_path, QUESTIONS))
+    questions = choose_questions(read_table(questions_path, QUESTIONS))
     if (evaluation["release"], evaluation["dataset"]) != (manifest["fingerprint"], test_set_hash(questions, passages)):
         raise ArtefactError(f"{evaluation_path} is of another release or other questions: run the evaluate stage again")
     client = connect(uri, experiment, root)
@@ -95,25 +94,6 @@ def promote(
     return promotion
 
 
-def version_of(client: MlflowClient, model: str, alias: str) -> ModelVersion | None:
-    try:
-        return client.get_model_version_by_alias(model, alias)
-    except MlflowException:
-        return None
-
-
-def release_of(version: ModelVersion) -> Path:
-    """The local folder of a registered version's release.
-
-    Raises:
-        ArtefactError: its artefacts are gone.
-    """
-    try:
-        return Path(mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}")) / "artifacts" / "release"
-    except (MlflowException, OSError) as error:
-        raise ArtefactError(f"{version.name} version {version.version}: its release cannot be read: {error}") from error
-
-
 def _measure(champion, questions: pd.DataFrame, passages: pd.DataFrame, scope: str, device: str, metrics) -> dict[str, float]:
     """The champion's retrieval on the present test questions: a figure from an older test set proves nothing today."""
     folder = release_of(champion)
@@ -134,7 +114,7 @@ def _register(client, model, run_id, release_path, manifest, evaluation, lineage
         **{f"dvc.{name}": dvc_md5(path) for name, path in lineage.items()},
         **code_version(),
     }
-    known = _versions(client, model, manifest["fingerprint"])
+    known = with_release(client, model, manifest["fingerprint"])
     if known is None:
         with mlflow.start_run(run_id=run_id):
             for system, metrics in evaluation["systems"].items():
@@ -151,16 +131,7 @@ def _register(client, model, run_id, release_path, manifest, evaluation, lineage
                 registered_model_name=model,
                 tags=tags,
             )
-        known = _latest(client, model)
+        known = latest(client, model)
     for name, value in tags.items():
         client.set_model_version_tag(model, known.version, name, value)
     return client.get_model_version(model, known.version)
-
-
-def _versions(client: MlflowClient, model: str, release: str) -> ModelVersion | None:
-    versions = client.search_model_versions(f"name = '{model}'")
-    return next((version for version in versions if version.tags.get(RELEASE_TAG) == release), None)
-
-
-def _latest(client: MlflowClient, model: str) -> ModelVersion:
-    return max(client.search_model_versions(f"name = '{model}'"), key=lambda version: int(version.version))

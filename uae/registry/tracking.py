@@ -36,7 +36,7 @@ def connect(uri: str, experiment: str, root: Path) -> MlflowClient:
             local = (Path(root).resolve() / "mlruns").as_uri() if uri.startswith("sqlite:") else None
             mlflow.create_experiment(experiment, artifact_location=local)
         mlflow.set_experiment(experiment)
-    except MlflowException as error:
+    except (MlflowException, OSError) as error:
         raise ArtefactError(f"tracking.uri {uri}: MLflow cannot be used there: {str(error).splitlines()[0]}") from error
     return MlflowClient()
 
@@ -85,9 +85,7 @@ def dvc_md5(path: Path) -> str:
             return hashlib.file_digest(stream, "md5").hexdigest()
     if not path.is_dir():
         raise ArtefactError(f"{path} does not exist: run the stage that makes it first")
-    entries = [
-        {"md5": dvc_md5(file), "relpath": file.relative_to(path).as_posix()} for file in path.rglob("*") if file.is_file()
-    ]
+    entries = [{"md5": dvc_md5(file), "relpath": file.relative_to(path).as_posix()} for file in path.rglob("*") if file.is_file()]
     listing = json.dumps(sorted(entries, key=lambda entry: entry["relpath"]), sort_keys=True)
     return hashlib.md5(listing.encode(), usedforsecurity=False).hexdigest() + ".dir"
 

@@ -46,7 +46,10 @@ def label(
     with store.writing():
         done = _keys(store.read())
         work = [
-            (template, [p for p in wanted(candidates, by_id, passages, template, teacher, answers_per_question) if p.key not in done])
+            (
+                template,
+                [p for p in wanted(candidates, by_id, passages, template, teacher, answers_per_question) if p.key not in done],
+            )
             for template in templates
         ]
         total = sum(len(pairs) for _, pairs in work)

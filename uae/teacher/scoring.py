@@ -150,9 +150,7 @@ class CausalTeacher:
         for t, value in zip(batch, sums, strict=True):
             if not (0 <= value < float("inf")):
                 raise ModelError(f"the teacher gives {value} for the answer {t.pair.answer[:40]!r}: try compute.dtype=float32")
-        return [
-            Reading(t.pair.key, value, len(t.answer), t.truncated) for t, value in zip(batch, sums, strict=True)
-        ]
+        return [Reading(t.pair.key, value, len(t.answer), t.truncated) for t, value in zip(batch, sums, strict=True)]
 
 
 def _common_prefix(prompts: list[list[int]]) -> int:

@@ -12,8 +12,8 @@ from sentence_transformers.sentence_transformer.data_collator import SentenceTra
 class UtilityCollator(SentenceTransformerDataCollator):
     """Rows ``{question, passages, utilities}`` to the features of the questions, of the batch's distinct passages, and labels.
 
-    The label tensor has shape (2, questions, passages): utilities, and 1 where the teacher judged the pair. As columns are distinct
-    passages, a passage that is a candidate of two questions is never a false negative of either.
+    The label tensor has shape (2, questions, passages): utilities, and 1 where the teacher judged the pair. As columns are
+    distinct passages, a passage that is a candidate of two questions is never a false negative of either.
     """
 
     query_prompt: str = ""

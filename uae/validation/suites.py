@@ -68,9 +68,7 @@ def label_suite() -> "list[Expectation]":
 
     return [
         gxe.ExpectTableRowCountToBeBetween(min_value=1),
-        gxe.ExpectCompoundColumnsToBeUnique(
-            column_list=["question_id", "passage_id", "answer_id", "template", "teacher"]
-        ),
+        gxe.ExpectCompoundColumnsToBeUnique(column_list=["question_id", "passage_id", "answer_id", "template", "teacher"]),
         gxe.ExpectColumnValuesToNotBeNull(column="nll_sum"),
         gxe.ExpectColumnValuesToBeBetween(column="nll_sum", min_value=0, max_value=1e6),
         gxe.ExpectColumnValuesToBeBetween(column="n_tokens", min_value=1),
@@ -81,8 +79,8 @@ def run_suite(name: str, table: pd.DataFrame, suite: "list[Expectation]", id_col
     """Run a suite over a table.
 
     Returns:
-        ``{"suite", "rows", "success", "expectations": [{"expectation", "column", "success", "unexpected", "rows"}]}``, where ``rows``
-        are up to 20 failing rows as ``{id_column, value}``.
+        ``{"suite", "rows", "success", "expectations": [{"expectation", "column", "limits", "success", "observed", "unexpected",
+        "rows", "error"}]}``, where ``rows`` are up to 20 failing rows as ``{id_column, "source", "value"}``.
     """
     import great_expectations as gx
 

@@ -30,11 +30,12 @@ def validate(
     documents = read_table(documents_path, DOCUMENTS)
     passages = read_table(passages_path, PASSAGES)
     questions = read_table(questions_path, QUESTIONS)
+    question_facts = _question_facts(questions, documents, passages)
     suites = [
         run_suite("documents", _document_facts(documents, passages), document_suite(), "doc_id"),
         run_suite("passages", _passage_facts(passages, documents), passage_suite(min_words_per_passage), "passage_id"),
-        run_suite("questions", _question_facts(questions, documents, passages), question_suite(dict(min_questions), scope), "question_id"),
-    ]  # fmt: skip
+        run_suite("questions", question_facts, question_suite(dict(min_questions), scope), "question_id"),
+    ]
     return _conclude(suites, report_path)
 
 

@@ -1,0 +1,39 @@
+"""How hard the bundled corpus is for the untrained demo encoder, within documents. Prints one JSON line last.
+
+python benchmarks/sample.py
+"""
+
+import json
+import tempfile
+from pathlib import Path
+
+from uae.encoding import encode, load_encoder
+from uae.evaluation.metrics import retrieval_metrics
+from uae.retrieval import rank
+from uae.settings import load_settings
+from uae.stages import STAGES, Workspace
+from uae.tables import PASSAGES, QUESTIONS, read_table
+
+
+def main() -> None:
+    settings = load_settings(Path("params.yaml"), ["ingest.path=data/sample", "ingest.format=folder"])
+    with tempfile.TemporaryDirectory() as scratch:
+        workspace = Workspace(Path(scratch))
+        STAGES["ingest"](settings, workspace)
+        passages, questions = (read_table(workspace.path(n), s) for n, s in (("passages", PASSAGES), ("questions", QUESTIONS)))
+        encoder = load_encoder(workspace.model(settings.models.student), settings.compute.device)
+    vectors = encode(encoder, questions["text"].tolist(), "query"), encode(encoder, passages["text"].tolist(), "document")
+    rankings = {r.question_id: r.passage_ids for r in rank(questions, passages, *vectors, "document")}
+    evidence = dict(zip(questions["question_id"], questions["evidence"], strict=True))
+    table = retrieval_metrics(rankings, evidence, [1, 5]).join(questions.set_index("question_id")["split"])
+    result = {
+        "passages": len(passages),
+        "questions": len(questions),
+        "all": table.drop(columns="split").mean().round(4).to_dict(),
+    }
+    result |= {split: rows.drop(columns="split").mean().round(4).to_dict() for split, rows in table.groupby("split")}
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

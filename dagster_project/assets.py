@@ -1,0 +1,94 @@
+"""One asset a stage, built from ``uae.stages.CHAIN``: run the stage, have DVC record it, tell what came out."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+
+import uae
+from dagster_project.checks import check_results, check_specs
+from dagster_project.metadata import describe
+from dagster_project.resources import DvcResource, MlflowResource, ModelsResource, ProjectResource
+from uae.errors import UaeError, ValidationFailed
+from uae.files import sha256_bytes, sha256_tree
+from uae.stages import ARTEFACTS, Stage, upstream
+
+KINDS = {
+    "ingest": {"python", "parquet"},
+    "validate": {"greatexpectations"},
+    "candidates": {"python", "parquet"},
+    "label": {"pytorch", "huggingface"},
+    "train": {"pytorch", "mlflow"},
+    "index": {"faiss"},
+    "evaluate": {"python", "huggingface"},
+    "promote": {"mlflow"},
+    "package": {"bentoml"},
+}
+
+
+def stage_asset(stage: Stage) -> dg.AssetsDefinition:
+    @dg.asset(
+        name=stage.name,
+        deps=upstream(stage),
+        description=stage.summary,
+        group_name="uae",
+        kinds=KINDS[stage.name],
+        tags={"room": Path(stage.code[0]).parts[1]},  # the folder of uae/ that the stage is at home in
+        metadata={
+            "command": f"uae {stage.name}",
+            "parameters": dg.MetadataValue.json(list(stage.params)),
+            "outputs": dg.MetadataValue.json([ARTEFACTS[name] for name in stage.makes]),
+        },
+        code_version=code_version(stage),
+        check_specs=check_specs(stage.name),
+        output_required=False,  # a stage whose data fail their suites reports its checks and materialises nothing
+    )
+    def asset(
+        context: dg.AssetExecutionContext,
+        project: ProjectResource,
+        dvc: DvcResource,
+        mlflow: MlflowResource,
+        models: ModelsResource,
+    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+        try:
+            yield from _materialise(stage, context, project, dvc, mlflow, models)
+        except UaeError as error:
+            # What a user can act on: the message alone, and no retry, for the same input fails the same way.
+            raise dg.Failure(str(error), allow_retries=False) from None
+
+    return asset
+
+
+def code_version(stage: Stage) -> str:
+    """Hash of the code that DVC watches for the stage, so that both call the same assets outdated."""
+    root = Path(uae.__file__).resolve().parents[1]
+    return sha256_bytes(*(sha256_tree(root / path) for path in stage.code))[:12]
+
+
+def _materialise(
+    stage: Stage,
+    context: dg.AssetExecutionContext,
+    project: ProjectResource,
+    dvc: DvcResource,
+    mlflow: MlflowResource,
+    models: ModelsResource,
+) -> list[dg.MaterializeResult | dg.AssetCheckResult]:
+    settings = project.settings()
+    with project.entered(models.folder) as workspace, dvc.holding(stage.name):
+        used = models.used_by(stage, settings)
+        try:
+            result = stage(settings, workspace)
+        except ValidationFailed as error:
+            context.log.error(str(error))
+            return check_results(stage.name, error.report)
+        hashes = dvc.commit(stage.name)
+        metadata = describe(stage, result, workspace) | used | {"dvc md5": dg.MetadataValue.json(hashes)}
+    if "run_id" in result:
+        metadata["mlflow run"] = dg.MetadataValue.url(mlflow.run_url(settings, project.root, result["run_id"]))
+    return [
+        dg.MaterializeResult(
+            metadata=metadata,
+            check_results=check_results(stage.name, result.get("validation", result)),
+            data_version=dg.DataVersion(sha256_bytes(*hashes.values())[:12]),
+        )
+    ]

@@ -1,0 +1,50 @@
+"""Great Expectations suites as asset checks: one a suite, blocking, with the failing rows in its metadata."""
+
+from typing import Any
+
+import dagster as dg
+
+SUITES = {"validate": ("documents", "passages", "questions"), "label": ("labels",)}  # stage -> the suites that it runs
+
+
+def check_specs(stage: str) -> list[dg.AssetCheckSpec]:
+    return [
+        dg.AssetCheckSpec(
+            suite,
+            asset=stage,
+            description=f"The {suite} hold what the chain relies on (uae/validation/suites.py).",
+            blocking=True,
+        )
+        for suite in SUITES.get(stage, ())
+    ]
+
+
+def check_results(stage: str, report: dict[str, Any]) -> list[dg.AssetCheckResult]:
+    """The results of a stage from its validation report; none for a stage without suites."""
+    if stage not in SUITES:
+        return []
+    return [_result(suite) for suite in report["suites"]]
+
+
+def _result(suite: dict[str, Any]) -> dg.AssetCheckResult:
+    outcomes = suite["expectations"]
+    held = sum(outcome["success"] for outcome in outcomes)
+    metadata: dict[str, Any] = {"rows": suite["rows"], "expectations": len(outcomes), "held": held}
+    if failing := [row for outcome in outcomes if not outcome["success"] for row in _failing_rows(outcome)]:
+        metadata["failing rows"] = dg.MetadataValue.table([dg.TableRecord(row) for row in failing])
+    return dg.AssetCheckResult(
+        check_name=suite["suite"],
+        passed=suite["success"],
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=f"{held} of {len(outcomes)} expectations hold over {suite['rows']} rows",
+        metadata=metadata,
+    )
+
+
+def _failing_rows(outcome: dict[str, Any]) -> list[dict[str, str]]:
+    """The same columns for every suite, whose rows name themselves by different ids; one row where none can be named."""
+    limits = ", ".join(f"{name}={value}" for name, value in outcome["limits"].items())
+    rule = {"column": outcome["column"] or "(table)", "expectation": f"{outcome['expectation']}({limits})"}
+    if not outcome["rows"]:
+        return [rule | {"row": "-", "source": "", "value": str(outcome["error"] or outcome["observed"])}]
+    return [rule | {"row": next(iter(row.values())), "source": row["source"], "value": row["value"]} for row in outcome["rows"]]

@@ -1,0 +1,35 @@
+"""Everything Dagster loads: ``dagster dev`` finds ``defs`` here (see [tool.dagster] in pyproject.toml)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import dagster as dg
+
+from dagster_project.assets import stage_asset
+from dagster_project.automation import source_changed, weekly, whole_chain
+from dagster_project.resources import DvcResource, MlflowResource, ModelsResource, ProjectResource
+from uae.stages import CHAIN, Stage
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def build(root: Path, chain: Sequence[Stage] = CHAIN, **resources: dg.ConfigurableResource) -> dg.Definitions:
+    """The definitions of the project in ``root``; ``resources`` replace the standard ones by name."""
+    standard = {
+        "project": ProjectResource(root=str(root)),
+        "dvc": DvcResource(),
+        "mlflow": MlflowResource(),
+        "models": ModelsResource(),
+    }
+    return dg.Definitions(
+        assets=[stage_asset(stage) for stage in chain],
+        jobs=[whole_chain],
+        schedules=[weekly],
+        sensors=[source_changed],
+        resources=standard | resources,
+        # A process a step frees the models' memory when it ends; one at a time, because DVC's lock allows no more.
+        executor=dg.multiprocess_executor.configured({"max_concurrent": 1}),
+    )
+
+
+defs = build(ROOT)

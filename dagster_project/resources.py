@@ -1,0 +1,124 @@
+"""What an asset touches besides the stage's function: the project's folder, DVC, MLflow's pages, the models."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import dagster as dg
+from pydantic import Field
+
+from uae.settings import Settings, load_settings
+from uae.stages import Stage, Workspace
+
+T = TypeVar("T")
+
+
+class ProjectResource(dg.ConfigurableResource):
+    """The folder that holds params.yaml and dvc.yaml."""
+
+    root: str
+    params: str = Field(default="params.yaml", description="The parameter file, from the project's folder.")
+
+    def settings(self) -> Settings:
+        return load_settings(Path(self.root) / self.params)
+
+    @contextlib.contextmanager
+    def entered(self, model_cache: str) -> Iterator[Workspace]:
+        """Work from the project's folder, as the command line does: the paths in params.yaml count from there."""
+        with contextlib.chdir(self.root):
+            yield Workspace(Path("."), Path(model_cache))
+
+
+class DvcResource(dg.ConfigurableResource):
+    """Records in dvc.lock and the cache what Dagster ran, so that ``dvc repro`` finds nothing to do.
+
+    Both methods work on the repository of the current folder.
+    """
+
+    patience: float = Field(default=120, description="Seconds to wait for another DVC process before giving up.")
+
+    @contextlib.contextmanager
+    def holding(self, stage: str) -> Iterator[None]:
+        """Hold DVC's own locks of the stage's files, as ``dvc repro`` does while a command runs.
+
+        So neither another Dagster run nor ``dvc repro`` in a terminal can write them in the middle.
+        """
+        from dvc.repo import Repo
+        from dvc.rwlock import rwlock
+
+        with _explained(stage), Repo() as repo:
+            declared = repo.stage.load_one(name=stage)
+            reads, writes = ([str(item.fs_path) for item in items] for items in (declared.deps, declared.outs))
+            hardlink = repo.config["core"].get("hardlink_lock", False)
+        # DVC knows a lock's owner by process and command: with DVC's own notion of the command, commit() may pass.
+        command = " ".join(sys.argv)
+        with contextlib.ExitStack() as stack:
+            self._patiently(stage, lambda: stack.enter_context(rwlock(repo.tmp_dir, repo.fs, command, reads, writes, hardlink)))
+            yield
+
+    def commit(self, stage: str) -> dict[str, str]:
+        """What ``dvc commit --force STAGE`` does. Returns the hash of each output by its path."""
+        from dvc.repo import Repo
+
+        def record() -> dict[str, str]:
+            with _explained(stage), Repo() as repo:
+                (committed,) = repo.commit(stage, force=True)
+                return {out.def_path: out.hash_info.value for out in committed.outs}
+
+        return self._patiently(stage, record)
+
+    def _patiently(self, stage: str, action: Callable[[], T]) -> T:
+        from dvc.lock import LockError
+
+        deadline = time.monotonic() + self.patience
+        while True:
+            try:
+                return action()
+            except LockError as error:
+                if time.monotonic() > deadline:
+                    raise dg.Failure(f"{stage}: DVC is busy: {error}", allow_retries=False) from None
+                time.sleep(0.5)
+
+
+@contextlib.contextmanager
+def _explained(stage: str) -> Iterator[None]:
+    from dvc.exceptions import DvcException
+    from dvc.lock import LockError
+
+    try:
+        yield
+    except LockError:
+        raise
+    except DvcException as error:
+        raise dg.Failure(f"{stage}: DVC cannot record it: {error}", allow_retries=False) from None
+
+
+class MlflowResource(dg.ConfigurableResource):
+    """Where a person reads MLflow. Where it is written to stands in params.yaml (tracking)."""
+
+    ui: str = Field(default="http://127.0.0.1:5000", description="The pages over a local database: make mlflow.")
+
+    def run_url(self, settings: Settings, root: str, run_id: str) -> str:
+        from uae.registry.tracking import connect
+
+        tracking = settings.tracking
+        experiment = connect(tracking.uri, tracking.experiment, Path(root)).get_run(run_id).info.experiment_id
+        pages = tracking.uri if tracking.uri.startswith("http") else self.ui
+        return f"{pages.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
+
+
+class ModelsResource(dg.ConfigurableResource):
+    """The student, teacher and reader that params.yaml refers to, kept in one folder."""
+
+    folder: str = Field(default="models", description="Where fetched models are kept, from the project's folder.")
+
+    def used_by(self, stage: Stage, settings: Settings) -> dict[str, str]:
+        """Fetch the models that a stage declares. Returns role -> reference and local folder, for people."""
+        from uae.sources import resolve
+
+        references = settings.models.model_dump()
+        roles = [key.removeprefix("models.") for key in stage.params if key.startswith("models.")]
+        return {role: f"{references[role]} in {resolve(references[role], Path(self.folder))}" for role in roles}

@@ -1,0 +1,97 @@
+"""The whole stage, with an encoder that counts words in place of a model."""
+
+import numpy as np
+import pytest
+
+from uae.candidates import mine as stage
+from uae.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table, write_table
+
+WORDS = ["oil", "wick", "horn", "bell", "rope", "clock", "glass", "storm"]
+
+
+def encode(encoder, texts, kind, progress=""):
+    counts = np.array([[text.split().count(word) for word in WORDS] for text in texts], dtype=np.float32)
+    counts = counts.reshape(len(texts), len(WORDS)) + 0.01
+    return counts / np.linalg.norm(counts, axis=1, keepdims=True)
+
+
+def passage(doc, position, text):
+    start = 100 * position
+    return {"passage_id": f"{doc}-{position}", "doc_id": doc, "position": position, "section": "", "text": text} | {
+        "start": start,
+        "end": start + len(text),
+    }
+
+
+def question(number, doc, text, split="train", answers=("yes",), evidence=()):
+    return {"question_id": f"q{number}", "text": text, "answers": list(answers), "doc_id": doc, "evidence": list(evidence)} | {
+        "split": split,
+        "origin": "human",
+        "source": f"line {number}",
+    }
+
+
+PASSAGE_ROWS = [passage(doc, n, word) for doc in ("d1", "d2") for n, word in enumerate(WORDS)]
+QUESTION_ROWS = [
+    question(1, "d1", "oil wick", evidence=["d1-5"]),
+    question(2, "d2", "bell", split="validation", evidence=["d2-3"]),
+    question(3, "d1", "horn", split="test", evidence=["d1-2"]),
+    question(4, "d1", "rope", answers=(), evidence=["d1-4"]),
+]
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "load_encoder", lambda folder, device: None)
+    monkeypatch.setattr(stage, "encode", encode)
+
+    def run(questions=QUESTION_ROWS, scope="document", top_k=2, random=2, gold=True):
+        paths = [tmp_path / f"{name}.parquet" for name in ("passages", "questions", "candidates")]
+        write_table(paths[0], PASSAGES, PASSAGE_ROWS)
+        write_table(paths[1], QUESTIONS, questions)
+        summary = stage.mine(*paths, tmp_path, scope, top_k, random, gold, "cpu", 13)
+        return summary, read_table(paths[2], CANDIDATES)
+
+    return run
+
+
+def chosen(table, question_id, source):
+    return table.query("question_id == @question_id and source == @source")["passage_id"].tolist()
+
+
+def test_train_and_validation_questions_with_answers_get_candidates_of_their_document(mine):
+    summary, table = mine()
+    assert table["question_id"].unique().tolist() == ["q1", "q2"]
+    assert sorted(chosen(table, "q1", "dense")) == ["d1-0", "d1-1"]
+    assert chosen(table, "q2", "dense")[0] == "d2-3"
+    assert all(p.startswith("d1") for p in table[table["question_id"] == "q1"]["passage_id"])
+    assert summary["questions"] == 2
+    assert summary["candidates"] == len(table) == 9
+    assert summary["candidates_by_source"] == {"dense": 4, "random": 4, "gold": 1}
+
+
+def test_gold_joins_only_when_asked_for(mine):
+    assert chosen(mine()[1], "q1", "gold") == ["d1-5"]
+    _, without = mine(gold=False, random=0)
+    assert set(without["source"]) == {"dense"}
+    assert "d1-5" not in without["passage_id"].tolist()
+
+
+def test_no_pair_is_there_twice(mine):
+    _, table = mine(top_k=5, random=3)
+    assert not table.duplicated(["question_id", "passage_id"]).any()
+
+
+def test_corpus_scope_draws_from_all_documents(mine):
+    _, table = mine(scope="corpus", top_k=1, random=15)
+    assert table.groupby("question_id")["passage_id"].nunique().tolist() == [16, 16]
+
+
+def test_more_questions_change_no_other_questions_pairs(mine):
+    _, before = mine()
+    extra = [question(n, "d1", WORDS[n % 8]) for n in range(10, 20)]
+    _, after = mine([*extra, *QUESTION_ROWS[::-1]])
+    kept = after[after["question_id"].isin(["q1", "q2"])]
+    order = ["question_id", "rank"]
+    assert before.sort_values(order).to_dict("records") == kept.sort_values(order).to_dict("records")
+    assert after["question_id"].nunique() == 12

@@ -1,0 +1,178 @@
+"""What ingest says about sources that are not what they claim to be, and that it then writes nothing."""
+
+import pytest
+
+DOCUMENT = {"id": "lamp", "title": "The lamp", "text": "The lamp burns rape oil. It is lit at dusk."}
+QUESTION = {"question": "What burns?", "answers": ["oil"], "document": "lamp"}
+
+
+@pytest.mark.parametrize(
+    ("format", "missing"),
+    [
+        ("jsonl", "documents.jsonl"),
+        ("qasper", ""),
+        ("qasper_hub", ""),
+        ("squad", ""),
+        ("beir", "corpus.jsonl"),
+        ("folder", ""),
+    ],
+)
+def test_a_missing_source(tmp_path, refuse, format, missing):
+    refuse(tmp_path / "nowhere", format, f"{tmp_path / 'nowhere' / missing} does not exist")
+
+
+@pytest.mark.parametrize("format", ["jsonl", "beir"])
+def test_a_file_where_a_folder_is_expected(write_jsonl, refuse, tmp_path, format):
+    refuse(write_jsonl(tmp_path / "documents.jsonl", [DOCUMENT]), format, str(tmp_path / "documents.jsonl"), "folder")
+
+
+def test_a_folder_where_a_file_is_expected(tmp_path, refuse):
+    refuse(tmp_path, "squad", str(tmp_path), "is a folder; a file was expected")
+
+
+def test_missing_questions(tmp_path, write_jsonl, refuse):
+    write_jsonl(tmp_path / "documents.jsonl", [DOCUMENT])
+    refuse(tmp_path, "jsonl", f"{tmp_path / 'questions.jsonl'} does not exist")
+
+
+@pytest.mark.parametrize("format", ["qasper", "squad"])
+def test_broken_json_names_the_line(tmp_path, refuse, format):
+    (tmp_path / "x.json").write_text('{"data": [\n  {"title": "a",\n   "paragraphs": ]\n}')
+    refuse(tmp_path / "x.json", format, f"{tmp_path / 'x.json'}, line 3, column 18: broken JSON")
+
+
+@pytest.mark.parametrize("line", ['{"id": "horn", "text": "Lou', "not json", '["a", "list"]'])
+def test_a_broken_line_is_named(write_corpus, refuse, line):
+    path = write_corpus([DOCUMENT], [])
+    with open(path / "documents.jsonl", "a") as stream:
+        stream.write(f"\n{line}\n")
+    refuse(path, "jsonl", f"{path / 'documents.jsonl'}, line 3", "JSON")
+
+
+def test_half_of_an_emoji_is_named_by_its_line(tmp_path, write_corpus, refuse):
+    """JSON can escape one half of a surrogate pair, which no UTF-8 file can hold: a text that was cut carelessly."""
+    path = write_corpus([DOCUMENT], [QUESTION])
+    with open(path / "documents.jsonl", "a") as stream:
+        stream.write('{"id": "horn", "text": "Loud \\ud83d"}\n')
+    refuse(path, "jsonl", f"{path / 'documents.jsonl'}, line 2")
+
+
+def test_text_that_is_not_utf_8_is_named_by_its_line(write_corpus, refuse):
+    path = write_corpus([DOCUMENT], [QUESTION])
+    with open(path / "questions.jsonl", "ab") as stream:
+        stream.write('{"question": "Où?"}\n'.encode("latin-1"))
+    refuse(path, "jsonl", f"{path / 'questions.jsonl'}, line 2", "0xf9", "is not UTF-8", "iconv")
+
+
+def test_a_markdown_file_that_is_not_utf_8(tmp_path, refuse):
+    (tmp_path / "light.md").write_bytes("# Light\n\nA café.\n".encode("latin-1"))
+    refuse(tmp_path, "folder", f"{tmp_path / 'light.md'}, line 3", "is not UTF-8")
+
+
+def test_document_ids_used_twice(write_corpus, refuse):
+    path = write_corpus([DOCUMENT, DOCUMENT | {"text": "Other."}], [])
+    refuse(path, "jsonl", "documents.jsonl, line 2: the id 'lamp' is used already in", "documents.jsonl, line 1")
+
+
+def test_question_ids_used_twice(write_corpus, refuse):
+    path = write_corpus([DOCUMENT], [QUESTION | {"id": "q1"}, QUESTION | {"id": "q1", "question": "Why?"}])
+    refuse(path, "jsonl", "questions.jsonl, line 2: the id 'q1' is used already in", "questions.jsonl, line 1")
+
+
+@pytest.mark.parametrize("field", ["id", "text"])
+def test_a_document_without_a_field(write_corpus, refuse, field):
+    broken = {name: value for name, value in DOCUMENT.items() if name != field}
+    refuse(write_corpus([broken], []), "jsonl", f"documents.jsonl, line 1: the field '{field}' is missing")
+
+
+@pytest.mark.parametrize("text", ["", " \n\t"])
+def test_an_empty_document(write_corpus, refuse, text):
+    refuse(write_corpus([DOCUMENT | {"text": text}], []), "jsonl", "documents.jsonl, line 1: the field 'text' is empty")
+
+
+def test_an_empty_section(write_corpus, refuse):
+    broken = {"id": "lamp", "sections": [{"title": "Use", "text": "Light it."}, {"title": "Care", "text": ""}]}
+    refuse(write_corpus([broken], []), "jsonl", "documents.jsonl, line 1", "'text' is empty")
+
+
+@pytest.mark.parametrize("sections", [[], ["Light it."], "Light it."], ids=["none", "not objects", "no list"])
+def test_sections_of_another_form(write_corpus, refuse, sections):
+    refuse(write_corpus([{"id": "lamp", "sections": sections}], []), "jsonl", "documents.jsonl, line 1", "section")
+
+
+def test_metadata_of_another_form(write_corpus, refuse):
+    path = write_corpus([DOCUMENT | {"metadata": "1890"}], [QUESTION | {"split": "train"}])
+    refuse(path, "jsonl", "documents.jsonl, line 1", "metadata")
+
+
+@pytest.mark.parametrize("name", ["empty.md", "empty.txt", "empty.html"])
+def test_an_empty_file_in_a_folder(tmp_path, refuse, name):
+    (tmp_path / name).write_text("<style>p {}</style>\n" if name.endswith("html") else " \n\n")
+    refuse(tmp_path, "folder", f"{tmp_path / name} holds no text", "take it out of the folder")
+
+
+def test_documents_of_headings_only(tmp_path, refuse, write_jsonl):
+    (tmp_path / "light.md").write_text("# Light\n\n## Lens\n")
+    write_jsonl(tmp_path / "questions.jsonl", [])
+    refuse(tmp_path, "folder", f"{tmp_path / 'light.md'} holds no text")
+
+
+def test_no_documents(write_corpus, refuse):
+    refuse(write_corpus([], []), "jsonl", "the source holds no documents")
+
+
+@pytest.mark.parametrize("field", ["question", "answers"])
+def test_a_question_without_a_field(write_corpus, refuse, field):
+    broken = {name: value for name, value in QUESTION.items() if name != field}
+    refuse(write_corpus([DOCUMENT], [QUESTION, broken]), "jsonl", f"questions.jsonl, line 2: the field '{field}' is missing")
+
+
+def test_an_empty_question(write_corpus, refuse):
+    refuse(write_corpus([DOCUMENT], [QUESTION | {"question": " "}]), "jsonl", "line 1: the field 'question' is empty")
+
+
+@pytest.mark.parametrize("answers", [[], [""], ["oil", " "], [3]])
+def test_empty_answers(write_corpus, refuse, answers):
+    path = write_corpus([DOCUMENT], [QUESTION | {"answers": answers}])
+    refuse(path, "jsonl", "questions.jsonl, line 1: 'answers' must be a list of at least one answer, none of them empty")
+
+
+def test_answers_that_are_one_string(write_corpus, refuse):
+    path = write_corpus([DOCUMENT], [QUESTION | {"answers": "oil"}])
+    refuse(path, "jsonl", "questions.jsonl, line 1: the field 'answers' must be list, not str")
+
+
+@pytest.mark.parametrize("key", ["horn", "", 7, ["lamp"]])
+def test_an_unknown_document(write_corpus, refuse, key):
+    refuse(write_corpus([DOCUMENT], [QUESTION | {"document": key}]), "jsonl", "questions.jsonl, line 1", "document", repr(key))
+
+
+def test_evidence_without_its_document(write_corpus, refuse):
+    row = {"question": "What burns?", "answers": ["oil"], "evidence": ["burns rape oil"]}
+    refuse(write_corpus([DOCUMENT], [row]), "jsonl", "questions.jsonl, line 1: evidence is given, but the field 'document'")
+
+
+@pytest.mark.parametrize("quote", ["burns whale oil", ""])
+def test_evidence_that_is_not_in_the_document(write_corpus, refuse, quote):
+    path = write_corpus([DOCUMENT], [QUESTION | {"evidence": ["The lamp burns", quote]}])
+    refuse(path, "jsonl", f"questions.jsonl, line 1: this evidence is not in the document 'lamp': {quote!r}")
+
+
+@pytest.mark.parametrize("evidence", ["oil", [["oil"]]], ids=["one string", "not strings"])
+def test_evidence_of_another_form(write_corpus, refuse, evidence):
+    """One string is a list of letters to Python, and every letter is found somewhere."""
+    path = write_corpus([DOCUMENT], [QUESTION | {"evidence": evidence, "split": "train"}])
+    refuse(path, "jsonl", "questions.jsonl, line 1: 'evidence' must be a list of quotes")
+
+
+def test_an_unknown_field_of_a_question(write_corpus, refuse):
+    path = write_corpus([DOCUMENT], [QUESTION | {"evidense": []}])
+    refuse(path, "jsonl", "questions.jsonl, line 1: unknown field 'evidense'", "answers, document, evidence")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"), [("split", "dev", "train, validation, test"), ("origin", "me", "human, feedback")]
+)
+def test_an_impossible_split_or_origin(write_corpus, refuse, field, value, allowed):
+    path = write_corpus([DOCUMENT], [QUESTION | {field: value}])
+    refuse(path, "jsonl", f"questions.jsonl, line 1: {field} must be one of {allowed}", repr(value))

@@ -1,0 +1,213 @@
+import pytest
+
+SPLITS = {"train": 0.6, "validation": 0.2, "test": 0.2}
+# Each sentence has 10 words, so that passages of at most 20 words hold two.
+SENTENCES = [f"In month {n} the keeper wrote down what came ashore." for n in range(5)]
+
+
+def document(key, text=None):
+    return {"id": key, "title": key.title(), "text": text or f"The {key} is oiled every week. It stands by the door."}
+
+
+def question(text, key, *answers, **other):
+    return {"question": text, "answers": list(answers or ["yes"]), "document": key} | other
+
+
+@pytest.fixture
+def ten(write_corpus):
+    """Ten documents with one to four questions each, in a given order of rows."""
+
+    def write(order=1, name="corpus", **changed):
+        keys = [f"tool-{n}" for n in range(10)]
+        documents = [document(key, changed.get(key.replace("-", "_"))) for key in keys]
+        questions = [
+            question(f"Question {n} about {key}?", key) for number, key in enumerate(keys) for n in range(1 + number % 4)
+        ]
+        return write_corpus(documents[::order], questions[::order], name)
+
+    return write
+
+
+def test_rows_agree_with_each_other_and_with_the_counts(ten, run_ingest):
+    found = run_ingest(ten(), split=SPLITS)
+    texts = found.documents.set_index("doc_id")["text"]
+
+    assert all(texts[p.doc_id][p.start : p.end] == p.text for p in found.passages.itertuples())
+    assert set(found.questions["doc_id"]) == set(texts.index) == set(found.passages["doc_id"])
+    for _, passages in found.passages.groupby("doc_id"):
+        assert passages["position"].tolist() == list(range(len(passages)))
+    assert found.summary["documents"] == len(found.documents) == 10
+    assert found.summary["passages"] == len(found.passages)
+    assert found.summary["questions"] == len(found.questions) == 23
+    assert found.summary["questions_by_split"] == found.questions["split"].value_counts().to_dict()
+
+
+def test_ids_are_these(write_corpus, run_ingest):
+    """The label store and old releases are keyed by ids: a change of how they are made must be on purpose."""
+    path = write_corpus([document("lamp")], [question("Is it oiled?", "lamp", split="train")])
+    found = run_ingest(path)
+    assert found.documents["doc_id"].tolist() == ["f8d58b36049a9a835efe9def"]
+    assert found.passages["passage_id"].tolist() == ["b4002bffe4a0986db22f4016"]
+    assert found.questions["question_id"].tolist() == ["9f1d48a489482f097cf9bb4c"]
+
+
+def test_ids_and_splits_do_not_depend_on_the_order_of_rows_or_the_folder(ten, run_ingest):
+    first, second = run_ingest(ten(), split=SPLITS), run_ingest(ten(order=-1, name="elsewhere"), split=SPLITS)
+
+    assert first.documents["doc_id"].tolist() == second.documents["doc_id"].tolist()
+    assert first.passages.equals(second.passages)
+    columns = ["question_id", "text", "doc_id", "evidence", "split"]
+    assert first.questions[columns].equals(second.questions[columns])
+
+
+def test_ids_change_with_the_text_and_only_for_that_document(ten, run_ingest):
+    before = run_ingest(ten(), split=SPLITS)
+    after = run_ingest(ten(tool_3="The tool-3 is oiled every month. It stands by the door."), split=SPLITS)
+    doc_id = before.documents.set_index("source").loc["tool-3", "doc_id"]
+
+    for name, column in (("documents", "doc_id"), ("passages", "passage_id"), ("questions", "question_id")):
+        old, new = getattr(before, name), getattr(after, name)
+        assert set(old[column]) - set(new[column]) == set(old[old["doc_id"] == doc_id][column])
+        assert len(old) == len(new)
+
+
+def test_the_same_passage_in_two_documents_has_two_ids(write_corpus, run_ingest):
+    text = "Ropes are coiled clockwise."
+    path = write_corpus([document(key, text) for key in "abc"], [question("How?", key) for key in "abc"])
+    found = run_ingest(path)
+    assert found.documents["doc_id"].nunique() == found.passages["passage_id"].nunique() == 3
+    assert found.questions["question_id"].nunique() == 3
+
+
+@pytest.mark.parametrize(
+    ("quote", "positions"),
+    [
+        (SENTENCES[0], [0]),
+        (SENTENCES[1], [0]),
+        (SENTENCES[2], [1]),
+        (f"{SENTENCES[1]} {SENTENCES[2]}", [0, 1]),
+        (" ".join(SENTENCES), [0, 1, 2]),
+        ("In month 4", [2]),
+    ],
+    ids=["first", "up to the border", "from the border", "over the border", "all", "last"],
+)
+def test_evidence_is_the_passages_that_overlap_the_quote(write_corpus, run_ingest, quote, positions):
+    path = write_corpus(
+        [document("log", " ".join(SENTENCES))], [question("What came?", "log", "wood", evidence=[quote], split="train")]
+    )
+    found = run_ingest(path)
+    ids = found.passages.sort_values("position")["passage_id"].tolist()
+    assert len(ids) == 3
+    assert found.questions["evidence"].tolist() == [[ids[n] for n in positions]]
+
+
+def test_quotes_in_one_passage_count_once_and_none_is_counted(write_corpus, run_ingest):
+    path = write_corpus(
+        [document("log", " ".join(SENTENCES))],
+        [
+            question("What came?", "log", evidence=["In month 0", "In month 1"], split="train"),
+            question("What went?", "log", split="train"),
+        ],
+    )
+    found = run_ingest(path)
+    assert sorted(len(evidence) for evidence in found.questions["evidence"]) == [0, 1]
+    assert found.summary["questions_without_evidence"] == 1
+
+
+def test_a_repeated_question_is_merged_with_all_its_answers_and_evidence(write_corpus, run_ingest):
+    path = write_corpus(
+        [document("log", " ".join(SENTENCES)), document("lamp")],
+        [
+            question("What came?", "log", "wood", "ropes", evidence=["In month 0"], split="train"),
+            question("What came?", "lamp", "nothing", split="train"),
+            question(" What came? ", "log", "ropes", "a cask", evidence=["In month 4", "In month 1"], split="train"),
+        ],
+    )
+    found = run_ingest(path)
+    doc_id = found.documents.set_index("source").loc["log", "doc_id"]
+    merged = found.questions.set_index("doc_id").loc[doc_id]
+    ids = found.passages[found.passages["doc_id"] == doc_id].sort_values("position")["passage_id"].tolist()
+
+    assert found.summary["repeated_questions_merged"] == 1
+    assert len(found.questions) == 2
+    assert merged["answers"] == ["wood", "ropes", "a cask"]
+    assert sorted(merged["evidence"]) == sorted([ids[0], ids[2]])
+    assert merged["source"].endswith("line 1")
+
+
+def test_no_document_is_in_two_splits_and_none_is_empty(ten, run_ingest):
+    questions = run_ingest(ten(), split=SPLITS).questions
+    assert questions.groupby("doc_id")["split"].nunique().eq(1).all()
+    by_split = questions.groupby("split")["doc_id"].nunique().to_dict()
+    assert by_split == {"train": 6, "validation": 2, "test": 2}
+
+
+def test_given_splits_are_kept_and_carry_their_document_with_them(write_corpus, run_ingest):
+    keys = [f"tool-{n}" for n in range(8)]
+    questions = [question(f"What is {key}?", key) for key in keys]
+    questions += [question(f"Where is {key}?", key, split="test") for key in keys[:4]]
+    found = run_ingest(write_corpus([document(key) for key in keys], questions), split=SPLITS).questions
+
+    given = found[found["text"].str.startswith("Where")]
+    same_documents = found[found["doc_id"].isin(given["doc_id"])]
+    assert set(given["split"]) == set(same_documents["split"]) == {"test"}
+    assert set(found["split"]) == {"train", "validation", "test"}
+
+
+def test_a_repeated_question_in_two_splits_is_refused_with_both_places(write_corpus, refuse):
+    rows = [question("What is it?", "lamp", split="train"), question("What is it?", "lamp", split="test")]
+    refuse(
+        write_corpus([document("lamp")], rows), "jsonl", "questions.jsonl, line 2", "the split train", "questions.jsonl, line 1"
+    )
+
+
+def test_a_repeated_question_may_name_its_split_once(write_corpus, run_ingest):
+    rows = [question("What is it?", "lamp", "a", split="train"), question("What is it?", "lamp", "b")]
+    found = run_ingest(write_corpus([document("lamp")], rows)).questions
+    assert found[["split", "answers"]].to_numpy().tolist() == [["train", ["a", "b"]]]
+
+
+def test_another_seed_gives_other_splits_but_the_same_ids(ten, run_ingest):
+    first, second = (run_ingest(ten(), split=SPLITS, seed=seed).questions for seed in (1, 2))
+    assert first["question_id"].tolist() == second["question_id"].tolist()
+    assert first["split"].tolist() != second["split"].tolist()
+
+
+def test_too_few_documents_for_the_splits_are_refused(write_corpus, refuse):
+    path = write_corpus([document(key) for key in "abc"], [question("What?", key) for key in "ab"])
+    refuse(path, "jsonl", "only 2 documents have questions", "3 splits (train, validation, test)", "give more documents")
+
+
+def test_max_documents_takes_documents_with_questions_first(write_corpus, run_ingest):
+    keys = [f"tool-{n}" for n in range(20)]
+    asked = keys[::5]
+    path = write_corpus([document(key) for key in keys], [question("What is it?", key, split="train") for key in asked])
+
+    few, more = run_ingest(path, max_documents=3), run_ingest(path, max_documents=6)
+
+    assert set(few.documents["source"]) < set(asked)
+    assert set(asked) < set(more.documents["source"])
+    assert (len(few.documents), len(few.questions)) == (3, 3)
+    assert (len(more.documents), len(more.questions)) == (6, 4)
+
+
+def test_without_max_documents_all_are_kept(write_corpus, run_ingest):
+    path = write_corpus([document(key) for key in "abcd"], [question("What is it?", "a", split="train")])
+    assert len(run_ingest(path).documents) == 4
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_second_run_writes_the_same_bytes(ten, run_ingest, tmp_path, seed):
+    def written():
+        run_ingest(ten(), split=SPLITS, seed=seed)
+        return {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+
+    first, second = written(), written()
+    assert sorted(first) == ["documents.parquet", "passages.parquet", "questions.parquet"]
+    assert first == second
+
+
+def test_fields_of_a_hash_cannot_run_into_each_other(write_corpus, run_ingest):
+    rows = [{"id": "a", "title": "bc", "text": "d"}, {"id": "ab", "title": "c", "text": "d"}]
+    path = write_corpus(rows, [question("What?", "a", split="train")])
+    assert run_ingest(path).documents["doc_id"].nunique() == 2

@@ -1,0 +1,109 @@
+"""A project in a temporary folder whose stages are stubs: each writes small outputs and answers as the real one does."""
+
+import contextlib
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dagster_project.definitions import ROOT, build
+from dagster_project.resources import DvcResource, MlflowResource, ModelsResource
+from uae.stages import ARTEFACTS, CHAIN, Stage
+
+
+def _suite(name: str, success: bool) -> dict:
+    row = {"doc_id": "d1", "source": "documents/a.md", "value": "0"}
+    outcome = {"expectation": "expect_column_values_to_be_between", "column": "n_passages", "limits": {"min_value": 1}}
+    outcome |= {"success": success, "observed": None, "unexpected": 0 if success else 1, "error": None}
+    outcome |= {"rows": [] if success else [row]}
+    return {"suite": name, "rows": 3, "success": success, "expectations": [outcome]}
+
+
+def make_report(*names: str, failing: tuple[str, ...] = ()) -> dict:
+    return {"success": not failing, "suites": [_suite(name, name not in failing) for name in names]}
+
+
+_INTERVAL = {"mean": 0.5, "low": 0.25, "high": 0.75, "questions": 4}
+_GAIN = {"absolute": {"mean": 0.1, "low": -0.1, "high": 0.3}, "relative": None, "p_value": 0.04, "questions": 4}
+RESULTS = {
+    "ingest": {"documents": 3, "passages": 9, "questions_by_split": {"train": 2, "test": 1}, "skipped": {}},
+    "validate": make_report("documents", "passages", "questions"),
+    "candidates": {"candidates": 12, "candidates_by_source": {"dense": 8, "random": 4}},
+    "label": {"readings_in_store": 14, "mean_utility": 0.1, "validation": make_report("labels")},
+    "train": {"steps": 2, "pairs": {"train": 8, "validation": 4}, "run_id": "run1"},
+    "index": {"passages": 9, "factory": "Flat", "prompts": {}},
+    "evaluate": {"systems": {"base": {"map": _INTERVAL}, "uae": {"map": _INTERVAL}}, "gains": {"uae": {"map": _GAIN}}},
+    "promote": {"promoted": True, "version": 1, "reasons": ["map rose: passed", "recall@1 held: passed"], "run_id": "run1"},
+    "package": {"built": True, "version": 1},
+}
+FILES = {
+    "utility_histogram": "utility,pairs\n-0.5,1\n0.5,3\n",
+    "training_curve": "step,train_loss,validation_teacher_ndcg\n0,,0.5\n1,2.0,\n2,1.5,0.6\n",
+    "recall_curve": "k,system,recall\n1,base,0.2\n1,uae,0.3\n2,base,0.4\n2,uae,0.5\n",
+}
+
+
+def _stub(stage: Stage) -> Stage:
+    def run(parameters, workspace) -> dict:
+        for name in stage.makes:
+            path = workspace.path(name)
+            if not path.suffix:  # a folder of files
+                path = path / "part"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(FILES.get(name, json.dumps({"made by": stage.name})), encoding="utf-8")
+        return RESULTS[stage.name]
+
+    return dataclasses.replace(stage, run=run)
+
+
+class RecordedDvc(DvcResource):
+    """Writes down what was committed, in commits.txt."""
+
+    def holding(self, stage: str):
+        return contextlib.nullcontext()
+
+    def commit(self, stage: str) -> dict[str, str]:
+        with open("commits.txt", "a", encoding="utf-8") as file:
+            file.write(stage + "\n")
+        return {ARTEFACTS[name]: "0" * 32 for name in next(s for s in CHAIN if s.name == stage).makes}
+
+
+class NoModels(ModelsResource):
+    def used_by(self, stage, settings) -> dict[str, str]:
+        return {}
+
+
+class FakePages(MlflowResource):
+    def run_url(self, settings, root, run_id) -> str:
+        return f"http://mlflow.test/{run_id}"
+
+
+@pytest.fixture(scope="session")
+def report() -> Callable[..., dict]:
+    """Make a validation report: the suites' names, and which of them are failing."""
+    return make_report
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of what the definitions and DVC read: parameters, pipeline, source, code."""
+    for name in ("params.yaml", "dvc.yaml", ".dvcignore"):
+        shutil.copy(ROOT / name, tmp_path)
+    for name in ("uae", "deploy", "data/sample"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+@pytest.fixture
+def run_chain(project: Path):
+    """Run whole_chain in process over stubs; ``replaced`` are stage functions by name. Returns the run's result."""
+
+    def run(dvc: DvcResource | None = None, **replaced):
+        chain = [dataclasses.replace(_stub(stage), run=replaced.get(stage.name, _stub(stage).run)) for stage in CHAIN]
+        defs = build(project, chain, dvc=dvc or RecordedDvc(), models=NoModels(), mlflow=FakePages())
+        return defs.resolve_job_def("whole_chain").execute_in_process(raise_on_error=False)
+
+    return run

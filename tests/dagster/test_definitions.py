@@ -1,0 +1,84 @@
+"""What Dagster loads: every asset's spec, and that nothing starts by itself."""
+
+import dagster as dg
+import pytest
+
+from dagster_project.automation import source_changed, weekly
+from dagster_project.definitions import build, defs
+from dagster_project.resources import ProjectResource
+
+# asset -> (upstream, blocking checks, kinds, room)
+SPECS = {
+    "ingest": ([], [], ["parquet", "python"], "corpus"),
+    "validate": (["ingest"], ["documents", "passages", "questions"], ["greatexpectations"], "validation"),
+    "candidates": (["ingest", "validate"], [], ["parquet", "python"], "candidates"),
+    "label": (["candidates", "ingest"], ["labels"], ["huggingface", "pytorch"], "teacher"),
+    "train": (["candidates", "ingest", "label"], [], ["mlflow", "pytorch"], "training"),
+    "index": (["ingest", "train"], [], ["faiss"], "index"),
+    "evaluate": (["index", "ingest"], [], ["huggingface", "python"], "evaluation"),
+    "promote": (["candidates", "evaluate", "index", "ingest", "label"], [], ["mlflow"], "registry"),
+    "package": (["promote"], [], ["bentoml"], "registry"),
+}
+
+
+def test_specs_of_all_assets():
+    checks: dict[str, list[str]] = {name: [] for name in SPECS}
+    for spec in defs.resolve_asset_graph().asset_check_keys:
+        checks[spec.asset_key.to_user_string()].append(spec.name)
+    specs = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
+    assert {
+        name: (
+            sorted(dep.asset_key.to_user_string() for dep in spec.deps),
+            sorted(checks[name]),
+            sorted(spec.kinds),
+            spec.tags["room"],
+        )
+        for name, spec in specs.items()
+    } == SPECS
+    assert {spec.group_name for spec in specs.values()} == {"uae"}
+    assert all(spec.description and spec.code_version for spec in specs.values())
+
+
+def test_every_check_is_blocking():
+    graph = defs.resolve_asset_graph()
+    assert all(graph.get_check_spec(key).blocking for key in graph.asset_check_keys)
+
+
+def test_the_job_runs_every_asset():
+    job = defs.resolve_job_def("whole_chain")
+    assert {key.to_user_string() for key in job.asset_layer.executable_asset_keys} == set(SPECS)
+
+
+def test_definitions_are_sound():
+    dg.Definitions.validate_loadable(defs)
+
+
+def test_nothing_starts_by_itself():
+    assert weekly.default_status is dg.DefaultScheduleStatus.STOPPED
+    assert source_changed.default_status is dg.DefaultSensorStatus.STOPPED
+
+
+def look(project, cursor: str | None):
+    resources = {"project": ProjectResource(root=str(project))}
+    context = dg.build_sensor_context(cursor=cursor, resources=resources, definitions=build(project))
+    return source_changed(context)
+
+
+def test_sensor_notes_the_source_first_and_starts_the_chain_when_it_changes(project):
+    first = look(project, None)
+    assert not first.run_requests
+    assert first.cursor
+    assert isinstance(look(project, first.cursor), dg.SkipReason)
+
+    (project / "data/sample/documents/new.md").write_text("# New\n\nA paragraph.", encoding="utf-8")
+    changed = look(project, first.cursor)
+    assert len(changed.run_requests) == 1
+    assert changed.run_requests[0].run_key is None  # content that comes back is a change again
+    assert isinstance(look(project, changed.cursor), dg.SkipReason)
+
+
+@pytest.mark.parametrize(("path", "reason"), [("hf:name@revision", "pinned"), ("nowhere", "does not exist")])
+def test_sensor_skips_with_a_reason_where_there_is_nothing_to_watch(project, path, reason):
+    params = project / "params.yaml"
+    params.write_text(params.read_text(encoding="utf-8").replace("data/sample", path), encoding="utf-8")
+    assert reason in look(project, "0").skip_message

@@ -1,0 +1,64 @@
+"""DVC and Dagster on one project: what one ran, the other takes as done; what one runs, the other leaves alone."""
+
+import contextlib
+import functools
+import json
+import os
+
+import pytest
+from dvc.lock import LockError
+from dvc.repo import Repo
+from dvc.rwlock import rwlock
+
+from dagster_project.resources import DvcResource
+from uae.stages import CHAIN
+
+
+@pytest.fixture
+def repository(project):
+    with contextlib.chdir(project):
+        Repo.init(no_scm=True).close()
+    return project
+
+
+def status(project) -> dict:
+    with contextlib.chdir(project), Repo() as repo:
+        return repo.status()
+
+
+def test_dvc_has_nothing_to_do_after_dagster(repository, run_chain):
+    assert status(repository)
+    result = run_chain(dvc=DvcResource())
+    assert result.success, [e.message for e in result.all_events if e.is_failure]
+    assert status(repository) == {}
+    with contextlib.chdir(repository), Repo() as repo:
+        assert repo.reproduce() == []
+    (event,) = result.asset_materializations_for_node("label")
+    assert set(event.metadata["dvc md5"].data) == {
+        "data/labels", "data/labels.json", "reports/label_validation.json", "reports/utility_histogram.csv"
+    }  # fmt: skip
+
+
+def test_changed_code_outdates_dagsters_record(repository, run_chain):
+    run_chain(dvc=DvcResource())
+    with open(repository / "uae/index/release.py", "a", encoding="utf-8") as file:
+        file.write("# changed\n")
+    assert set(status(repository)) == {stage.name for stage in CHAIN if "uae/index" in stage.code}
+
+
+def test_a_stage_that_dvc_is_running_is_not_run(repository, run_chain):
+    lock = {"write": {str(repository / "data/candidates.parquet"): {"pid": os.getppid(), "cmd": "dvc repro"}}, "read": {}}
+    (repository / ".dvc/tmp/rwlock").write_text(json.dumps(lock), encoding="utf-8")
+    result = run_chain(dvc=DvcResource(patience=0))
+    assert "DVC is busy" in result.failure_data_for_node("candidates").user_failure_data.description
+    assert not (repository / "data/candidates.parquet").exists()
+
+
+def test_dvc_does_not_run_a_stage_that_dagster_is_running(repository):
+    outputs = [str(repository / "data/documents.parquet")]
+    with contextlib.chdir(repository), Repo() as repo:
+        repro = functools.partial(rwlock, repo.tmp_dir, repo.fs, "dvc repro", [], outputs, False)
+        with DvcResource().holding("ingest"), pytest.raises(LockError, match="busy"), repro():
+            pass
+        with repro():
+            pass

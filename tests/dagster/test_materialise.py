@@ -1,0 +1,104 @@
+"""Running the chain over stub stages: metadata, checks that stop what is downstream, errors without a trace."""
+
+import pytest
+
+from uae.errors import InputError, ValidationFailed
+from uae.stages import CHAIN
+
+NAMES = [stage.name for stage in CHAIN]
+
+
+def materialised(result) -> list[str]:
+    return [event.asset_key.to_user_string() for event in result.get_asset_materialization_events()]
+
+
+def committed(project) -> list[str]:
+    return (project / "commits.txt").read_text(encoding="utf-8").split()
+
+
+def checks(result) -> dict[str, bool]:
+    return {evaluation.check_name: evaluation.passed for evaluation in result.get_asset_check_evaluations()}
+
+
+def raising(error: Exception):
+    def run(parameters, workspace):
+        raise error
+
+    return run
+
+
+def test_the_whole_chain(project, run_chain):
+    result = run_chain()
+    assert result.success
+    assert sorted(materialised(result)) == sorted(NAMES)
+    assert sorted(committed(project)) == sorted(NAMES)
+    assert checks(result) == dict.fromkeys(("documents", "passages", "questions", "labels"), True)
+
+
+SHOWN = [
+    ("ingest", "passages", "9"),
+    ("ingest", "path of questions", "data/questions.parquet"),
+    ("candidates", "dagster/row_count", "12"),
+    ("label", "utilities", "data:image/png;base64,"),
+    ("train", "training", "data:image/png;base64,"),
+    ("train", "mlflow run", "http://mlflow.test/run1"),
+    ("evaluate", "metrics", "0.500 [0.250, 0.750]"),
+    ("evaluate", "uae map", "0.5"),
+    ("evaluate", "recall", "data:image/png;base64,"),
+    ("promote", "reasons", "- map rose: passed"),
+    ("promote", "promoted", "True"),
+]
+
+
+def test_the_catalogue_shows_what_a_person_wants_of_each_asset(run_chain):
+    result = run_chain()
+    found = {name: result.asset_materializations_for_node(name)[0].metadata for name in NAMES}
+    missing = [(asset, name) for asset, name, text in SHOWN if text not in str(found[asset].get(name))]
+    assert missing == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "failing", "suites", "ran"),
+    [
+        ("validate", "passages", ("documents", "passages", "questions"), ["ingest"]),
+        ("label", "labels", ("labels",), ["ingest", "validate", "candidates"]),
+    ],
+)
+def test_a_failing_suite_stops_what_is_downstream(project, run_chain, report, stage, failing, suites, ran):
+    found = report(*suites, failing=(failing,))
+    result = run_chain(**{stage: raising(ValidationFailed("rows fail", found))})
+    assert not result.success
+    assert materialised(result) == ran
+    assert committed(project) == ran
+    evaluations = {e.check_name: e for e in result.get_asset_check_evaluations() if e.check_name in suites}
+    assert {name: e.passed for name, e in evaluations.items()} == {name: name != failing for name in suites}
+    assert evaluations[failing].severity.value == "ERROR"
+    (row,) = evaluations[failing].metadata["failing rows"].records
+    assert (row.data["row"], row.data["source"]) == ("d1", "documents/a.md")
+
+
+def test_a_user_error_is_a_failure_with_its_message_alone(project, run_chain):
+    result = run_chain(ingest=raising(InputError("questions.jsonl:3: no answer")))
+    assert not result.success
+    assert materialised(result) == []
+    failure = result.failure_data_for_node("ingest")
+    assert failure.user_failure_data.description == "questions.jsonl:3: no answer"
+    assert failure.error.cause is None
+    assert "in run(" not in failure.error.to_string()  # the stage's own frames are left out
+
+
+def test_a_bug_is_not_dressed_up(run_chain):
+    result = run_chain(ingest=raising(ZeroDivisionError("a bug")))
+    assert result.failure_data_for_node("ingest").user_failure_data is None
+
+
+def test_stages_get_the_parameters_they_declare_and_relative_paths(run_chain, report):
+    seen = {}
+
+    def run(parameters, workspace):
+        seen["scope"], seen["path"] = parameters.scope, workspace.path("documents")
+        return report("documents", "passages", "questions")
+
+    run_chain(validate=run)
+    assert seen["scope"] == "document"
+    assert str(seen["path"]) == "data/documents.parquet"

@@ -1,0 +1,59 @@
+import mlflow
+import pytest
+
+from uae.errors import ArtefactError
+from uae.registry.tracking import ENCODER_TAG, code_version, connect, dvc_md5, flatten, run_of, training_run
+
+
+def test_hashes_are_dvcs_own(tmp_path):
+    """DVC's own object database computes the expected values."""
+    from dvc_data.hashfile.build import build
+    from dvc_data.hashfile.db import HashFileDB
+    from dvc_objects.fs.local import LocalFileSystem
+
+    folder = tmp_path / "store"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "b.bin").write_bytes(b"two")
+    (folder / "a.txt").write_bytes(b"one\r\n")
+    (folder / "sub" / "c").write_bytes(b"")
+    fs = LocalFileSystem()
+    odb = HashFileDB(fs, str(tmp_path / "odb"))
+    for path in (folder / "a.txt", folder):
+        _, _, found = build(odb, str(path), fs, "md5")
+        assert dvc_md5(path) == found.hash_info.value
+    with pytest.raises(ArtefactError, match="does not exist"):
+        dvc_md5(tmp_path / "nothing")
+
+
+def test_relative_database_lies_under_the_root_not_under_the_working_folder(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    connect("sqlite:///mlflow.db", "e", tmp_path)
+    assert (tmp_path / "mlflow.db").exists()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_run_holds_params_hashes_and_code_and_is_found_by_its_encoder(tmp_path):
+    client = connect("sqlite:///mlflow.db", "e", tmp_path)
+    (tmp_path / "table").write_text("x")
+    with training_run({"train": {"epochs": 3}}, {"questions": tmp_path / "table"}) as run:
+        mlflow.log_metrics({"loss": 1.0}, step=1)
+        mlflow.set_tag(ENCODER_TAG, "abc")
+    stored = client.get_run(run.info.run_id).data
+    assert stored.params == {"train.epochs": "3"}
+    assert stored.tags["dvc.questions"] == dvc_md5(tmp_path / "table")
+    assert stored.tags["git.commit"] == code_version()["git.commit"]
+    assert run_of(client, "e", "abc") == run.info.run_id
+    restored = run_of(client, "e", "another")
+    assert restored not in (None, run.info.run_id)
+    assert run_of(client, "e", "another") == restored
+
+
+def test_unreachable_database_is_a_clear_error(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(ArtefactError, match="MLflow cannot be used there"):
+        connect(f"sqlite:///{tmp_path}/file/mlflow.db", "e", tmp_path)
+
+
+def test_flatten():
+    assert flatten({"a": {"b": {"c": 1}, "d": [2]}, "e": None}) == {"a.b.c": 1, "a.d": [2], "e": None}

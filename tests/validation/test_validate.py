@@ -1,0 +1,233 @@
+"""The stage over the three tables, and the check of the labels: facts, reports and messages."""
+
+import json
+
+import pytest
+
+from uae.errors import ValidationFailed
+from uae.tables import DOCUMENTS, PASSAGES, QUESTIONS, write_table
+from uae.teacher.store import LabelStore
+from uae.validation.validate import validate, validate_labels
+
+MINIMUM = {"train": 2, "validation": 1, "test": 1}
+
+
+@pytest.fixture
+def tables():
+    documents, passages, questions = [], [], []
+    for n, split in enumerate(["test", "train", "train", "validation"]):
+        first, second = f"Lamp {n} burns rape oil.", f"Keeper {n} trims the wick."
+        text = f"{first} {second}"
+        documents.append({"doc_id": f"d{n}", "source": f"d{n}.txt", "title": "", "version": "", "text": text})
+        documents[-1] |= {"sections": [], "metadata": "{}"}
+        for position, part in enumerate((first, second)):
+            start = text.index(part)
+            passages.append({"passage_id": f"p{n}{position}", "doc_id": f"d{n}", "position": position, "section": ""})
+            passages[-1] |= {"start": start, "end": start + len(part), "text": part}
+        questions.append({"question_id": f"q{n}", "text": "Who trims?", "answers": ["Keeper"], "doc_id": f"d{n}"})
+        questions[-1] |= {"evidence": [f"p{n}1"], "split": split, "origin": "human", "source": f"questions.jsonl, line {n}"}
+    return {"documents": documents, "passages": passages, "questions": questions}
+
+
+@pytest.fixture
+def report_path(tmp_path):
+    return tmp_path / "reports" / "validation.json"
+
+
+@pytest.fixture
+def check(tmp_path, tables, report_path):
+    def run(scope="document"):
+        paths = [tmp_path / f"{name}.parquet" for name in tables]
+        for path, schema, rows in zip(paths, (DOCUMENTS, PASSAGES, QUESTIONS), tables.values(), strict=True):
+            write_table(path, schema, rows)
+        return validate(*paths, report_path, scope, 3, MINIMUM)
+
+    return run
+
+
+@pytest.fixture
+def failing(check):
+    """Run validate, which must fail: its message, and suite.column with the failing ids."""
+
+    def run(scope="document"):
+        with pytest.raises(ValidationFailed) as caught:
+            check(scope)
+        found = {}
+        for suite in caught.value.report["suites"]:
+            for outcome in suite["expectations"]:
+                if not outcome["success"]:
+                    ids = [next(iter(row.values())) for row in outcome["rows"]]
+                    found[f"{suite['suite']}.{outcome['column'] or 'table'}"] = ids
+        return str(caught.value), found
+
+    return run
+
+
+def test_good_tables_give_a_report_that_is_also_returned(check, report_path):
+    report = check()
+    assert report["success"]
+    assert json.loads(report_path.read_text()) == report
+    assert [(suite["suite"], suite["rows"]) for suite in report["suites"]] == [
+        ("documents", 4),
+        ("passages", 8),
+        ("questions", 4),
+    ]
+
+
+BREAKS = {
+    "a document without passages": (lambda t: t["passages"].pop() and t["passages"].pop(), ["documents.n_passages"]),
+    "an empty document": (lambda t: t["documents"][1].update(text=" "), ["documents.text", "passages.text_stands_in_document"]),
+    "a passage of no document": (
+        lambda t: t["passages"][3].update(doc_id="gone"),
+        ["passages.document_known", "passages.text_stands_in_document"],
+    ),
+    "a passage of another document": (lambda t: t["passages"][3].update(doc_id="d3"), ["passages.text_stands_in_document"]),
+    "offsets off by one": (lambda t: t["passages"][3].update(start=1, end=25), ["passages.text_stands_in_document"]),
+    "an edited passage": (lambda t: t["passages"][3].update(text="Keeper 1 sleeps."), ["passages.text_stands_in_document"]),
+    "short passages": (
+        lambda t: [
+            row.update(text=row["text"].split()[0], end=row["start"] + len(row["text"].split()[0])) for row in t["passages"][2:4]
+        ],
+        ["passages.n_words"],
+    ),
+    "a question without answers": (
+        lambda t: t["questions"][3].update(answers=[]),
+        ["questions.n_answers", "questions.n_validation_usable"],
+    ),
+    "an empty answer": (lambda t: t["questions"][1].update(answers=["Keeper", " "]), ["questions.answers_filled"]),
+    "a question about no known document": (lambda t: t["questions"][1].update(doc_id="gone"), ["questions.document_known"]),
+    "evidence that is no passage": (
+        lambda t: t["questions"][1].update(evidence=["p11", "gone"]),
+        ["questions.evidence_known"],
+    ),
+    "a document in two splits": (
+        lambda t: t["questions"].append(t["questions"][1] | {"question_id": "q9", "split": "test"}),
+        ["questions.n_splits_of_document"],
+    ),
+    "an unknown split": (
+        lambda t: t["questions"][1].update(split="dev"),
+        ["questions.split", "questions.n_train_usable"],
+    ),
+    "test questions without evidence": (lambda t: t["questions"][0].update(evidence=[]), ["questions.n_test_usable"]),
+    "no questions": (lambda t: t["questions"].clear(), [f"questions.n_{split}_usable" for split in MINIMUM]),
+}
+IDS = {
+    "documents.n_passages": ["d3"],
+    "documents.text": ["d1"],
+    "questions.n_splits_of_document": ["q1", "q9"],
+    "questions.n_answers": ["q3"],
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_one_break_is_found_where_it_is(name, tables, failing):
+    spoil, columns = BREAKS[name]
+    if name == "a document without passages":
+        tables["questions"][3]["evidence"] = []
+    spoil(tables)
+
+    message, found = failing()
+
+    assert sorted(found) == sorted(columns)
+    for column, ids in found.items():
+        assert f"  {column}: expect_" in message
+        if "usable" in column:
+            assert "observed" in message
+            continue
+        wanted = IDS.get(column) or (["q1"] if column.startswith("questions") else None)
+        assert ids
+        assert wanted is None or ids == wanted
+        assert all(f"    {row}" in message for row in ids)
+
+
+def test_a_question_is_shown_with_its_line_in_the_source(tables, failing):
+    tables["questions"][1]["answers"] = [""]
+    message, _ = failing()
+    assert "q1 questions.jsonl, line 1 False" in message
+
+
+def test_a_doubled_document_is_not_blamed_on_its_passages(tables, failing):
+    tables["documents"].append(tables["documents"][0])
+    assert failing()[1] == {"documents.doc_id": ["d0", "d0"]}
+
+
+def test_empty_tables_fail_without_a_crash(tables, failing):
+    for rows in tables.values():
+        rows.clear()
+    _, found = failing()
+    assert {"documents.table", "passages.table", "questions.n_train_usable"} <= set(found)
+
+
+def test_scope_decides_whether_questions_need_a_document(tables, check, failing):
+    tables["questions"][1]["doc_id"] = ""
+    assert failing("document")[1] == {"questions.doc_id": ["q1"]}
+    assert check("corpus")["success"]
+
+
+def test_test_questions_may_come_without_answers(tables, check):
+    tables["questions"][0]["answers"] = []
+    assert check()["success"]
+
+
+def test_failing_removes_the_earlier_report_and_succeeding_the_failed_one(tables, check, failing, report_path):
+    check()
+    assert [file.name for file in report_path.parent.iterdir()] == ["validation.json"]
+
+    tables["questions"][1]["answers"] = [""]
+    message, _ = failing()
+    failed = report_path.parent / "validation.failed.json"
+    assert list(report_path.parent.iterdir()) == [failed]
+    assert str(failed) in message
+    report = json.loads(failed.read_text())
+    assert report["success"] is False
+    assert len(report["suites"]) == 3
+
+    tables["questions"][1]["answers"] = ["Keeper"]
+    check()
+    assert [file.name for file in report_path.parent.iterdir()] == ["validation.json"]
+
+
+def reading(passage_id="p1", nll=2.5, tokens=3):
+    return {"question_id": "q1", "passage_id": passage_id, "answer_id": "a", "template": "t", "teacher": "m", "nll_sum": nll} | {
+        "n_tokens": tokens,
+        "truncated": False,
+    }
+
+
+@pytest.fixture
+def store(tmp_path):
+    return LabelStore(tmp_path / "labels")
+
+
+def test_good_labels_give_a_report(store, report_path):
+    store.append([reading(""), reading("p1")])
+    store.append([reading("p2")])
+    report = validate_labels(store.folder, report_path)
+    assert (report["success"], report["suites"][0]["rows"]) == (True, 3)
+    assert report_path.exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "column"),
+    [
+        ([reading(), reading("p2", nll=float("nan"))], "nll_sum"),
+        ([reading(), reading("p2", nll=-1.0)], "nll_sum"),
+        ([reading(), reading("p2", nll=float("inf"))], "nll_sum"),
+        ([reading(), reading("p2", tokens=0)], "n_tokens"),
+        ([reading("p2"), reading("p2", nll=2.4)], "question_id, passage_id, answer_id, template, teacher"),
+        ([], "table"),
+    ],
+    ids=["nan", "negative", "infinite", "no tokens", "twice", "none"],
+)
+def test_wrong_labels_stop_the_chain_and_are_named(store, report_path, rows, column):
+    report_path.parent.mkdir()
+    report_path.write_text("{}")
+    if rows:
+        store.append(rows)
+
+    with pytest.raises(ValidationFailed) as caught:
+        validate_labels(store.folder, report_path)
+
+    assert f"labels.{column}: expect_" in str(caught.value)
+    assert not rows or "    q1/p2" in str(caught.value)
+    assert [file.name for file in report_path.parent.iterdir()] == ["validation.failed.json"]
