@@ -25,9 +25,7 @@ def test_uae_imports_no_orchestrator_and_no_server(file):
     assert not roots & {"dagster", "dvc", "dvc_data", "bentoml", "dagster_project", "deploy"}
 
 
-@pytest.mark.parametrize(
-    "file", [f for f in FILES if f.parent != ROOT / "uae"], ids=lambda f: f.relative_to(ROOT).as_posix()
-)
+@pytest.mark.parametrize("file", [f for f in FILES if f.parent != ROOT / "uae"], ids=lambda f: f.relative_to(ROOT).as_posix())
 def test_rooms_take_plain_arguments_not_settings(file):
     assert not imports(file) & {"uae.settings", "uae.stages", "uae.run", "uae.cli"}
 

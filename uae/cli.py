@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +29,8 @@ def _quiet() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    warnings.filterwarnings("ignore", message=".*input example was not provided.*")
 
 
 def _stage_command(name: str):
@@ -56,7 +59,12 @@ def run(
     from uae.report import print_summary
     from uae.run import run_chain
 
-    run_chain(load_settings(params, overrides), out, models, lambda line: errors.print(line, style="bold", highlight=False))
+    run_chain(
+        load_settings(params, overrides),
+        out,
+        models,
+        lambda line: errors.print(line, style="bold", highlight=False, markup=False, soft_wrap=True),
+    )
     print_summary(Workspace(out, flat_reports=True))
 
 

@@ -29,6 +29,13 @@ def pick_dtype(name: str, device: str):
     return torch.float32
 
 
+def hide_loading_bars() -> None:
+    """Reading weights takes a second; transformers' bar for it would bury the bars that matter."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 def seed_everything(seed: int) -> None:
     import numpy as np
     import torch

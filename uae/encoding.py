@@ -19,10 +19,11 @@ def load_encoder(folder: Path, device: str) -> "SentenceTransformer":
     """
     from sentence_transformers import SentenceTransformer
 
-    from uae.compute import pick_device
+    from uae.compute import hide_loading_bars, pick_device
 
     if not (Path(folder) / "config.json").exists() and not (Path(folder) / "modules.json").exists():
         raise ModelError(f"{folder} holds no sentence-transformers model (no modules.json, no config.json)")
+    hide_loading_bars()
     try:
         return SentenceTransformer(
             str(folder), device=pick_device(device), model_kwargs={"use_safetensors": True}, local_files_only=True

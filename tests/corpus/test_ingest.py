@@ -101,6 +101,16 @@ def test_evidence_is_the_passages_that_overlap_the_quote(write_corpus, run_inges
     assert found.questions["evidence"].tolist() == [[ids[n] for n in positions]]
 
 
+def test_a_quote_up_to_a_border_without_a_space_is_in_one_passage(write_corpus, run_ingest):
+    """Where no space follows a full stop, one passage ends at the very offset at which the next begins."""
+    first, second = (" ".join(f"{letter}{n}" for n in range(20)) + "。" for letter in "ab")
+    rows = [question("What?", "log", evidence=[first], split="train"), question("Why?", "log", evidence=[second], split="train")]
+    found = run_ingest(write_corpus([document("log", first + second)], rows))
+    ids = found.passages.sort_values("position")["passage_id"].tolist()
+    assert found.passages["text"].tolist() == [first, second]
+    assert found.questions.set_index("text")["evidence"].to_dict() == {"What?": [ids[0]], "Why?": [ids[1]]}
+
+
 def test_quotes_in_one_passage_count_once_and_none_is_counted(write_corpus, run_ingest):
     path = write_corpus(
         [document("log", " ".join(SENTENCES))],

@@ -32,6 +32,8 @@ def mine(
     passages = read_table(passages_path, PASSAGES)
     questions = read_table(questions_path, QUESTIONS)
     questions = questions[questions["split"].isin(_LABELLED_SPLITS) & (questions["answers"].str.len() > 0)]
+    if scope == "document":  # the other documents' passages can be nobody's candidates
+        passages = passages[passages["doc_id"].isin(set(questions["doc_id"]))]
     encoder = load_encoder(encoder_path, device)
     question_vectors = encode(encoder, questions["text"].tolist(), "query", "questions")
     passage_vectors = encode(encoder, passages["text"].tolist(), "document", "passages")

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from uae.compute import pick_device, pick_dtype
+from uae.compute import hide_loading_bars, pick_device, pick_dtype
 from uae.errors import InputError, ModelError
 from uae.teacher.prompts import Template
 
@@ -50,6 +50,7 @@ def load_causal_lm(folder: Path, device: str, dtype: str) -> tuple[PreTrainedMod
         ModelError: no causal LM with a tokenizer there, or its weights are not safetensors.
     """
     device = pick_device(device)
+    hide_loading_bars()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(

@@ -15,7 +15,7 @@ from sentence_transformers import (
 )
 from sentence_transformers.base.evaluation import BaseEvaluator
 from sklearn.metrics import ndcg_score
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import EarlyStoppingCallback, ProgressCallback, TrainerCallback
 
 from uae.compute import pick_device, seed_everything
 from uae.encoding import encode, load_encoder
@@ -104,6 +104,8 @@ def train(
             ),
             callbacks=[EarlyStoppingCallback(patience), _Report(log_metrics)],
         )
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(_Progress)
         trainer.train()
     after = evaluator(encoder)["teacher_ndcg"]
     with atomic_path(student_path) as partial:
@@ -165,6 +167,13 @@ class TeacherAgreement(BaseEvaluator):
             scores = np.stack([passage_vectors[passage_id] for passage_id in rows["passage_id"]]) @ question_vectors[question_id]
             values.append(ndcg_score([gains], [scores]))
         return {"teacher_ndcg": float(np.mean(values))}
+
+
+class _Progress(ProgressCallback):
+    """The trainer's bar with its ETA, without a printed dictionary a step: those figures go to the curve and to MLflow."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        pass
 
 
 class _Report(TrainerCallback):
