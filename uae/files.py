@@ -53,7 +53,11 @@ def _move(partial: Path, path: Path) -> None:
         # A folder cannot be replaced in one call: the old one steps aside first and goes when the new one stands.
         aside = path.parent / f".{path.name}.partial-{os.getpid()}-old"
         os.replace(path, aside)
-        os.replace(partial, path)
+        try:
+            os.replace(partial, path)
+        except OSError:
+            os.replace(aside, path)
+            raise
         shutil.rmtree(aside)
     else:
         os.replace(partial, path)
@@ -62,7 +66,7 @@ def _move(partial: Path, path: Path) -> None:
 def _remove_leftovers(path: Path) -> None:
     for leftover in path.parent.glob(f".{path.name}.partial-*"):
         pid = int(leftover.name.rsplit("partial-", 1)[1].split("-")[0])
-        if pid == os.getpid() or _alive(pid):
+        if pid != os.getpid() and _alive(pid):  # our own number: a dead process had it before us, as in containers
             continue
         if leftover.name.endswith("-old") and not path.exists():
             os.replace(leftover, path)  # killed between the two renames: the old content is still the valid one

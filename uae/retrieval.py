@@ -35,12 +35,14 @@ def rank(
             f"{orphans[0]}: this question belongs to no document (nor do {len(orphans) - 1} more), so it cannot be answered "
             "within one: set scope to corpus"
         )
+    # Rounded double precision: a product's last bits depend on the row's place, and equal passages must tie.
+    passage_vectors = passage_vectors.astype(np.float64)
     ids = passages["passage_id"].to_numpy()
     by_id = np.argsort(np.argsort(ids))
     everywhere = np.arange(len(ids))
     rows = {doc: np.flatnonzero(passages["doc_id"].to_numpy() == doc) for doc in questions["doc_id"].unique() if doc}
     for question_id, doc_id, vector in zip(questions["question_id"], questions["doc_id"], question_vectors, strict=True):
         scope_rows = rows[doc_id] if scope == "document" else everywhere
-        scores = passage_vectors[scope_rows] @ vector
+        scores = np.round(passage_vectors[scope_rows] @ vector.astype(np.float64), 9)
         best = np.lexsort((by_id[scope_rows], -scores))[:depth]
         yield Ranking(question_id, ids[scope_rows[best]].tolist(), scores[best].tolist())

@@ -20,7 +20,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ComputeSettings(_Section):
@@ -153,6 +153,18 @@ class Settings(_Section):
     tracking: TrackingSettings
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """PyYAML keeps the last of two equal keys without a word; here that is an error."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def load_settings(path: Path, overrides: Iterable[str] = ()) -> Settings:
     """Read params.yaml, apply ``KEY=VALUE`` overrides (dotted keys, YAML values), check everything.
 
@@ -160,9 +172,11 @@ def load_settings(path: Path, overrides: Iterable[str] = ()) -> Settings:
         ConfigError: the file is missing or broken, a key is unknown or missing, a value is impossible.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist: run from the project's folder, or name a file with --params") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not readable YAML: {error}") from None
     if not isinstance(values, dict):

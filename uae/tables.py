@@ -82,6 +82,8 @@ def write_table(path: Path, schema: pa.Schema, rows: pd.DataFrame | Iterable[Map
     for number, row in enumerate(rows):
         if set(row) != set(schema.names):
             raise ArtefactError(f"{path}, row {number}: fields {sorted(set(row) ^ set(schema.names))} do not match")
+        if empty := [name for name, value in row.items() if value is None]:
+            raise ArtefactError(f"{path}, row {number}: {', '.join(empty)} must not be empty")
     try:
         table = pa.Table.from_pylist(rows, schema=schema)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:

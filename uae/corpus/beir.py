@@ -44,10 +44,13 @@ def read(path: str) -> Source:
                 continue
             judged.add(query)
             where, row = queries[query]
+            answers = (row.get("metadata") or {}).get("answers") or []
+            if not isinstance(answers, list) or any(not isinstance(answer, str) for answer in answers):
+                raise InputError(f"{where}: metadata.answers must be a list of strings")
             source.questions.append(
                 RawQuestion(
                     text=want(row, "text", str, where).strip(),
-                    answers=tuple((row.get("metadata") or {}).get("answers") or ()),
+                    answers=tuple(answers),
                     document=None,
                     evidence=tuple(Span(key, 0, len(documents[key].text)) for key in relevant),
                     where=where,

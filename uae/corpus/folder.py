@@ -10,6 +10,7 @@ from uae.errors import InputError
 
 _HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 _BLOCKS = {*_HEADINGS, "p", "li", "td", "th", "pre", "blockquote", "dd", "dt", "figcaption", "caption", "div", "section", "body"}
+_BLOCKS |= {"article", "main", "header", "footer", "aside", "nav", "ul", "ol", "dl", "table", "tr", "form", "address", "details"}
 _UNREAD = {"script", "style", "noscript", "template", "head"}
 
 
@@ -24,7 +25,7 @@ def read(path: str) -> Source:
         if parse is None or file.name == "README.md" or any(part.startswith(".") for part in Path(key).parts):
             continue
         title, text, sections = parse(read_text(file))
-        if not text.strip():
+        if not any(text[section.start : section.end].strip() for section in sections):
             raise InputError(f"{file} holds no text: fill it or take it out of the folder")
         documents[key] = RawDocument(key, title or file.stem, text, sections, str(file))
     if not documents:
@@ -65,6 +66,8 @@ def _html(text: str) -> tuple[str, str, tuple[Section, ...]]:
 
     soup = BeautifulSoup(text, "html.parser")
     title = soup.title.get_text(" ", strip=True) if soup.title else ""
+    for gap in soup.find_all(["br", "hr"]):
+        gap.replace_with("\n")
     blocks: list[tuple[object, list[str]]] = []
     for string in soup.find_all(string=True):
         if type(string).__name__ != "NavigableString" or any(parent.name in _UNREAD for parent in string.parents):

@@ -40,6 +40,8 @@ def ingest(
     source = _ADAPTERS[format](path)
     documents = _documents(source, max_documents)
     passages = {key: _passages(doc_id, raw, passage_words) for key, (doc_id, raw) in documents.items()}
+    if not any(passages.values()):
+        raise InputError(f"{path}: the source holds no text")
     questions, merged = _questions(source, documents, passages)
     _split(questions, split, seed)
     rows = sorted((_document_row(doc_id, raw) for doc_id, raw in documents.values()), key=lambda row: row["doc_id"])
@@ -72,6 +74,7 @@ def _documents(source: Source, limit: int | None) -> dict[str, tuple[str, RawDoc
     if not by_id:
         raise InputError("the source holds no documents")
     asked = {question.document for question in source.questions}
+    asked |= {span.document for question in source.questions for span in question.evidence}
     order = sorted(by_id, key=lambda doc_id: (by_id[doc_id].key not in asked, doc_id))[:limit]
     return {by_id[doc_id].key: (doc_id, by_id[doc_id]) for doc_id in order}
 
@@ -115,7 +118,8 @@ def _questions(source: Source, documents: dict, passages: dict) -> tuple[list[di
         if known is row:
             continue
         merged += 1
-        if known["split"] != row["split"]:
+        known["split"] = known["split"] or row["split"]
+        if row["split"] not in (None, known["split"]):
             raise InputError(f"{raw.where}: the same question stands in the split {known['split']} at {known['source']}")
         for field in ("answers", "evidence"):
             known[field] = list(dict.fromkeys(known[field] + row[field]))

@@ -20,10 +20,18 @@ def read(path: str) -> Source:
         if key in documents:
             raise InputError(f"{where}: the id {key!r} is used already in {documents[key].where}")
         if "sections" in row:
-            parts = [(str(part.get("title", "")), want(part, "text", str, where)) for part in want(row, "sections", list, where)]
+            parts = [
+                (want(part, "text", str, f"{where}, section {n}"), str(part.get("title", "")))
+                for n, part in enumerate(want(row, "sections", list, where), 1)
+            ]
         else:
-            parts = [("", want(row, "text", str, where))]
-        text, sections = join_sections(parts)
+            parts = [(want(row, "text", str, where), "")]
+        if not parts:
+            raise InputError(f"{where}: the field 'sections' is empty")
+        metadata = row.get("metadata") or {}
+        if not isinstance(metadata, dict):
+            raise InputError(f"{where}: the field 'metadata' must be an object, not {type(metadata).__name__}")
+        text, sections = join_sections([(title, part) for part, title in parts])
         documents[key] = RawDocument(
             key=key,
             title=str(row.get("title", "")),
@@ -31,6 +39,6 @@ def read(path: str) -> Source:
             sections=sections,
             where=where,
             version=str(row.get("version", "")),
-            metadata=row.get("metadata") or {},
+            metadata=metadata,
         )
     return Source(list(documents.values()), read_questions(folder / "questions.jsonl", documents))

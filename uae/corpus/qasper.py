@@ -15,6 +15,9 @@ from uae.errors import InputError
 _SPLITS = {"train": "train", "validation": "validation", "dev": "validation", "test": "test"}
 
 
+_ANSWER_FIELDS = ("unanswerable", "extractive_spans", "yes_no", "free_form_answer", "evidence")
+
+
 class _Paper(NamedTuple):
     key: str
     title: str
@@ -42,7 +45,10 @@ def _from_release(key: str, paper: dict, where: str) -> _Paper:
         title=paper.get("title") or "",
         abstract=paper.get("abstract") or "",
         sections=[(s.get("section_name") or "", s.get("paragraphs") or []) for s in want(paper, "full_text", list, where)],
-        questions=[(q["question"], [a["answer"] for a in q["answers"]]) for q in want(paper, "qas", list, where)],
+        questions=[
+            (want(q, "question", str, where), [want(a, "answer", dict, where) for a in want(q, "answers", list, where)])
+            for q in want(paper, "qas", list, where)
+        ],
         split=None,
         where=where,
     )
@@ -73,7 +79,7 @@ def _hub_rows(path: str) -> Iterator[tuple[dict, str | None, str]]:
             from uae.corpus.reading import read_jsonl
 
             splits = {"": datasets.Dataset.from_list([row for _, row in read_jsonl(Path(path))])}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{path}: the rows cannot be loaded through datasets: {error}") from error
     for split, rows in splits.items():
         for number, row in enumerate(rows, 1):
@@ -98,6 +104,10 @@ def _source(papers: Iterator[_Paper]) -> Source:
 
 
 def _add_question(source: Source, paper: _Paper, question: str, answers: list[dict], spans: dict[str, Span]) -> None:
+    for answer in answers:
+        for name in _ANSWER_FIELDS:
+            if name not in answer:
+                raise InputError(f"{paper.where}, question {question[:60]!r}: an answer lacks the field {name!r}")
     answerable = [answer for answer in answers if not answer["unanswerable"]]
     texts = [text for answer in answerable if (text := _answer_text(answer))]
     if not texts:

@@ -31,14 +31,14 @@ def read_questions(path: Path, documents: dict[str, RawDocument]) -> list[RawQue
                 raise InputError(f"{where}: the id {row['id']!r} is used already in {ids[row['id']]}")
             ids[row["id"]] = where
         key = row.get("document")
-        if key is not None and key not in documents:
+        if key is not None and (not isinstance(key, str) or key not in documents):
             raise InputError(f"{where}: there is no document {key!r}")
         questions.append(
             RawQuestion(
                 text=want(row, "question", str, where).strip(),
                 answers=_answers(row, where),
                 document=key,
-                evidence=tuple(_locate(quote, key, documents, where) for quote in row.get("evidence") or ()),
+                evidence=tuple(_locate(quote, key, documents, where) for quote in _quotes(row, where)),
                 where=where,
                 split=_choice(row, "split", _SPLITS, None, where),
                 origin=_choice(row, "origin", _ORIGINS, "human", where),
@@ -54,11 +54,16 @@ def _answers(row: dict, where: str) -> tuple[str, ...]:
     return tuple(answer.strip() for answer in answers)
 
 
-def _locate(quote: object, key: str | None, documents: dict[str, RawDocument], where: str) -> Span:
+def _quotes(row: dict, where: str) -> list[str]:
+    quotes = row.get("evidence") or []
+    if not isinstance(quotes, list) or any(not isinstance(quote, str) for quote in quotes):
+        raise InputError(f"{where}: 'evidence' must be a list of quotes (strings)")
+    return quotes
+
+
+def _locate(quote: str, key: str | None, documents: dict[str, RawDocument], where: str) -> Span:
     if key is None:
         raise InputError(f"{where}: evidence is given, but the field 'document' that it quotes is missing")
-    if not isinstance(quote, str):
-        raise InputError(f"{where}: 'evidence' must be a list of quotes (strings)")
     span = find_quote(documents[key].text, quote)
     if span is None:
         raise InputError(f"{where}: this evidence is not in the document {key!r}: {quote[:80]!r}")

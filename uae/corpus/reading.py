@@ -19,6 +19,8 @@ def read_text(path: Path) -> str:
         data = Path(path).read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
+    except NotADirectoryError:
+        raise InputError(f"{Path(path).parent} is a file; a folder was expected") from None
     except IsADirectoryError:
         raise InputError(f"{path} is a folder; a file was expected") from None
     try:
@@ -33,10 +35,23 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
+    text = read_text(path)
     try:
-        return json.loads(read_text(path))
+        value = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{path}, line {error.lineno}, column {error.colno}: broken JSON: {error.msg}") from None
+    _refuse_half_characters(text, value, str(path))
+    return value
+
+
+def _refuse_half_characters(source: str, value: Any, where: str) -> None:
+    """JSON can escape half of a surrogate pair, which can be neither hashed nor written as UTF-8."""
+    if re.search(r"\\u[dD][89a-fA-F]", source):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            near = error.object[max(0, error.start - 30) : error.start]
+            raise InputError(f"{where}: half a character (an unpaired surrogate) stands after {near!r}") from None
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[str, dict]]:
@@ -50,6 +65,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, dict]]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise InputError(f"{where}, column {error.colno}: broken JSON: {error.msg}") from None
+        _refuse_half_characters(line, row, where)
         if not isinstance(row, dict):
             raise InputError(f"{where}: expected a JSON object, found {type(row).__name__}")
         yield where, row
@@ -57,6 +73,8 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, dict]]:
 
 def want(row: dict, name: str, kind: type, where: str) -> Any:
     """The field ``name`` of ``row``, which must be there and of type ``kind`` (strings must not be blank)."""
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: expected a JSON object with {name!r}, found {type(row).__name__}")
     if name not in row:
         raise InputError(f"{where}: the field {name!r} is missing")
     value = row[name]

@@ -6,6 +6,7 @@ from uae.corpus.reading import find_quote, read_json, want
 from uae.corpus.records import RawDocument, RawQuestion, Source, Span
 from uae.corpus.records import Section as Part
 from uae.errors import InputError
+from uae.files import sha256_bytes
 
 
 def read(path: str) -> Source:
@@ -17,13 +18,13 @@ def read(path: str) -> Source:
         where = f"{path}, article {number}"
         paragraphs = want(article, "paragraphs", list, where)
         title = str(article.get("title") or "")
-        key = f"{title or 'article'}#{number}"
         text, sections = "", []
         for place, paragraph in enumerate(paragraphs, 1):
             context = want(paragraph, "context", str, f"{where}, paragraph {place}")
             start = len(text) + 2 if text else 0
             text = f"{text}\n\n{context}" if text else context
             sections.append(Part("", start, start + len(context)))
+        key = f"{title or 'article'}#{sha256_bytes(text)[:8]}"  # titles repeat, and a number would change with the order
         source.documents.append(RawDocument(key, title or _first_line(text), text, tuple(sections), where))
         for section, paragraph in zip(sections, paragraphs, strict=True):
             for qa in want(paragraph, "qas", list, where):

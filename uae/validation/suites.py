@@ -41,15 +41,14 @@ def passage_suite(min_words: int) -> "list[Expectation]":
 
 def question_suite(minimum: dict[str, int], scope: str) -> "list[Expectation]":
     import great_expectations.expectations as gxe
+    from great_expectations.expectations.row_conditions import Column
 
     suite = [
         gxe.ExpectColumnValuesToBeUnique(column="question_id"),
         gxe.ExpectColumnValuesToMatchRegex(column="text", regex=r"\S"),
         gxe.ExpectColumnValuesToBeInSet(column="split", value_set=["train", "validation", "test"]),
         # A question that is trained on needs an answer for the teacher to judge by.
-        gxe.ExpectColumnValuesToBeBetween(
-            column="n_answers", min_value=1, row_condition='split != "test"', condition_parser="pandas"
-        ),
+        gxe.ExpectColumnValuesToBeBetween(column="n_answers", min_value=1, row_condition=Column("split") != "test"),
         gxe.ExpectColumnValuesToBeInSet(column="answers_filled", value_set=[True]),
         gxe.ExpectColumnValuesToBeInSet(column="document_known", value_set=[True]),
         gxe.ExpectColumnValuesToBeInSet(column="evidence_known", value_set=[True]),

@@ -82,13 +82,13 @@ def _document_facts(documents: pd.DataFrame, passages: pd.DataFrame) -> pd.DataF
 
 
 def _passage_facts(passages: pd.DataFrame, documents: pd.DataFrame) -> pd.DataFrame:
-    texts = documents.set_index("doc_id")["text"]
+    texts = dict(zip(documents["doc_id"], documents["text"], strict=True))
     stands = [
-        doc_id in texts.index and texts[doc_id][start:end] == text
+        doc_id in texts and texts[doc_id][start:end] == text
         for doc_id, start, end, text in zip(passages["doc_id"], passages["start"], passages["end"], passages["text"], strict=True)
     ]
     return passages.assign(
-        document_known=passages["doc_id"].isin(texts.index),
+        document_known=passages["doc_id"].isin(texts),
         text_stands_in_document=stands,
         n_words=passages["text"].str.split().str.len(),
     )
