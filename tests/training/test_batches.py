@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import torch
 from datasets import Dataset
 
@@ -31,7 +33,7 @@ def test_every_question_once_an_epoch_and_documents_stay_together():
     assert sorted(order) == list(range(12))
     assert len(batches) == len(sampler()) == 3
     documents = ["aaaaabbbbccc"[row] for row in order]
-    assert sum(a != b for a, b in zip(documents, documents[1:], strict=False)) == 2
+    assert sum(a != b for a, b in pairwise(documents)) == 2
 
 
 def test_epochs_differ_and_seeds_repeat():
