@@ -1,9 +1,10 @@
 """Intervals and tests over questions, by scipy: percentile bootstrap and paired randomisation."""
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import bootstrap, permutation_test
+from scipy.stats import DegenerateDataWarning, bootstrap, permutation_test
 
 
 class Estimate(NamedTuple):
@@ -44,17 +45,20 @@ def _interval(data: tuple[np.ndarray, ...], statistic, confidence: float, resamp
     value = float(statistic(*data, axis=-1))
     if len(data[0]) < 2:
         return Estimate(value, value, value)
-    result = bootstrap(
-        data,
-        statistic,
-        paired=len(data) > 1,
-        vectorized=True,
-        confidence_level=confidence,
-        n_resamples=resamples,
-        method="percentile",
-        rng=_rng(seed),
-        batch=1000,
-    )
+    with warnings.catch_warnings():
+        # nan in a resample is expected (below); scipy's warning about it speaks of another method than ours
+        warnings.simplefilter("ignore", DegenerateDataWarning)
+        result = bootstrap(
+            data,
+            statistic,
+            paired=len(data) > 1,
+            vectorized=True,
+            confidence_level=confidence,
+            n_resamples=resamples,
+            method="percentile",
+            rng=_rng(seed),
+            batch=1000,
+        )
     # nanquantile: the relative gain of a resample in which the base answers no question is not defined
     tail = (1 - confidence) / 2
     low, high = np.nanquantile(result.bootstrap_distribution, [tail, 1 - tail])

@@ -92,6 +92,7 @@ def train(
                 load_best_model_at_end=True,
                 metric_for_best_model="teacher_ndcg",
                 logging_steps=1,
+                disable_tqdm=False,
                 report_to="none",
             ),
             train_dataset=_dataset(parts["train"]),
