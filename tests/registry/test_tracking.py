@@ -39,6 +39,8 @@ def test_run_holds_params_hashes_and_code_and_is_found_by_its_encoder(tmp_path):
     with training_run({"train": {"epochs": 3}}, {"questions": tmp_path / "table"}) as run:
         mlflow.log_metrics({"loss": 1.0}, step=1)
         mlflow.set_tag(ENCODER_TAG, "abc")
+    (logged,) = client.get_run(run.info.run_id).inputs.dataset_inputs
+    assert (logged.dataset.name, logged.dataset.digest) == ("questions", dvc_md5(tmp_path / "table"))
     stored = client.get_run(run.info.run_id).data
     assert stored.params == {"train.epochs": "3"}
     assert stored.tags["dvc.questions"] == dvc_md5(tmp_path / "table")

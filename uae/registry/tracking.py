@@ -14,6 +14,8 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a library must not 
 
 import mlflow
 from mlflow import MlflowClient
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.data.sources import LocalArtifactDatasetSource
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
@@ -46,7 +48,11 @@ def training_run(params: Mapping[str, Any], inputs: Mapping[str, Path]) -> Itera
     """An active MLflow run with the parameters, the inputs' DVC hashes and the git commit logged."""
     with mlflow.start_run(run_name="train", log_system_metrics=False) as run:
         mlflow.log_params(flatten(params))
-        mlflow.set_tags(code_version() | {f"dvc.{name}": dvc_md5(path) for name, path in inputs.items()})
+        hashes = {name: dvc_md5(path) for name, path in inputs.items()}
+        mlflow.set_tags(code_version() | {f"dvc.{name}": value for name, value in hashes.items()})
+        for name, path in inputs.items():
+            source = LocalArtifactDatasetSource(Path(path).resolve().as_uri())
+            mlflow.log_input(MetaDataset(source, name=name, digest=hashes[name]), context="training")
         yield run
 
 
