@@ -1,9 +1,10 @@
 """How hard the bundled corpus is for the untrained demo encoder, within documents. Prints one JSON line last.
 
-python benchmarks/sample.py
+python benchmarks/sample.py [KEY=VALUE ...]    for example ingest.passage_words=110
 """
 
 import json
+import sys
 import tempfile
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from uae.tables import PASSAGES, QUESTIONS, read_table
 
 
 def main() -> None:
-    settings = load_settings(Path("params.yaml"), ["ingest.path=data/sample", "ingest.format=folder"])
+    settings = load_settings(Path("params.yaml"), ["ingest.path=data/sample", "ingest.format=folder", *sys.argv[1:]])
     with tempfile.TemporaryDirectory() as scratch:
         workspace = Workspace(Path(scratch))
         STAGES["ingest"](settings, workspace)

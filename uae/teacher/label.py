@@ -42,7 +42,6 @@ def label(
     by_id = questions.set_index("question_id")
     teacher = fingerprint(teacher_path)
     store = LabelStore(store_path)
-    asked = 0
     with store.writing():
         done = _keys(store.read())
         work = [
@@ -52,15 +51,7 @@ def label(
             )
             for template in templates
         ]
-        total = sum(len(pairs) for _, pairs in work)
-        if total:
-            from uae.teacher.scoring import CausalTeacher, load_causal_lm
-
-            model, tokenizer = load_causal_lm(teacher_path, device, dtype)
-            with tqdm(total=total, desc="labelling", unit="pair") as bar:
-                for template, pairs in work:
-                    reader = CausalTeacher(model, tokenizer, template, batch_tokens)
-                    asked += _read_into(store, reader, pairs, pairs_per_part, bar)
+        asked = _ask(store, work, teacher_path, batch_tokens, pairs_per_part, device, dtype)
     labels = store.read()
     hashes = [template.hash for template in templates]
     derived = utilities(labels, candidates, questions, answers_per_question, teacher, hashes)
@@ -103,12 +94,28 @@ def wanted(
             yield Pair(key, question["text"], answer, passages[passage_id] if passage_id else None)
 
 
+def _ask(
+    store: LabelStore, work: list, teacher_path: Path, batch_tokens: int, pairs_per_part: int, device: str, dtype: str
+) -> int:
+    """Read every pair of ``work``, (template, pairs) each, into the store. The teacher is loaded only if there is any."""
+    total = sum(len(pairs) for _, pairs in work)
+    if not total:
+        return 0
+    from uae.teacher.scoring import CausalTeacher, load_causal_lm
+
+    model, tokenizer = load_causal_lm(teacher_path, device, dtype)
+    with tqdm(total=total, desc="labelling", unit="pair") as bar:
+        for template, pairs in work:
+            _read_into(store, CausalTeacher(model, tokenizer, template, batch_tokens), pairs, pairs_per_part, bar)
+    return total
+
+
 def _keys(labels: pd.DataFrame) -> set[tuple]:
     columns = ["question_id", "passage_id", "answer_id", "template", "teacher"]
     return set(labels[columns].itertuples(index=False, name=None))
 
 
-def _read_into(store: LabelStore, reader, pairs: list, pairs_per_part: int, bar: tqdm) -> int:
+def _read_into(store: LabelStore, reader, pairs: list, pairs_per_part: int, bar: tqdm) -> None:
     waiting: list[dict] = []
     for readings in reader.read(pairs):
         for key, nll_sum, n_tokens, truncated in readings:
@@ -122,7 +129,6 @@ def _read_into(store: LabelStore, reader, pairs: list, pairs_per_part: int, bar:
             waiting = []
     if waiting:
         store.append(waiting)
-    return len(pairs)
 
 
 def _versions() -> dict[str, str]:

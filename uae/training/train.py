@@ -1,6 +1,5 @@
 """The train stage: distil the teacher's utilities into the student by sentence-transformers' trainer."""
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from transformers import EarlyStoppingCallback, ProgressCallback, TrainerCallbac
 from uae.compute import pick_device, seed_everything
 from uae.encoding import encode, load_encoder
 from uae.errors import ArtefactError
-from uae.files import atomic_path, read_json, write_text
+from uae.files import atomic_path, read_json, scratch_folder, write_text
 from uae.sources import fingerprint
 from uae.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table
 from uae.teacher.store import LabelStore
@@ -72,29 +71,10 @@ def train(
             module.p = dropout
     evaluator = TeacherAgreement(parts["validation"], teacher_temperature)
     before = evaluator(encoder)["teacher_ndcg"]
-    with tempfile.TemporaryDirectory(dir=_parent(student_path), prefix=".checkpoints-") as checkpoints:
+    with scratch_folder(student_path, "checkpoints") as checkpoints:
         trainer = SentenceTransformerTrainer(
             model=encoder,
-            args=SentenceTransformerTrainingArguments(
-                output_dir=checkpoints,
-                num_train_epochs=epochs,
-                per_device_train_batch_size=batch_size,
-                learning_rate=learning_rate,
-                warmup_steps=warmup,
-                weight_decay=weight_decay,
-                seed=seed,
-                use_cpu=device == "cpu",
-                bf16=device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False),
-                batch_sampler=DocumentBatchSampler,
-                eval_strategy="epoch",
-                save_strategy="epoch",
-                save_total_limit=1,
-                load_best_model_at_end=True,
-                metric_for_best_model="teacher_ndcg",
-                logging_steps=1,
-                disable_tqdm=False,
-                report_to="none",
-            ),
+            args=_arguments(str(checkpoints), epochs, batch_size, learning_rate, warmup, weight_decay, device, seed),
             train_dataset=_dataset(parts["train"]),
             loss=UtilityInfoNCELoss(encoder, teacher_temperature, student_temperature, in_batch_negatives),
             evaluator=evaluator,
@@ -121,6 +101,38 @@ def train(
         "validation_teacher_ndcg": round(after, 4),
         "fingerprint": fingerprint(student_path),
     }
+
+
+def _arguments(
+    checkpoints: str,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    warmup: float,
+    weight_decay: float,
+    device: str,
+    seed: int,
+) -> SentenceTransformerTrainingArguments:
+    return SentenceTransformerTrainingArguments(
+        output_dir=checkpoints,
+        num_train_epochs=epochs,
+        per_device_train_batch_size=batch_size,
+        learning_rate=learning_rate,
+        warmup_steps=warmup,
+        weight_decay=weight_decay,
+        seed=seed,
+        use_cpu=device == "cpu",
+        bf16=device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False),
+        batch_sampler=DocumentBatchSampler,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="teacher_ndcg",
+        logging_steps=1,
+        disable_tqdm=False,
+        report_to="none",
+    )
 
 
 class UtilityInfoNCELoss(torch.nn.Module):
@@ -225,8 +237,3 @@ def _curve(history: pd.DataFrame, before: float) -> str:
             cells = [f"{value:.6f}" if pd.notna(value) else "" for value in (loss, score)]
             rows.append(",".join([str(int(record["step"])), *cells]))
     return "\n".join(["step,train_loss,validation_teacher_ndcg", *rows]) + "\n"
-
-
-def _parent(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.parent

@@ -1,0 +1,47 @@
+"""What the reader's worked examples are worth: token F1 on gold passages of the sample, with and without them.
+
+Prints one JSON line last.
+
+python benchmarks/reader_prompts.py
+"""
+
+import json
+import tempfile
+from pathlib import Path
+
+from uae.evaluation.answers import Reader
+from uae.evaluation.metrics import answer_metrics
+from uae.settings import load_settings
+from uae.stages import STAGES, Workspace
+from uae.tables import PASSAGES, QUESTIONS, read_table
+
+VARIANTS = {
+    "question alone": lambda question, passage: f"{passage}\n\nQuestion: {question}\nAnswer:",
+    "an instruction": lambda question, passage: (
+        f"{passage}\n\nAnswer the question with a short phrase from the text.\nQuestion: {question}\nAnswer:"
+    ),
+}
+
+
+def main(asked: int = 40) -> None:
+    settings = load_settings(Path("params.yaml"), ["ingest.path=data/sample", "ingest.format=folder"])
+    with tempfile.TemporaryDirectory() as scratch:
+        workspace = Workspace(Path(scratch))
+        STAGES["ingest"](settings, workspace)
+        texts = read_table(workspace.path("passages"), PASSAGES).set_index("passage_id")["text"]
+        questions = read_table(workspace.path("questions"), QUESTIONS)
+    questions = questions[questions["split"] == "test"][:asked]
+    reader = Reader(workspace.model(settings.models.reader), settings.compute.device, settings.compute.dtype, 20, 16)
+    requests = [(q.text, [texts[q.evidence[0]]]) for q in questions.itertuples()]
+    result = {"questions": len(questions), "token_f1": {}}
+    examples = reader.prompt
+    for name, prompt in {"two examples": None, **VARIANTS}.items():
+        reader.prompt = examples if prompt is None else lambda question, passages, p=prompt: p(question, passages[0])
+        replies = reader.answer(requests)
+        scores = [answer_metrics(reply, gold)["token_f1"] for reply, gold in zip(replies, questions["answers"], strict=True)]
+        result["token_f1"][name] = round(sum(scores) / len(scores), 4)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
