@@ -22,9 +22,9 @@ def test_a_shared_passage_is_one_column_and_a_candidate_of_both():
     assert batch["label"][1].tolist() == [[1, 1, 0], [0, 1, 1]]
 
 
-def sampler(size: int = 4) -> DocumentBatchSampler:
+def sampler(size: int = 4, seed: int = 3) -> DocumentBatchSampler:
     documents = ["a"] * 5 + ["b"] * 4 + ["c"] * 3
-    return DocumentBatchSampler(Dataset.from_dict({"document": documents}), batch_size=size, drop_last=False, seed=3)
+    return DocumentBatchSampler(Dataset.from_dict({"document": documents}), batch_size=size, drop_last=False, seed=seed)
 
 
 def test_every_question_once_an_epoch_and_documents_stay_together():
@@ -39,5 +39,6 @@ def test_every_question_once_an_epoch_and_documents_stay_together():
 def test_epochs_differ_and_seeds_repeat():
     first, second = sampler(), sampler()
     assert list(first) == list(second)
+    assert list(first) != list(sampler(seed=4))
     second.set_epoch(1)
     assert list(first) != list(second)

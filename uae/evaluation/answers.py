@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from uae.teacher.scoring import load_causal_lm
 
-# Two worked examples: on 40 gold passages of the sample they took SmolLM2-135M's token F1 from 0.16 (an instruction) to 0.32.
+# A small reader needs to see the form of an answer: what the examples are worth is measured by benchmarks/reader_prompts.py.
 _EXAMPLES = """Passage: Entry to the museum costs six crowns, or four after noon.
 Question: What does a ticket cost in the afternoon?
 Answer: four crowns

@@ -47,8 +47,7 @@ class DocumentBatchSampler(DefaultBatchSampler):
         self.documents: dict[str, list[int]] = {}
         for row, document in enumerate(dataset["document"]):
             self.documents.setdefault(document, []).append(row)
-        self.generator, self.seed, self.epoch = generator, seed, 0
-        super().__init__(range(len(dataset)), batch_size=batch_size, drop_last=drop_last)
+        super().__init__(range(len(dataset)), batch_size=batch_size, drop_last=drop_last, generator=generator, seed=seed)
 
     def __iter__(self) -> Iterator[list[int]]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
