@@ -183,9 +183,9 @@ def test_another_seed_gives_other_splits_but_the_same_ids(ten, run_ingest):
     assert first["split"].tolist() != second["split"].tolist()
 
 
-def test_too_few_documents_for_the_splits_are_refused(write_corpus, refuse):
-    path = write_corpus([document(key) for key in "abc"], [question("What?", key) for key in "ab"])
-    refuse(path, "jsonl", "only 2 documents have questions", "3 splits (train, validation, test)", "give more documents")
+def test_a_single_document_can_be_read_and_validation_is_left_to_stop_the_chain(write_corpus, run_ingest):
+    path = write_corpus([document(key) for key in "abc"], [question("What?", "a"), question("Why?", "a")])
+    assert run_ingest(path, split=SPLITS).questions["split"].tolist() == ["train", "train"]
 
 
 def test_max_documents_takes_documents_with_questions_first(write_corpus, run_ingest):

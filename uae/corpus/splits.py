@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-from uae.errors import InputError
 from uae.files import sha256_bytes
 
 SPLITS = ("train", "validation", "test")
@@ -11,18 +10,13 @@ SPLITS = ("train", "validation", "test")
 def assign(keys: Iterable[str], fractions: dict[str, float], seed: int) -> dict[str, str]:
     """Map each key to a split. The order is a hash, so the same key and seed land in the same place in the order.
 
-    Every split with a fraction above zero gets at least one key.
-
-    Raises:
-        InputError: fewer keys than splits.
+    Every split with a fraction above zero gets at least one key. Where there are fewer keys than splits, the larger
+    fractions are served: a sample of one paper can still be read, and validation says which split is empty.
     """
     order = sorted(set(keys), key=lambda key: sha256_bytes(str(seed), key))
     wanted = [split for split in SPLITS if fractions[split] > 0]
     if len(order) < len(wanted):
-        raise InputError(
-            f"only {len(order)} documents have questions, fewer than the {len(wanted)} splits ({', '.join(wanted)}); "
-            "give more documents, or a 'split' field with each question"
-        )
+        wanted = sorted(wanted, key=lambda split: -fractions[split])[: len(order)]
     counts = {split: max(1, round(fractions[split] * len(order))) for split in wanted}
     largest = max(wanted, key=lambda split: counts[split])
     counts[largest] += len(order) - sum(counts.values())
