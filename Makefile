@@ -37,7 +37,7 @@ mlflow: setup  ## the MLflow UI on port 5000
 
 serve: setup  ## serve the promoted Bento on port 3000: POST /search
 	@test -d models/bento/bento || { echo "There is no Bento yet: run make pipeline first (or see reports/promotion.json)"; exit 1; }
-	@bentoml serve models/bento/bento --port 3000
+	@bentoml serve $(CURDIR)/models/bento/bento --port 3000
 
 lint: setup  ## check style and layers
 	@ruff check . && ruff format --check .
