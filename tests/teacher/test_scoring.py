@@ -7,7 +7,8 @@ import torch
 
 from uae.errors import InputError, ModelError
 from uae.teacher.prompts import Template
-from uae.teacher.scoring import CausalTeacher, Pair, load_causal_lm
+from uae.teacher.protocol import Pair
+from uae.teacher.scoring import CausalTeacher, load_causal_lm
 
 TEMPLATE = Template("Passage: {passage}\n\n", "Question: {question}\nAnswer:", " {answer}")
 PASSAGES = [

@@ -13,6 +13,7 @@ from uae.files import write_json, write_text
 from uae.sources import fingerprint
 from uae.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table
 from uae.teacher.prompts import Template
+from uae.teacher.protocol import Pair
 from uae.teacher.store import LabelStore
 from uae.teacher.utility import answer_id, utilities
 
@@ -82,8 +83,6 @@ def wanted(
     candidates: pd.DataFrame, questions: pd.DataFrame, passages: pd.Series, template: Template, teacher: str, answers: int
 ):
     """Every pair to read under one template, those of a passage together; first the readings without any passage."""
-    from uae.teacher.scoring import Pair
-
     asked = candidates["question_id"].unique()
     rows = [("", question_id) for question_id in sorted(asked)]
     rows += sorted(zip(candidates["passage_id"], candidates["question_id"], strict=True))

@@ -7,7 +7,6 @@ so that the answers end in the same column and logits are computed for the answe
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -18,23 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from uae.compute import hide_loading_bars, pick_device, pick_dtype
 from uae.errors import InputError, ModelError
 from uae.teacher.prompts import Template
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One thing to read: an answer to a question, with a passage or (None) without."""
-
-    key: tuple
-    question: str
-    answer: str
-    passage: str | None
-
-
-class Reading(NamedTuple):
-    key: tuple
-    nll_sum: float  # nats, over the answer's tokens
-    n_tokens: int
-    truncated: bool
+from uae.teacher.protocol import Pair, Reading
 
 
 class _Tokens(NamedTuple):

@@ -1,0 +1,58 @@
+"""What a teacher is: something that reads an answer's negative log-likelihood after a prompt. One room, several engines."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from uae.teacher.prompts import Template
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One thing to read: the text scored (``answer``) after a question, with a passage or (None) without."""
+
+    key: tuple[str, str, str, str, str]  # question_id, passage_id, answer_id, template, teacher, as in tables.LABELS
+    question: str
+    answer: str
+    passage: str | None
+
+
+class Reading(NamedTuple):
+    key: tuple[str, str, str, str, str]
+    nll_sum: float  # nats, over the answer's tokens
+    n_tokens: int
+    truncated: bool  # the passage was cut to fit the context
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What an engine reads at once and the label store keeps at once: a kill loses one batch at most."""
+
+    pairs: tuple[Pair, ...]
+    tokens: int  # that go through the model
+    full_tokens: int  # that would, were every pair's whole prompt read by itself
+    work: Any = None  # the engine's own form of the pairs
+
+
+class Teacher(Protocol):
+    """An engine with one model. ``plan`` is deterministic: the same pairs give the same batches, whatever was read before."""
+
+    fingerprint: str  # of the model, 64 hex digits: readings of different models never mix
+
+    def provenance(self) -> dict[str, str | int | float | bool | None]:
+        """Backend, dtype, versions and batch policy, kept with every part of the label store."""
+
+    def plan(self, template: Template, pairs: Sequence[Pair]) -> list[Batch]:
+        """Divide pairs into batches. Pairs of one passage stand together in ``pairs``.
+
+        Raises:
+            InputError: an answer has no tokens, or question and answer alone do not fit the context.
+            ModelError: the tokenizer merges prompt and answer, so that the answer's tokens would depend on the prompt.
+        """
+
+    def read(self, batch: Batch) -> list[Reading]:
+        """The readings of a batch, in any order.
+
+        Raises:
+            ModelError: the model gives NaN or infinite values, cannot be reached, or one pair alone exceeds the memory.
+        """
