@@ -6,7 +6,7 @@ from pathlib import Path
 import dagster as dg
 
 import uae
-from dagster_project.checks import check_results, check_specs
+from dagster_project.checks import check_results, check_specs, quality_result
 from dagster_project.metadata import describe
 from dagster_project.resources import DvcResource, MlflowResource, ModelsResource, ProjectResource
 from uae.errors import UaeError, ValidationFailed
@@ -85,10 +85,13 @@ def _materialise(
         metadata = describe(stage, result, workspace) | used | {"dvc md5": dg.MetadataValue.json(hashes)}
     if "run_id" in result:
         metadata["mlflow run"] = dg.MetadataValue.url(mlflow.run_url(settings, project.root, result["run_id"]))
+    checks = check_results(stage.name, result.get("validation", result))
+    if "quality" in result:
+        checks.append(quality_result(result["quality"], workspace.path("label_page").absolute()))
     return [
         dg.MaterializeResult(
             metadata=metadata,
-            check_results=check_results(stage.name, result.get("validation", result)),
+            check_results=checks,
             data_version=dg.DataVersion(sha256_bytes(*hashes.values())[:12]),
         )
     ]

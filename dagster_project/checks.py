@@ -1,5 +1,6 @@
-"""Great Expectations suites as asset checks: one a suite, blocking, with the failing rows in its metadata."""
+"""Asset checks: one for each Great Expectations suite, blocking, with the failing rows; and one that judges the labels."""
 
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -7,8 +8,14 @@ import dagster as dg
 SUITES = {"validate": ("documents", "passages", "questions"), "label": ("labels",)}  # stage -> the suites that it runs
 
 
+QUALITY = "label_quality"  # the label stage's other check: it warns, for whether to train all the same is a person's decision
+
+
 def check_specs(stage: str) -> list[dg.AssetCheckSpec]:
-    return [
+    quality = dg.AssetCheckSpec(
+        QUALITY, asset=stage, description="The labels are worth training on (uae/teacher/quality_verdict.py)."
+    )
+    return ([quality] if stage == "label" else []) + [
         dg.AssetCheckSpec(
             suite,
             asset=stage,
@@ -24,6 +31,22 @@ def check_results(stage: str, report: dict[str, Any]) -> list[dg.AssetCheckResul
     if stage not in SUITES:
         return []
     return [_result(suite) for suite in report["suites"]]
+
+
+def quality_result(report: dict[str, Any], page: Path) -> dg.AssetCheckResult:
+    """The label-quality report's verdict, its warnings and the figures behind it."""
+    figures: dict[str, Any] = {}
+    if ranking := report["ranking"]:
+        for metric, sides in ranking["metrics"].items():
+            figures |= {f"{metric} of utility": sides["utility"]["mean"], f"{metric} of base": sides["base"]["mean"]}
+    warnings = "\n".join(f"- {warning['text']}" for warning in report["warnings"]) or "none"
+    return dg.AssetCheckResult(
+        check_name=QUALITY,
+        passed=report["verdict"] == "worth it",
+        severity=dg.AssetCheckSeverity.WARN,
+        description=report["summary"],
+        metadata=figures | {"warnings": dg.MetadataValue.md(warnings), "page": dg.MetadataValue.path(page)},
+    )
 
 
 def _result(suite: dict[str, Any]) -> dg.AssetCheckResult:

@@ -11,7 +11,7 @@ import dagster as dg
 from pydantic import Field
 
 from uae.settings import Settings, load_settings
-from uae.stages import Stage, Workspace
+from uae.stages import Stage, Workspace, model_references
 
 T = TypeVar("T")
 
@@ -111,7 +111,7 @@ class MlflowResource(dg.ConfigurableResource):
 
 
 class ModelsResource(dg.ConfigurableResource):
-    """The student, teacher and reader that params.yaml refers to, kept in one folder."""
+    """The models that params.yaml refers to, kept in one folder."""
 
     folder: str = Field(default="models", description="Where fetched models are kept, from the project's folder.")
 
@@ -119,6 +119,9 @@ class ModelsResource(dg.ConfigurableResource):
         """Fetch the models that a stage declares. Returns role -> reference and local folder, for people."""
         from uae.sources import resolve
 
-        references = settings.models.model_dump()
-        roles = [key.removeprefix("models.") for key in stage.params if key.startswith("models.")]
-        return {role: f"{references[role]} in {resolve(references[role], Path(self.folder))}" for role in roles}
+        declared = {key.removeprefix("models.") for key in stage.params}
+        return {
+            role: f"{reference} in {resolve(reference, Path(self.folder))}"
+            for role, reference in model_references(settings).items()
+            if role in declared or (role.startswith("teacher ") and "teachers" in declared)
+        }

@@ -71,7 +71,7 @@ def tiny_encoder(tmp_path_factory, tokenizer) -> Path:
 def small_chain(tiny_lm, tiny_encoder) -> list[str]:
     """``--set`` overrides that run the chain on a few sample documents with the tiny models, in seconds."""
     return [
-        f"models.student=path:{tiny_encoder}", f"models.teacher=path:{tiny_lm}", f"models.reader=path:{tiny_lm}",
+        f"models.student=path:{tiny_encoder}", f"teachers.main.model=path:{tiny_lm}", f"models.reader=path:{tiny_lm}",
         f"ingest.path={SAMPLE}", "ingest.max_documents=12", "train.epochs=1", "evaluate.resamples=100", "compute.device=cpu",
         "evaluate.reader_questions=8", "evaluate.reader_new_tokens=4", "promote.min_gain=-1", "promote.max_loss=1",
     ]  # fmt: skip

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from uae.errors import UaeError
-from uae.settings import load_settings
-from uae.stages import CHAIN, STAGES, Workspace
+from uae.settings import load_settings, select
+from uae.stages import CHAIN, STAGES, Workspace, model_references
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 errors = Console(stderr=True)
@@ -45,8 +45,35 @@ def _stage_command(name: str):
     return command
 
 
+def _label(
+    params: Params = Path("params.yaml"),
+    overrides: Overrides = (),
+    plan: Annotated[bool, typer.Option("--plan", help="Say what it would cost, and ask nothing.")] = False,
+    report: Annotated[bool, typer.Option("--report", help="Judge the labels that are there, and ask nothing.")] = False,
+    calibration: Annotated[float, typer.Option(help="Seconds that --plan reads to learn the teacher's speed.")] = 10.0,
+) -> None:
+    """Ask the teacher for each answer's NLL with and without each candidate; store the raw readings; judge them."""
+    from uae.report import print_labels, print_plan, print_stage
+    from uae.stages import plan_labels, report_labels
+
+    settings, workspace = load_settings(params, overrides), Workspace(Path("."))
+    stage = STAGES["label"]
+    if plan and report:
+        raise typer.BadParameter("--plan and --report answer different questions: ask one at a time")
+    if plan:
+        print_plan(plan_labels(select(settings, stage.params), workspace, calibration))
+        return
+    if report:
+        result = report_labels(select(settings, stage.params), workspace)
+    else:
+        counts = stage(settings, workspace)
+        print_stage("label", counts)
+        result = counts["quality"]
+    print_labels(result, workspace.path("label_page"))
+
+
 for _stage in CHAIN:
-    app.command(_stage.name)(_stage_command(_stage.name))
+    app.command(_stage.name)(_label if _stage.name == "label" else _stage_command(_stage.name))
 
 
 @app.command()
@@ -97,7 +124,7 @@ def lineage(
 def models(params: Params = Path("params.yaml"), overrides: Overrides = ()) -> None:
     """Fetch the models that the parameters name into models/, and print where they are."""
     settings = load_settings(params, overrides)
-    for role, reference in settings.models.model_dump().items():
+    for role, reference in model_references(settings).items():
         print(f"{role}: {Workspace(Path('.')).model(reference)}")
 
 

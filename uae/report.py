@@ -1,6 +1,9 @@
 """What the command line prints at the end of a stage and of the chain."""
 
 import json
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
 
 from rich import box
 from rich.console import Console
@@ -60,6 +63,36 @@ def print_summary(workspace: Workspace) -> None:
         console.print(f"  bentoml serve {(workspace.path('bento') / 'bento').resolve()}", soft_wrap=True)
     else:
         console.print(f"  no Bento: {package['reason']}", soft_wrap=True)
+
+
+def print_plan(costs: Sequence[dict]) -> None:
+    """What labelling would cost, a block a teacher."""
+    console = Console(highlight=False)
+    for cost in costs:
+        console.print(f"teacher {cost['teacher']}", style="bold")
+        lines = {"readings to ask": f"{cost['readings']:,}", "stored already": f"{cost['stored']:,}"}
+        if cost["readings"]:
+            about = "" if cost["exact"] else "about "
+            saved = f"{cost['full_tokens'] / cost['tokens']:.1f} times as many without shared prefixes"
+            place = cost.get("device", "the server")
+            lines |= {
+                "tokens": f"{about}{cost['tokens']:,} ({saved})",
+                "speed": f"{cost['tokens_per_s']:,} tokens/s, measured for {cost['calibrated_on_s']} s on {place}",
+                "time": f"about {timedelta(seconds=round(cost['seconds']))} (h:mm:ss)",
+                "memory": f"about {cost['memory_mb']:,} MB" if cost["memory_mb"] is not None else "the server's",
+            }
+        for name, value in lines.items():
+            console.print(f"  {name:<16} {value}", markup=False, soft_wrap=True)
+
+
+def print_labels(report: dict, page: Path) -> None:
+    """The label-quality report in plain words."""
+    console = Console(highlight=False)
+    console.print(f"Are these labels worth training on? {report['verdict'].capitalize()}.", style="bold")
+    console.print(report["summary"], markup=False, soft_wrap=True)
+    for warning in report["warnings"]:
+        console.print(f"  - {warning['text']}", markup=False, soft_wrap=True)
+    console.print(f"The whole report: {page}", markup=False, soft_wrap=True)
 
 
 def print_lineage(parts: dict[str, dict[str, str]]) -> None:

@@ -17,6 +17,7 @@ from uae.errors import ConfigError
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
 class _Section(BaseModel):
@@ -30,7 +31,6 @@ class ComputeSettings(_Section):
 
 class ModelSettings(_Section):
     student: str
-    teacher: str
     reader: str
 
 
@@ -78,17 +78,58 @@ class TemplateSettings(_Section):
 
     @model_validator(mode="after")
     def _placeholders(self):
-        for field in ("passage", "question", "answer"):
+        for field in ("passage", "answer"):  # of the question's, the method decides
             if getattr(self, field).count("{" + field + "}") != 1:
                 raise ValueError(f"{field}: must contain {{{field}}} exactly once")
         return self
 
 
-class LabelSettings(_Section):
+class ServerSettings(_Section):
+    url: Annotated[str, Field(pattern=r"^https?://")]
+    concurrency: Count
+    timeout_s: Positive
+    batch_pairs: Count
+
+
+class TeacherSettings(_Section):
+    model: str
+    server: ServerSettings | None
+    method: Literal["answer_likelihood", "query_likelihood", "judgement"]
+    grades: Annotated[tuple[str, ...], Field(min_length=2)] | None
+    weight: Positive
     templates: Annotated[tuple[TemplateSettings, ...], Field(min_length=1)]
+    check_templates: tuple[TemplateSettings, ...]
+
+    @model_validator(mode="after")
+    def _fits_its_method(self):
+        if (self.method == "judgement") != (self.grades is not None):
+            raise ValueError("grades: a judgement needs them, worst first ([' No', ' Yes']); the other methods take null")
+        if self.grades is not None and len(set(self.grades)) < len(self.grades):
+            raise ValueError("grades: each must stand once")
+        for template in (*self.templates, *self.check_templates):
+            asked = "{question}" in template.question
+            if asked == (self.method == "query_likelihood"):
+                raise ValueError(
+                    "templates: question must contain {question} exactly once, but not where method is query_likelihood: "
+                    "there the question is what is scored, in place of {answer}"
+                )
+        return self
+
+
+class LabelSettings(_Section):
     answers_per_question: Count
-    batch_tokens: Annotated[int, Field(ge=64)]
-    pairs_per_part: Count
+    check_questions: Annotated[int, Field(ge=0)]
+    batch_tokens: Annotated[int, Field(ge=64)] | None
+    memory_mb: Annotated[int, Field(ge=64)] | None
+    compile: bool
+    readings_per_part: Count
+
+
+class UtilitySettings(_Section):
+    answers: Literal["mean", "best"]
+    templates: Literal["mean", "median"]
+    teachers: Literal["none", "zscore", "minmax"]
+    temperature: Positive
 
 
 class TrainSettings(_Section):
@@ -97,7 +138,6 @@ class TrainSettings(_Section):
     learning_rate: Positive
     warmup: Fraction
     weight_decay: Annotated[float, Field(ge=0)]
-    teacher_temperature: Positive
     student_temperature: Positive
     in_batch_negatives: bool
     dropout: Annotated[float, Field(ge=0, lt=1)]
@@ -141,10 +181,12 @@ class Settings(_Section):
     scope: Literal["document", "corpus"]
     compute: ComputeSettings
     models: ModelSettings
+    teachers: Annotated[dict[Name, TeacherSettings], Field(min_length=1)]
     ingest: IngestSettings
     validate_: Annotated[ValidateSettings, Field(alias="validate")]
     candidates: CandidateSettings
     label: LabelSettings
+    utility: UtilitySettings
     train: TrainSettings
     index: IndexSettings
     evaluate: EvaluateSettings

@@ -3,6 +3,7 @@
 A stage function gets only the parameters that its stage declares (``settings.select``) and finds its files by artefact name.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ ARTEFACTS = {
     "label_manifest": "data/labels.json",
     "label_validation": "reports/label_validation.json",
     "utility_histogram": "reports/utility_histogram.csv",
+    "label_quality": "reports/labels.json",
+    "label_page": "reports/labels.html",
     "student": "models/student",
     "training_curve": "reports/training.csv",
     "release": "models/release",
@@ -115,25 +118,88 @@ def _candidates(p, w: Workspace) -> dict:
 
 def _label(p, w: Workspace) -> dict:
     from uae.teacher.label import label
-    from uae.teacher.prompts import Template
     from uae.validation.validate import validate_labels
 
     summary = label(
-        candidates_path=w.path("candidates"),
-        passages_path=w.path("passages"),
-        questions_path=w.path("questions"),
-        store_path=w.path("labels"),
+        **_label_tables(w),
         manifest_path=w.path("label_manifest"),
-        histogram_path=w.path("utility_histogram"),
-        teacher_path=w.model(p.models.teacher),
-        templates=[Template(**template.model_dump()) for template in p.label.templates],
-        answers_per_question=p.label.answers_per_question,
-        batch_tokens=p.label.batch_tokens,
-        pairs_per_part=p.label.pairs_per_part,
-        device=p.compute.device,
-        dtype=p.compute.dtype,
+        teachers=_teachers(p, w),
+        **_label_amounts(p),
+        readings_per_part=p.label.readings_per_part,
     )
-    return summary | {"validation": validate_labels(w.path("labels"), w.path("label_validation"))}
+    validation = validate_labels(w.path("labels"), w.path("label_validation"))
+    report = report_labels(p, w)
+    judged = {name: report[name] for name in ("verdict", "summary", "warnings")}
+    return summary | judged | {"validation": validation, "quality": report}
+
+
+def report_labels(p, w: Workspace) -> dict:
+    """The label-quality report, from what is stored."""
+    from uae.teacher.report import report_labels
+
+    return report_labels(
+        **_label_tables(w),
+        manifest_path=w.path("label_manifest"),
+        report_path=w.path("label_quality"),
+        page_path=w.path("label_page"),
+        histogram_path=w.path("utility_histogram"),
+        **p.utility.model_dump(),
+    )
+
+
+def plan_labels(p, w: Workspace, calibration_s: float) -> list[dict]:
+    """What the label stage would cost."""
+    from uae.teacher.plan import plan
+
+    return plan(**_label_tables(w), teachers=_teachers(p, w), **_label_amounts(p), calibration_s=calibration_s)
+
+
+def _label_tables(w: Workspace) -> dict[str, Path]:
+    tables = {f"{name}_path": w.path(name) for name in ("candidates", "passages", "questions")}
+    return tables | {"store_path": w.path("labels")}
+
+
+def _label_amounts(p) -> dict[str, int]:
+    return {name: getattr(p.label, name) for name in ("answers_per_question", "check_questions")}
+
+
+def _teachers(p, w: Workspace) -> list:
+    from uae.teacher.asking import Asked
+    from uae.teacher.prompts import Template
+
+    teachers = []
+    for name, teacher in p.teachers.items():
+        fingerprint, open_teacher = _engine(p, w, teacher)
+        teachers.append(
+            Asked(
+                name=name,
+                fingerprint=fingerprint,
+                method=teacher.method,
+                grades=teacher.grades or (),
+                weight=teacher.weight,
+                templates=tuple(Template(**template.model_dump()) for template in teacher.templates),
+                check_templates=tuple(Template(**template.model_dump()) for template in teacher.check_templates),
+                open=open_teacher,
+            )
+        )
+    return teachers
+
+
+def _engine(p, w: Workspace, teacher) -> tuple[str, Callable]:
+    """The fingerprint of a teacher's model, and what opens it."""
+    if teacher.server is not None:
+        from uae.teacher.served import ServedTeacher
+
+        key = os.environ.get("UAE_TEACHER_API_KEY")  # a secret has no place in params.yaml
+        server = ServedTeacher(**teacher.server.model_dump(), model=teacher.model, api_key=key)
+        return server.fingerprint, lambda: server
+    from uae.sources import fingerprint
+    from uae.teacher.scoring import load_teacher
+
+    folder = w.model(teacher.model)
+    found = fingerprint(folder)
+    sizes = {name: getattr(p.label, name) for name in ("batch_tokens", "memory_mb", "compile")}
+    return found, lambda: load_teacher(folder, found, p.compute.device, p.compute.dtype, **sizes)
 
 
 def _train(p, w: Workspace) -> dict:
@@ -144,7 +210,7 @@ def _train(p, w: Workspace) -> dict:
 
     base = w.model(p.models.student)
     connect(p.tracking.uri, p.tracking.experiment, w.root)
-    params = {"train": p.train.model_dump(), "student": p.models.student, "seed": p.seed}
+    params = {"train": p.train.model_dump(), "utility": p.utility.model_dump(), "student": p.models.student, "seed": p.seed}
     with training_run(params, {name: w.path(name) for name in ("candidates", "passages", "questions", "labels")}) as run:
         summary = train(
             candidates_path=w.path("candidates"),
@@ -158,6 +224,8 @@ def _train(p, w: Workspace) -> dict:
             device=p.compute.device,
             seed=p.seed,
             log_metrics=lambda metrics, step: mlflow.log_metrics(metrics, step=step),
+            teacher_temperature=p.utility.temperature,
+            aggregation=p.utility.model_dump(exclude={"temperature"}),
             **p.train.model_dump(),
         )
         mlflow.set_tag(ENCODER_TAG, summary["fingerprint"])
@@ -256,17 +324,22 @@ CHAIN = (
     Stage(
         "label", "Ask the teacher for each answer's NLL with and without each candidate; store the raw readings.", _label,
         needs=("candidates", "passages", "questions"),
-        makes=("labels", "label_manifest", "label_validation", "utility_histogram"), keeps=("labels",),
-        params=("compute", "models.teacher", "label"),
-        code=("uae/teacher", "uae/validation", "uae/sources.py", "uae/compute.py", *_GROUND),
+        makes=("labels", "label_manifest", "label_validation", "utility_histogram", "label_quality", "label_page"),
+        keeps=("labels",),
+        params=("compute", "teachers", "label", "utility"),
+        code=(
+            "uae/teacher", "uae/validation", "uae/evaluation/metrics.py", "uae/evaluation/statistics.py", "uae/sources.py",
+            "uae/compute.py", *_GROUND,
+        ),
     ),
     Stage(
         "train", "Distil the utilities into the student by Utility-Modulated InfoNCE.", _train,
         needs=("candidates", "passages", "questions", "labels", "label_manifest", "label_validation"),
         makes=("student", "training_curve"),
-        params=("seed", "compute.device", "models.student", "train", "tracking"),
+        params=("seed", "compute.device", "models.student", "utility", "train", "tracking"),
         code=(
-            "uae/training", "uae/teacher/store.py", "uae/teacher/utility.py", "uae/registry/tracking.py",
+            "uae/training", "uae/teacher/store.py", "uae/teacher/utility.py", "uae/teacher/asking.py", "uae/teacher/prompts.py",
+            "uae/teacher/protocol.py", "uae/registry/tracking.py",
             "uae/sources.py", *_ENCODER, *_GROUND,
         ),
     ),
@@ -307,6 +380,12 @@ CHAIN = (
 )  # fmt: skip
 
 STAGES = {stage.name: stage for stage in CHAIN}
+
+
+def model_references(settings: Settings) -> dict[str, str]:
+    """role -> the reference of every model that the chain loads; what a server holds is not among them."""
+    teachers = {f"teacher {name}": t.model for name, t in settings.teachers.items() if t.server is None}
+    return settings.models.model_dump() | teachers
 
 
 def makers() -> dict[str, str]:

@@ -78,6 +78,17 @@ def write_table(path: Path, schema: pa.Schema, rows: pd.DataFrame | Iterable[Map
     Raises:
         ArtefactError: a row does not fit the schema, or the disk cannot take it.
     """
+    table = as_arrow(path, schema, rows)
+    with atomic_path(path) as partial:
+        pq.write_table(table, partial)
+
+
+def as_arrow(path: Path, schema: pa.Schema, rows: pd.DataFrame | Iterable[Mapping]) -> pa.Table:
+    """Rows for ``path``, checked.
+
+    Raises:
+        ArtefactError: a row does not fit the schema.
+    """
     rows = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else list(rows)
     for number, row in enumerate(rows):
         if set(row) != set(schema.names):
@@ -85,11 +96,9 @@ def write_table(path: Path, schema: pa.Schema, rows: pd.DataFrame | Iterable[Map
         if empty := [name for name, value in row.items() if value is None]:
             raise ArtefactError(f"{path}, row {number}: {', '.join(empty)} must not be empty")
     try:
-        table = pa.Table.from_pylist(rows, schema=schema)
+        return pa.Table.from_pylist(rows, schema=schema)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise ArtefactError(f"{path}: a row does not fit the declared schema: {error}") from error
-    with atomic_path(path) as partial:
-        pq.write_table(table, partial)
 
 
 def read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:

@@ -1,21 +1,22 @@
-"""The label stage: ask the teacher about every candidate pair that the store does not hold yet."""
+"""The label stage: ask the teachers about every candidate pair that the store does not hold yet."""
 
-import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from uae.compute import pick_device
-from uae.files import write_json, write_text
-from uae.sources import fingerprint
+from uae.files import write_json
 from uae.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table
+from uae.teacher.asking import Asked, sample, wanted
 from uae.teacher.prompts import Template
-from uae.teacher.protocol import Pair
-from uae.teacher.store import LabelStore
-from uae.teacher.utility import answer_id, utilities
+from uae.teacher.protocol import Batch, Pair, Teacher
+from uae.teacher.store import KEY, LabelStore
+
+# Planned at once: enough to fill batches well, few enough that a corpus of any size fits the memory and that a window which is
+# finished is passed over without tokenising it.
+WINDOW_PAIRS = 4096
 
 
 def label(
@@ -24,117 +25,117 @@ def label(
     questions_path: Path,
     store_path: Path,
     manifest_path: Path,
-    histogram_path: Path,
-    teacher_path: Path,
-    templates: Sequence[Template],
+    teachers: Sequence[Asked],
     answers_per_question: int,
-    batch_tokens: int,
-    pairs_per_part: int,
-    device: str,
-    dtype: str,
+    check_questions: int,
+    readings_per_part: int,
 ) -> dict:
-    """Append readings of all pairs never labelled with this teacher and these templates. Returns counts and a summary.
+    """Append readings of all pairs never labelled with these teachers and templates. Returns counts.
 
-    A killed run loses the readings since the last part; the next one goes on from there.
+    A killed run loses the batch in flight. The next one reads what is missing in the same batches as it would have been read in,
+    so that the store ends up the same as an uninterrupted run's.
     """
     candidates = read_table(candidates_path, CANDIDATES)
     passages = read_table(passages_path, PASSAGES).set_index("passage_id")["text"]
-    questions = read_table(questions_path, QUESTIONS)
-    by_id = questions.set_index("question_id")
-    teacher = fingerprint(teacher_path)
-    store = LabelStore(store_path)
+    questions = read_table(questions_path, QUESTIONS).set_index("question_id")
+    work = [
+        (asked, template, list(wanted(asked, template, table, questions, passages, answers_per_question)))
+        for asked, template, table in passes(teachers, candidates, check_questions)
+    ]
+    store = LabelStore(store_path, readings_per_part)
     with store.writing():
-        done = _keys(store.read())
-        work = [
-            (
-                template,
-                [p for p in wanted(candidates, by_id, passages, template, teacher, answers_per_question) if p.key not in done],
-            )
-            for template in templates
-        ]
-        asked = _ask(store, work, teacher_path, batch_tokens, pairs_per_part, device, dtype)
-    labels = store.read()
-    hashes = [template.hash for template in templates]
-    derived = utilities(labels, candidates, questions, answers_per_question, teacher, hashes)
-    write_text(histogram_path, _histogram(derived["utility"]))
+        done = store.keys()
+        missing = sum(pair.key not in done for _, _, pairs in work for pair in pairs)
+        with tqdm(total=missing, desc="labelling", unit="pair", smoothing=0.1) as bar:
+            for _, of_teacher in groupby(work, key=lambda item: item[0].name):
+                _label(store, list(of_teacher), done, bar)
+        store.seal()
+        truncated = int(store.read()["truncated"].sum())
+        damaged, held, provenances = store.damaged, len(done), store.provenances()
     write_json(
         manifest_path,
         {
-            "teacher": teacher,
-            "templates": {template.hash: vars(template) for template in templates},
+            "teachers": [_entry(asked) for asked in teachers],
             "answers_per_question": answers_per_question,
-            "backend": {"device": pick_device(device), "dtype": dtype, "batch_tokens": batch_tokens, **_versions()},
+            "check_questions": check_questions,
+            "provenances": provenances,
         },
     )
-    by_question = derived.groupby("question_id")["utility"]
     return {
         "pairs": len(candidates),
-        "readings_asked_now": asked,
-        "readings_in_store": len(labels),
-        "truncated": int(labels["truncated"].sum()),
-        "mean_utility": round(float(derived["utility"].mean()), 4),
-        "mean_best_utility": round(float(by_question.max().mean()), 4),
-        "questions_no_passage_helps": int((by_question.max() <= 0).sum()),
-        "questions": int(by_question.ngroups),
+        "readings_asked_now": missing,
+        "readings_in_store": held + missing,
+        "truncated": truncated,
+        "damaged_parts": len(damaged),
     }
 
 
-def wanted(
-    candidates: pd.DataFrame, questions: pd.DataFrame, passages: pd.Series, template: Template, teacher: str, answers: int
-):
-    """Every pair to read under one template, those of a passage together; first the readings without any passage."""
-    asked = candidates["question_id"].unique()
-    rows = [("", question_id) for question_id in sorted(asked)]
-    rows += sorted(zip(candidates["passage_id"], candidates["question_id"], strict=True))
-    for passage_id, question_id in rows:
-        question = questions.loc[question_id]
-        for answer in question["answers"][:answers]:
-            key = (question_id, passage_id, answer_id(answer), template.hash, teacher)
-            yield Pair(key, question["text"], answer, passages[passage_id] if passage_id else None)
+def passes(
+    teachers: Sequence[Asked], candidates: pd.DataFrame, check_questions: int
+) -> Iterator[tuple[Asked, Template, pd.DataFrame]]:
+    """What is to be asked: a teacher, a template, and the candidates that it is asked about."""
+    checked = sample(candidates, check_questions)
+    for asked in teachers:
+        yield from ((asked, template, candidates) for template in asked.templates)
+        if len(checked):
+            yield from ((asked, template, checked) for template in asked.check_templates)
 
 
-def _ask(
-    store: LabelStore, work: list, teacher_path: Path, batch_tokens: int, pairs_per_part: int, device: str, dtype: str
-) -> int:
-    """Read every pair of ``work``, (template, pairs) each, into the store. The teacher is loaded only if there is any."""
-    total = sum(len(pairs) for _, pairs in work)
-    if not total:
-        return 0
-    from uae.teacher.scoring import CausalTeacher, load_causal_lm
-
-    model, tokenizer = load_causal_lm(teacher_path, device, dtype)
-    with tqdm(total=total, desc="labelling", unit="pair") as bar:
-        for template, pairs in work:
-            _read_into(store, CausalTeacher(model, tokenizer, template, batch_tokens), pairs, pairs_per_part, bar)
-    return total
-
-
-def _keys(labels: pd.DataFrame) -> set[tuple]:
-    columns = ["question_id", "passage_id", "answer_id", "template", "teacher"]
-    return set(labels[columns].itertuples(index=False, name=None))
+def windows(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
+    """Neighbouring pairs, some thousands; those of a passage stay together unless they are more than that."""
+    window: list[Pair] = []
+    for _, group in groupby(pairs, key=lambda pair: pair.passage):
+        group = list(group)
+        if window and len(window) + len(group) > WINDOW_PAIRS:
+            yield window
+            window = []
+        window += group
+        while len(window) > WINDOW_PAIRS:
+            yield window[:WINDOW_PAIRS]
+            window = window[WINDOW_PAIRS:]
+    if window:
+        yield window
 
 
-def _read_into(store: LabelStore, reader, pairs: list, pairs_per_part: int, bar: tqdm) -> None:
-    waiting: list[dict] = []
-    for readings in reader.read(pairs):
-        for key, nll_sum, n_tokens, truncated in readings:
-            names = ("question_id", "passage_id", "answer_id", "template", "teacher")
-            waiting.append(
-                dict(zip(names, key, strict=True)) | {"nll_sum": nll_sum, "n_tokens": n_tokens, "truncated": truncated}
-            )
-        bar.update(len(readings))
-        if len(waiting) >= pairs_per_part:
-            store.append(waiting)
-            waiting = []
-    if waiting:
-        store.append(waiting)
+def _label(store: LabelStore, work: list[tuple[Asked, Template, list[Pair]]], done: set[tuple], bar: tqdm) -> None:
+    """One teacher's work. It is loaded only if there is any, and given up at the end: the next one needs the memory."""
+    teacher: Teacher | None = None
+    for asked, template, pairs in work:
+        for window in windows(pairs):
+            if all(pair.key in done for pair in window):
+                continue
+            teacher = teacher or asked.open()
+            for batch in unread(teacher, template, window, done):
+                readings = teacher.read(batch)
+                store.append([_row(*reading) for reading in readings], teacher.provenance())
+                bar.update(len(readings))
 
 
-def _versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
+def unread(teacher: Teacher, template: Template, window: list[Pair], done: set[tuple]) -> Iterator[Batch]:
+    """The batches of a window that are not read yet. What is missing of a batch read in part is batched anew, last."""
+    rest: list[Pair] = []
+    for batch in teacher.plan(template, window):
+        missing = [pair for pair in batch.pairs if pair.key not in done]
+        if len(missing) == len(batch.pairs):
+            yield batch
+        else:
+            rest += missing
+    if rest:
+        yield from teacher.plan(template, rest)
 
 
-def _histogram(values: pd.Series) -> str:
-    counts, edges = np.histogram(values, bins=30)
-    rows = [f"{(low + high) / 2:.4f},{count}" for low, high, count in zip(edges, edges[1:], counts, strict=False)]
-    return "\n".join(["utility,pairs", *rows]) + "\n"
+def _row(key: tuple, nll_sum: float, n_tokens: int, truncated: bool) -> dict:
+    return dict(zip(KEY, key, strict=True)) | {"nll_sum": nll_sum, "n_tokens": n_tokens, "truncated": truncated}
+
+
+def _entry(asked: Asked) -> dict:
+    """A teacher as ``utility.Source.from_manifest`` reads it, with the templates' texts for whoever opens the file."""
+    return {
+        "name": asked.name,
+        "fingerprint": asked.fingerprint,
+        "method": asked.method,
+        "grades": list(asked.grades),
+        "weight": asked.weight,
+        "templates": {template.hash: vars(template) for template in asked.templates},
+        "check_templates": {template.hash: vars(template) for template in asked.check_templates},
+    }

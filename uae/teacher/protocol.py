@@ -56,3 +56,6 @@ class Teacher(Protocol):
         Raises:
             ModelError: the model gives NaN or infinite values, cannot be reached, or one pair alone exceeds the memory.
         """
+
+    def memory_mb(self, batch: Batch) -> int | None:
+        """About what this machine needs to read the batch, the model's weights included; None where a server does it."""

@@ -1,30 +1,45 @@
-"""Answer NLLs under a causal LM, with the tokens that prompts share computed once.
+"""Answer NLLs under a decoder-only LM of transformers, each shared token computed once.
 
-Pairs are grouped by passage. The longest common token prefix of a group's prompts (the passage and the template around it) goes
-through the model once; its key-value cache is repeated over the group's questions, which run as batches padded on the left,
-so that the answers end in the same column and logits are computed for the answer positions only.
+Pairs are grouped by passage, a group's prompts become token trees (``tree``), and trees lie end to end in one row without
+padding, as many as a token and a memory budget allow. Logits are computed for answer positions only. A model that cannot read
+trees (state-space layers, ALiBi, a sliding window shorter than the prompts) is found out at the start, by comparing the two ways
+on a probe, and reads padded batches of whole prompts instead.
 """
 
-import copy
+import importlib.metadata
+import inspect
+import logging
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+import psutil
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from uae.compute import hide_loading_bars, pick_device, pick_dtype
-from uae.errors import InputError, ModelError
+from uae.errors import ModelError
+from uae.teacher.attention import reading_trees
 from uae.teacher.prompts import Template
-from uae.teacher.protocol import Pair, Reading
+from uae.teacher.protocol import Batch, Pair, Reading
+from uae.teacher.tokens import tokenise
+from uae.teacher.tree import Prompted, Tree, build_tree, divide
+
+log = logging.getLogger(__name__)
+
+# Of the probe's NLLs per token, tree against plain: far above rounding, far below what a wrong mask or position does.
+_PROBE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2, torch.float16: 0.05}
+_MEMORY_SHARE = 0.5  # of what is free, where no budget is given
+# Measured by benchmarks/labelling.py on 2 cores: larger batches leave the cache and are slower. A GPU wants them large.
+_BATCH_TOKENS = {"cpu": 1024, "mps": 4096, "cuda": 16384}
+_BRANCH_NODES = 128
 
 
-class _Tokens(NamedTuple):
-    pair: Pair
-    prompt: list[int]
-    answer: list[int]
-    truncated: bool
+class _Size(NamedTuple):
+    tokens: int
+    reads: int  # positions whose logits are computed
 
 
 def load_causal_lm(folder: Path, device: str, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -36,122 +51,310 @@ def load_causal_lm(folder: Path, device: str, dtype: str) -> tuple[PreTrainedMod
     hide_loading_bars()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{folder} holds no tokenizer that can be loaded: {str(error).splitlines()[0]}") from error
+    try:
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=pick_dtype(dtype, device), use_safetensors=True, local_files_only=True
         )
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{folder} cannot be loaded as a causal LM with a tokenizer: {str(error).splitlines()[0]}") from error
+        raise ModelError(f"{folder} cannot be loaded as a causal LM: {str(error).splitlines()[0]}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model.to(device).eval(), tokenizer
 
 
+def load_teacher(
+    folder: Path, fingerprint: str, device: str, dtype: str, batch_tokens: int | None, memory_mb: int | None, compile: bool
+) -> "CausalTeacher":
+    """Raises as ``load_causal_lm``."""
+    return CausalTeacher(*load_causal_lm(folder, device, dtype), fingerprint, batch_tokens, memory_mb, compile)
+
+
 class CausalTeacher:
-    """Reads pairs with a decoder-only LM under one prompt template."""
+    """Implements ``protocol.Teacher``.
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, template: Template, batch_tokens: int):
-        self.model, self.tokenizer, self.template, self.batch_tokens = model, tokenizer, template, batch_tokens
-        self.context = min(getattr(model.config, "max_position_embeddings", 1 << 30), tokenizer.model_max_length)
+    Args:
+        batch_tokens: in one forward pass, padding included; None: what suits the device.
+        memory_mb: for one forward pass beside the weights; None: half of what is free.
+        compile: have torch compile the model; pays on long runs.
+        trees: False reads padded whole prompts, as for a model that cannot read trees.
+    """
 
-    def read(self, pairs: Sequence[Pair]) -> Iterator[list[Reading]]:
-        """Yield the readings of one passage after another. Pairs with the same passage must stand together.
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        fingerprint: str,
+        batch_tokens: int | None,
+        memory_mb: int | None,
+        compile: bool,
+        trees: bool = True,
+    ):
+        self.model, self.tokenizer, self.fingerprint = model, tokenizer, fingerprint
+        self.batch_tokens = batch_tokens or _BATCH_TOKENS.get(model.device.type, _BATCH_TOKENS["cpu"])
+        self.memory = _free_memory(model.device) if memory_mb is None else memory_mb * 2**20
+        self.context = min(getattr(model.config, "max_position_embeddings", None) or 1 << 30, tokenizer.model_max_length)
+        self.halvings = 0  # how often memory ran out
+        self.compiled = compile
+        self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._costs = _Costs(model)
+        self.trees = False
+        self.probe_difference: float | None = None
+        if trees:
+            self._probe()
+        if compile:
+            self.model.compile(dynamic=True)
 
-        Raises:
-            InputError: an answer has no tokens, or question and answer alone do not fit the context.
-            ModelError: the tokenizer merges prompt and answer, or the model yields NaN.
-        """
-        for _, group in groupby(pairs, key=lambda pair: pair.passage):
-            tokens = [self._tokenise(pair) for pair in group]
-            # A truncated passage differs from question to question: the common prefix is then just shorter.
-            shared = _common_prefix([t.prompt for t in tokens])
-            cache = self._prefix_cache(tokens[0].prompt[:shared]) if shared else None
-            readings = []
-            for batch in _batches(tokens, shared, self.batch_tokens):
-                readings += self._read_batch(batch, shared, cache)
-            yield readings
+    def provenance(self) -> dict[str, Any]:
+        cuda = self.model.device.type == "cuda"
+        return {
+            "backend": "transformers",
+            "device": torch.cuda.get_device_name(self.model.device) if cuda else self.model.device.type,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "layout": "token trees" if self.trees else "padded whole prompts",
+            "batch_tokens": self.batch_tokens,
+            "compiled": self.compiled,
+            **{name: importlib.metadata.version(name) for name in ("torch", "transformers", "tokenizers")},
+        }
 
-    def _tokenise(self, pair: Pair) -> _Tokens:
-        passage, truncated = pair.passage, False
-        answer_text = self.template.completion(pair.answer)
-        while True:
-            text = self.template.prompt(pair.question, passage)
-            prompt = self.tokenizer(text)["input_ids"]
-            whole = self.tokenizer(text + answer_text)["input_ids"]
-            excess = len(whole) - self.context
-            if excess <= 0:
-                break
-            if not passage:
-                raise InputError(f"question {pair.question[:60]!r} and its answer exceed the teacher's {self.context} tokens")
-            passage, truncated = self._drop_tokens(passage, excess), True
-        if whole[: len(prompt)] != prompt:
-            raise ModelError(
-                f"the tokenizer merges the prompt's end with the answer {pair.answer[:40]!r}: its tokens would differ with "
-                "the prompt. End the template's question part so that the answer starts a new token (': {answer}')"
-            )
-        if len(whole) == len(prompt):
-            raise InputError(f"the answer {pair.answer[:40]!r} to {pair.question[:60]!r} has no tokens")
-        return _Tokens(pair, prompt, whole[len(prompt) :], truncated)
-
-    def _drop_tokens(self, passage: str, count: int) -> str:
-        """Cut at the far end from the answer, which is the passage's beginning."""
-        offsets = self.tokenizer(passage, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-        return passage[offsets[count][0] :].lstrip() if count < len(offsets) else ""
-
-    @torch.inference_mode()
-    def _prefix_cache(self, prefix: list[int]):
-        ids = torch.tensor([prefix], device=self.model.device)
-        return self.model(ids, use_cache=True, logits_to_keep=1).past_key_values
-
-    @torch.inference_mode()
-    def _read_batch(self, batch: list[_Tokens], shared: int, cache) -> list[Reading]:
-        rows = [t.prompt[shared:] + t.answer for t in batch]
-        width, keep = max(map(len, rows)), max(len(t.answer) for t in batch)
-        ids = torch.full((len(rows), width), self.tokenizer.pad_token_id)
-        mask = torch.zeros((len(rows), shared + width), dtype=torch.long)
-        mask[:, :shared] = 1
-        for row, tokens in enumerate(rows):
-            ids[row, width - len(tokens) :] = torch.tensor(tokens)
-            mask[row, shared + width - len(tokens) :] = 1
-        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, shared:]
-        past = None
-        if cache is not None:
-            past = copy.deepcopy(cache)
-            past.batch_repeat_interleave(len(rows))
-        device = self.model.device
-        logits = self.model(
-            ids.to(device),
-            attention_mask=mask.to(device),
-            position_ids=positions.to(device),
-            past_key_values=past,
-            use_cache=past is not None,
-            logits_to_keep=keep + 1,
-        ).logits[:, :-1]
-        # The row's last `keep` tokens, of which its own answer is the tail.
-        nll = torch.nn.functional.cross_entropy(
-            logits.float().transpose(1, 2), ids[:, width - keep :].to(device), reduction="none"
+    def plan(self, template: Template, pairs: Sequence[Pair]) -> list[Batch]:
+        sequences = [
+            Prompted(tuple(t.tokens), t.start, t.truncated, number)
+            for number, t in enumerate(tokenise(self.tokenizer, self.context, template, pairs))
+        ]
+        trees: list[Tree] = []
+        for _, group in groupby(sequences, key=lambda sequence: pairs[sequence.pair].passage):
+            # Beyond a sliding window's length only the model itself knows what a token attends to.
+            if short := [s for s in group if self.trees and len(s.tokens) <= self._costs.window]:
+                trees += (build_tree(part, _BRANCH_NODES) for part in divide(short, self.batch_tokens))
+        whole = sorted(
+            (s for s in sequences if not self.trees or len(s.tokens) > self._costs.window),
+            key=lambda s: (-len(s.tokens), s.tokens, s.pair),
         )
-        sums = [nll[row, keep - len(t.answer) :].double().sum().item() for row, t in enumerate(batch)]
-        for t, value in zip(batch, sums, strict=True):
-            if not (0 <= value < float("inf")):
-                raise ModelError(f"the teacher gives {value} for the answer {t.pair.answer[:40]!r}: try compute.dtype=float32")
-        return [Reading(t.pair.key, value, len(t.answer), t.truncated) for t, value in zip(batch, sums, strict=True)]
+        work = [*self._filled(trees), *self._filled(whole)]
+        return [self._batch(items, pairs) for items in work]
 
+    def read(self, batch: Batch) -> list[Reading]:
+        return [
+            Reading(batch.pairs[place].key, nll, len(sequence.tokens) - sequence.start, sequence.truncated)
+            for place, (sequence, nll) in enumerate(self._read(batch.work, batch.pairs))
+        ]
 
-def _common_prefix(prompts: list[list[int]]) -> int:
-    """Tokens that all prompts begin with; at least one token of each stays outside, for its logits start the answer."""
-    limit = min(map(len, prompts)) - 1
-    first, last = min(prompts), max(prompts)
-    return next((i for i in range(limit) if first[i] != last[i]), limit)
+    def memory_mb(self, batch: Batch) -> int:
+        weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
+        tokens, reads = self._size(batch.work)
+        return round((weights + min(self._costs.bytes(tokens, reads), self.memory)) / 2**20)
 
+    def _size(self, items: list) -> _Size:
+        return (self._tree_size if isinstance(items[0], Tree) else self._padded_size)(items)
 
-def _batches(tokens: list[_Tokens], shared: int, budget: int) -> Iterator[list[_Tokens]]:
-    """Longest first; a batch's padded size, cached prefix included, stays within ``budget`` tokens (one row at least)."""
-    batch: list[_Tokens] = []
-    width = 0
-    for item in sorted(tokens, key=lambda t: (-len(t.prompt) - len(t.answer), t.pair.key)):
-        width = width or len(item.prompt) + len(item.answer)
-        if batch and width * (len(batch) + 1) > budget:
+    def _filled(self, items: list) -> Iterator[list]:
+        """Neighbouring items as long as both budgets hold (one item at least)."""
+        batch: list = []
+        for item in items:
+            if batch:
+                tokens, reads = self._size([*batch, item])
+                if tokens > self.batch_tokens or self._costs.bytes(tokens, reads) > self.memory:
+                    yield batch
+                    batch = []
+            batch.append(item)
+        if batch:
             yield batch
-            batch, width = [], len(item.prompt) + len(item.answer)
-        batch.append(item)
-    yield batch
+
+    def _tree_size(self, trees: list[Tree]) -> _Size:
+        return _Size(sum(len(tree.tokens) for tree in trees), sum(len(nodes) for tree in trees for nodes in tree.reads))
+
+    def _padded_size(self, sequences: list[Prompted]) -> _Size:
+        width = max(len(s.tokens) for s in sequences)
+        read = width - min(s.start for s in sequences) if self._keeps_logits else width
+        return _Size(width * len(sequences), read * len(sequences))
+
+    def _batch(self, items: list[Tree] | list[Prompted], pairs: Sequence[Pair]) -> Batch:
+        sequences = _sequences(items)
+        return Batch(
+            tuple(pairs[sequence.pair] for sequence in sequences),
+            sum(len(item.tokens) for item in items),
+            sum(len(sequence.tokens) for sequence in sequences),
+            items,
+        )
+
+    def _read(self, items: list[Tree] | list[Prompted], pairs: Sequence[Pair]) -> Iterator[tuple[Prompted, float]]:
+        """Each sequence with its answer's summed NLL. Out of memory, the work is halved until it fits."""
+        try:
+            sums = self._forward(items)
+        except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            sums = None
+        sequences = _sequences(items)
+        if sums is None:  # outside the except clause, whose traceback would keep the failed pass's tensors alive
+            self._shrink()
+            for place, half in _halves(items, pairs):
+                yield from self._read(half, pairs[place:])
+            return
+        for sequence, pair, nll in zip(sequences, pairs, sums, strict=False):
+            if not (0 <= nll < float("inf")):
+                raise ModelError(
+                    f"the teacher gives {nll} for the answer {pair.answer[:40]!r} to {pair.question[:60]!r}: "
+                    "try compute.dtype=float32; if it stays, the model's weights are damaged"
+                )
+            yield sequence, nll
+
+    def _shrink(self) -> None:
+        self.halvings += 1
+        self.batch_tokens = max(self.batch_tokens // 2, 1)
+        if self.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        log.warning("out of memory: the batch is halved, and batches planned from now on have %s tokens", self.batch_tokens)
+
+    def _forward(self, items: list[Tree] | list[Prompted]) -> list[float]:
+        """Summed NLLs of all sequences, in the items' order."""
+        if isinstance(items[0], Tree):
+            with reading_trees(self.model, items):
+                return self._tree_nlls(items)
+        return self._padded_nlls(items)
+
+    @torch.inference_mode()
+    def _tree_nlls(self, trees: list[Tree]) -> list[float]:
+        starts = np.cumsum([0, *(len(tree.tokens) for tree in trees)])
+        reads = [nodes + start for tree, start in zip(trees, starts, strict=False) for nodes in tree.reads]
+        columns, back = np.unique(np.concatenate(reads), return_inverse=True)  # siblings read the same column
+        targets = np.concatenate([s.tokens[s.start :] for s in _sequences(trees)])
+        inputs = {
+            "input_ids": self._tensor(np.concatenate([tree.tokens for tree in trees])[None]),
+            "position_ids": self._tensor(np.concatenate([tree.positions for tree in trees])[None]),
+        }
+        nlls = np.empty(len(targets))
+        step = self._costs.logit_rows(self.memory / 2)
+        for low in range(0, len(columns), step):  # one pass, unless a single answer's logits exceed the memory
+            logits = self._logits(inputs, self._tensor(columns[low : low + step]))[0]
+            inside = (back >= low) & (back < low + step)
+            nlls[inside] = _nll(logits, self._tensor(back[inside] - low), self._tensor(targets[inside]))
+        bounds = np.cumsum([len(nodes) for nodes in reads])[:-1]
+        return [float(part.sum()) for part in np.split(nlls, bounds)]
+
+    @torch.inference_mode()
+    def _padded_nlls(self, sequences: list[Prompted]) -> list[float]:
+        """Whole prompts padded at their ends: right for every causal model, whatever its layers are."""
+        width = max(len(s.tokens) for s in sequences)
+        ids = np.full((len(sequences), width), self.tokenizer.pad_token_id)
+        mask = np.zeros((len(sequences), width), dtype=np.int64)
+        for row, sequence in enumerate(sequences):
+            ids[row, : len(sequence.tokens)], mask[row, : len(sequence.tokens)] = sequence.tokens, 1
+        inputs = {"input_ids": self._tensor(ids), "attention_mask": self._tensor(mask)}
+        sums = np.zeros(len(sequences))
+        step = max(self._costs.logit_rows(self.memory / 2) // len(sequences), 1)
+        for low in range(min(s.start for s in sequences) - 1, width - 1, step):
+            high = min(low + step, width - 1)
+            logits = self._logits(inputs, torch.arange(low, high, device=self.model.device))
+            for row, sequence in enumerate(sequences):
+                first, last = max(low, sequence.start - 1), min(high, len(sequence.tokens) - 1)
+                if first < last:
+                    columns = torch.arange(first - low, last - low, device=self.model.device)
+                    targets = self._tensor(np.array(sequence.tokens[first + 1 : last + 1]))
+                    sums[row] += _nll(logits[row], columns, targets).sum()
+        return sums.tolist()
+
+    def _logits(self, inputs: dict[str, torch.Tensor], columns: torch.Tensor) -> torch.Tensor:
+        if self._keeps_logits:
+            return self.model(**inputs, use_cache=False, logits_to_keep=columns).logits
+        return self.model(**inputs, use_cache=False).logits[:, columns]
+
+    def _tensor(self, values: np.ndarray) -> torch.Tensor:
+        return torch.as_tensor(values, device=self.model.device)
+
+    def _probe(self) -> None:
+        pairs, template = _probe_pairs(), Template("Passage: {passage}\n\n", "Question: {question}\nAnswer:", " {answer}")
+        plain = self._probe_nlls(template, pairs)
+        self.trees = True
+        try:
+            difference = float(np.abs(self._probe_nlls(template, pairs) - plain).max())
+        except (TypeError, ValueError, RuntimeError, IndexError) as error:
+            if _is_out_of_memory(error):
+                raise
+            difference, reason = float("inf"), str(error).splitlines()[0]
+        else:
+            reason = f"the two ways differ by {difference:.2g} nats per token"
+        self.probe_difference = difference
+        if not difference <= _PROBE_TOLERANCE.get(self.model.dtype, 0.0):
+            self.trees = False
+            log.warning("this model cannot share prompt prefixes (%s): whole prompts are read, which is slower", reason)
+
+    def _probe_nlls(self, template: Template, pairs: list[Pair]) -> np.ndarray:
+        readings = [reading for batch in self.plan(template, pairs) for reading in self.read(batch)]
+        return np.array([r.nll_sum / r.n_tokens for r in sorted(readings, key=lambda r: r.key)])
+
+
+class _Costs:
+    """What a forward pass needs, from the model's configuration."""
+
+    def __init__(self, model: PreTrainedModel):
+        config = model.config.get_text_config()
+        self.item = torch.finfo(model.dtype).bits // 8
+        hidden = config.hidden_size
+        inner = getattr(config, "intermediate_size", None) or 4 * hidden
+        # the residual stream, its norm, query, key, value and output; gate, up and their product
+        self.per_token = self.item * (8 * hidden + 4 * inner)
+        vocabulary = model.get_output_embeddings().weight.shape[0]
+        self.per_logit_row = vocabulary * (self.item + 3 * 4)  # the model's, a float32 copy, what logsumexp makes of it
+        window = getattr(config, "sliding_window", None)
+        self.window = window if window and getattr(config, "use_sliding_window", True) else 1 << 30
+
+    def bytes(self, tokens: int, reads: int) -> int:
+        """Of activations and logits at their peak: an upper bound, held to by tests/teacher/test_memory.py."""
+        return tokens * self.per_token + reads * self.per_logit_row
+
+    def logit_rows(self, memory: float) -> int:
+        """For how many positions logits fit into ``memory`` bytes, one at least."""
+        return max(int(memory // self.per_logit_row), 1)
+
+
+def _nll(logits: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
+    """Of each target under the softmax of its row of logits, in float64."""
+    logits = logits.float()
+    return (logits.logsumexp(-1)[rows] - logits[rows, targets]).double().cpu().numpy()
+
+
+def _sequences(items: list[Tree] | list[Prompted]) -> list[Prompted]:
+    return [s for item in items for s in (item.sequences if isinstance(item, Tree) else (item,))]
+
+
+def _halves(items: list[Tree] | list[Prompted], pairs: Sequence[Pair]) -> Iterator[tuple[int, list]]:
+    """Both halves of the work, with the place of its first pair."""
+    if len(items) == 1 and isinstance(items[0], Tree):
+        items = [build_tree([sequence], _BRANCH_NODES) for sequence in items[0].sequences]
+        if len(items) > 1:
+            middle = len(items) // 2
+            parts = [[build_tree(_sequences(part), _BRANCH_NODES)] for part in (items[:middle], items[middle:])]
+            yield from ((0, parts[0]), (middle, parts[1]))
+            return
+    if len(items) == 1:
+        raise ModelError(
+            f"out of memory on a single pair of {len(items[0].tokens)} tokens (question {pairs[0].question[:60]!r}): "
+            "use a device with more memory, a smaller teacher, or shorter passages (ingest.passage_words)"
+        )
+    middle = len(items) // 2
+    yield 0, items[:middle]
+    yield len(_sequences(items[:middle])), items[middle:]
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in text or "allocate memory" in text
+
+
+def _free_memory(device: torch.device) -> int:
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return int(free * _MEMORY_SHARE)
+
+
+def _probe_pairs() -> list[Pair]:
+    passages = (None, "The boiler room is on the second floor. Its door is locked at six, and the night guard keeps the key.")
+    asked = (("Where is the boiler room?", "on the second floor"), ("Where is the key kept?", "by the night guard"),
+             ("When is the door locked?", "at six"))  # fmt: skip
+    return [
+        Pair((str(number), "" if passage is None else "p", "", "", ""), question, answer, passage)
+        for passage in passages
+        for number, (question, answer) in enumerate(asked)
+    ]

@@ -1,62 +1,286 @@
-"""The label store: a folder of Parquet parts, append-only, each named by the sha256 of its content."""
+"""The label store: an append-only folder of Parquet parts, each named by the sha256 of its content.
 
+A batch of readings is kept at once, as a small loose part. When the loose parts of one provenance hold enough readings, they are
+merged into one sealed part, as in a log-structured store: a folder of very many files is slow to list, to hash and to version.
+A part is on the disk, its folder's entry included, before anything is done that relies on it. What a kill or a power cut leaves
+is thus always a store: beside it there may be a draft, which counts for nothing, or readings that are sealed and loose at once.
+"""
+
+import hashlib
+import json
 import logging
-from collections.abc import Iterator, Sequence
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from uae.errors import ArtefactError
-from uae.files import atomic_path, sha256_file
-from uae.tables import LABELS, read_table, write_table
+from uae.files import disk_error
+from uae.tables import LABELS, as_arrow
 
 log = logging.getLogger(__name__)
 
+KEY = ("question_id", "passage_id", "answer_id", "template", "teacher")  # of a reading: LABELS' columns that tell it from others
+
+_SEALED, _LOOSE = ".parquet", ".loose.parquet"
+_PROVENANCE = b"uae.provenance"  # a key of the Parquet file's metadata
+
 
 class LabelStore:
-    """Parts are written atomically and never changed; a part whose content does not match its name is set aside, not used."""
+    """Any number may read, one may write (``writing``). Parts are never changed, only merged.
 
-    def __init__(self, folder: Path):
+    Args:
+        rows_per_part: loose readings of one provenance that are sealed together; None: this store is only read.
+
+    Attributes:
+        damaged: names of the parts that were set aside since ``writing`` was entered.
+    """
+
+    def __init__(self, folder: Path, rows_per_part: int | None = None):
         self.folder = Path(folder)
+        self.rows_per_part = rows_per_part
+        self.damaged: list[str] = []
+        self._writing = False
+        self._loose: dict[str, dict[str, int]] = {}  # provenance: {part: readings}, while writing
+        self._verified: set[tuple[str, int, int]] = set()  # name, size and time of parts found sound
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the store for one labeller.
+        """Hold the store for one labeller, and put in order what a killed one left.
+
+        Damaged parts are set aside as ``<name>.damaged`` and named in ``damaged`` and the log; their readings count as missing.
 
         Raises:
-            ArtefactError: another one holds it.
+            ArtefactError: another labeller holds the store, or the disk cannot take it.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder.parent / f".{self.folder.name}.lock")
+        if self.rows_per_part is None:
+            raise ValueError("a store that is written to needs rows_per_part")
+        folder = self.folder.resolve()  # one lock for one folder, by whatever link it is reached
+        lock = FileLock(folder.parent / f".{folder.name}.lock")
+        with _disk(self.folder):
+            _make_folder(folder)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                raise ArtefactError(f"{self.folder}: another labeller is writing to this store; wait for it to end") from None
+        self._writing, self._loose, self.damaged = True, {}, []
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise ArtefactError(f"{self.folder}: another labeller is writing to this store; wait for it to end") from None
-        try:
+            self._tidy()
             yield
         finally:
+            self._writing = False
             lock.release()
 
+    def append(self, rows: Sequence[Mapping], provenance: Mapping[str, str | int | float | bool | None]) -> None:
+        """Keep a batch of readings, dictionaries with LABELS' fields: on return no kill and no power cut can lose it.
+
+        Raises:
+            ArtefactError: a row does not fit the schema, or the disk cannot take it; the store is then as it was.
+        """
+        self._demand_writing()
+        if not rows:
+            return
+        text = json.dumps(dict(provenance), sort_keys=True, allow_nan=False)
+        part = self._write(as_arrow(self.folder, LABELS, rows), text, _LOOSE)
+        self._loose.setdefault(text, {})[part.name] = len(rows)
+        self._seal_if_full(text)
+
+    def seal(self) -> None:
+        """Merge all loose parts, one sealed part for each provenance. For the end of a run.
+
+        A run that is cut short must leave its loose parts loose: the next one counts on them, and cuts parts at the same places.
+        """
+        self._demand_writing()
+        for provenance in sorted(self._loose):
+            self._seal(provenance)
+
     def read(self) -> pd.DataFrame:
-        """All readings, in no particular order."""
-        tables = [read_table(part, LABELS) for part in self._sound_parts()]
-        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=LABELS.names)
+        """All readings, each key once, with LABELS' columns. A reading that is sealed and loose at once is taken as sealed.
 
-    def append(self, rows: Sequence[dict]) -> None:
-        draft = self.folder / ".draft.parquet"
-        write_table(draft, LABELS, rows)
-        with atomic_path(self.folder / f"{sha256_file(draft)[:32]}.parquet") as partial:
-            draft.rename(partial)
+        Raises:
+            ArtefactError: parts are damaged (outside ``writing`` only: there they are set aside), or not a label store's.
+        """
+        return _joined(self._tables(None).values()).to_pandas().drop_duplicates(list(KEY), ignore_index=True)
 
-    def _sound_parts(self) -> Iterator[Path]:
-        for part in sorted(self.folder.glob("*.parquet")):
-            if part.name.startswith("."):
-                continue
-            if sha256_file(part)[:32] != part.stem:
-                aside = part.with_suffix(".damaged")
-                part.rename(aside)
-                log.warning("%s is damaged (its content does not match its checksum): set aside as %s", part, aside.name)
-                continue
-            yield part
+    def keys(self) -> set[tuple[str, ...]]:
+        """The keys of all readings, as tuples in the order of ``KEY``. Raises as ``read``."""
+        return _keys(_joined(self._tables(KEY).values()))
+
+    def provenances(self) -> list[dict]:
+        """How the readings were made: ``{"readings": their number, **provenance}`` for each provenance. Raises as ``read``.
+
+        Of readings that an earlier version stored only the number is known.
+        """
+        seen: set[tuple[str, ...]] = set()
+        counts: Counter[str] = Counter()
+        for table in self._tables(KEY).values():
+            new = _keys(table) - seen
+            seen |= new
+            counts[_provenance(table)] += len(new)
+        return [{"readings": number, **json.loads(text)} for text, number in sorted(counts.items()) if number]
+
+    def _demand_writing(self) -> None:
+        if not self._writing:
+            raise RuntimeError("the label store is written to inside its writing() only")
+
+    def _tidy(self) -> None:
+        """Finish what a killed labeller began."""
+        with _disk(self.folder):
+            for pattern in (".draft*", ".*.partial-*"):
+                for leftover in self.folder.glob(pattern):
+                    leftover.unlink()
+            _sync(self.folder)  # it may have been killed before it did, and what follows relies on the sealed parts
+        tables = self._tables(KEY)
+        loose = {name: table for name, table in tables.items() if name.endswith(_LOOSE)}
+        if not loose:
+            return
+        sealed = _keys(_joined(table for name, table in tables.items() if name not in loose))
+        for name, table in loose.items():
+            if _keys(table) <= sealed:  # killed between writing the sealed part and removing this one
+                self._remove(name)
+            else:
+                self._loose.setdefault(_provenance(table), {})[name] = len(table)
+        for provenance in sorted(self._loose):
+            self._seal_if_full(provenance)  # killed between writing the last loose part and sealing
+
+    def _seal_if_full(self, provenance: str) -> None:
+        if sum(self._loose[provenance].values()) >= self.rows_per_part:
+            self._seal(provenance)
+
+    def _seal(self, provenance: str) -> None:
+        """The sealed part depends on the readings alone, not on their order or on how they were divided into loose parts."""
+        tables = self._sound([self.folder / name for name in sorted(self._loose[provenance])], None)
+        if tables:
+            merged = _joined(tables.values()).sort_by([(column, "ascending") for column in KEY])
+            self._write(merged.combine_chunks(), provenance, _SEALED)  # Parquet's pages would end where chunks do
+        for name in tables:
+            self._remove(name)
+        del self._loose[provenance]
+
+    def _write(self, table: pa.Table, provenance: str, suffix: str) -> Path:
+        sink = pa.BufferOutputStream()
+        pq.write_table(table.replace_schema_metadata({_PROVENANCE: provenance}), sink)
+        content = sink.getvalue()
+        part = self.folder / f"{_name(content)}{suffix}"
+        draft = self.folder / f".draft-{part.name}"
+        with _disk(part):
+            try:
+                with open(draft, "wb") as stream:
+                    stream.write(content)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                os.replace(draft, part)
+            finally:
+                draft.unlink(missing_ok=True)
+            _sync(self.folder)
+        return part
+
+    def _remove(self, name: str) -> None:
+        with _disk(self.folder / name):
+            (self.folder / name).unlink()
+
+    def _tables(self, columns: Sequence[str] | None) -> dict[str, pa.Table]:
+        """The sound parts' columns (None: all) by part, sealed parts first."""
+        while True:
+            parts = sorted(self.folder.glob("[!.]*.parquet"), key=lambda part: (part.name.endswith(_LOOSE), part.name))
+            try:
+                return self._sound(parts, columns)
+            except FileNotFoundError:
+                continue  # a labeller has just merged loose parts: the sealed one is there already
+
+    def _sound(self, parts: Iterable[Path], columns: Sequence[str] | None) -> dict[str, pa.Table]:
+        tables = {part.name: self._table(part, columns) for part in parts}
+        damaged = [name for name, table in tables.items() if table is None]
+        if damaged and not self._writing:
+            raise ArtefactError(
+                f"{self.folder}: damaged parts, whose content does not match their name: {', '.join(damaged)}. "
+                "Run `uae label`: it sets them aside and asks the teacher again for what they held"
+            )
+        for name in damaged:
+            self._set_aside(name)
+        return {name: table for name, table in tables.items() if table is not None}
+
+    def _table(self, part: Path, columns: Sequence[str] | None) -> pa.Table | None:
+        """None: damaged."""
+        try:
+            status, content = part.stat(), part.read_bytes()
+        except FileNotFoundError:
+            if part.is_symlink():  # as DVC makes them: what it points to is gone
+                return None
+            raise
+        version = (part.name, status.st_size, status.st_mtime_ns)
+        if version not in self._verified:
+            if _name(content) != part.name.split(".")[0]:
+                return None
+            self._verified.add(version)
+        file = pq.ParquetFile(pa.BufferReader(content))
+        if not file.schema_arrow.equals(LABELS):
+            raise ArtefactError(f"{part} has another schema than a part of the label store: move it out of the folder")
+        return file.read(columns)
+
+    def _set_aside(self, name: str) -> None:
+        aside = f"{name}.damaged"
+        with _disk(self.folder / aside):
+            os.replace(self.folder / name, self.folder / aside)
+        for parts in self._loose.values():
+            parts.pop(name, None)
+        self.damaged.append(name)
+        log.warning(
+            "%s is damaged (its content does not match its name): set aside as %s, its readings count as missing",
+            self.folder / name,
+            aside,
+        )
+
+
+def _name(content) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def _provenance(table: pa.Table) -> str:
+    return (table.schema.metadata or {}).get(_PROVENANCE, b"{}").decode()
+
+
+def _joined(tables: Iterable[pa.Table]) -> pa.Table:
+    tables = [table.replace_schema_metadata(None) for table in tables]
+    return pa.concat_tables(tables) if tables else LABELS.empty_table()
+
+
+def _keys(table: pa.Table) -> set[tuple[str, ...]]:
+    return set(zip(*(_strings(table[column]) for column in KEY), strict=True))
+
+
+def _strings(column: pa.ChunkedArray) -> list[str]:
+    """Equal strings are one object: of a million keys there are few different templates and passages."""
+    encoded = column.dictionary_encode().unify_dictionaries()
+    words = encoded.chunk(0).dictionary.to_pylist() if encoded.num_chunks else []
+    return [words[index] for chunk in encoded.chunks for index in chunk.indices.to_pylist()]
+
+
+def _make_folder(folder: Path) -> None:
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    """Have the disk keep a folder's entries: a file of a synced content but unsynced name can be lost."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(path, error) from error

@@ -1,57 +1,138 @@
-"""Utilities derived from raw readings: u(q, d) = NLL(a | q) - NLL(a | q, d), nats per answer token (arXiv 2604.22722)."""
+"""Utilities derived from raw readings, in nats. How they are brought together is a parameter; the readings stay as they are."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
+from scipy.special import logsumexp
 
 from uae.errors import ArtefactError
-from uae.files import sha256_bytes
+from uae.teacher.asking import answer_id, scored_texts
 
 
-def answer_id(answer: str) -> str:
-    """An answer's content hash: an edited answer is a new pair, and its old readings no longer count."""
-    return sha256_bytes(answer)[:16]
+@dataclass(frozen=True)
+class Source:
+    """Readings that count: of one teacher, asked in one way. As the label manifest has it."""
+
+    name: str
+    fingerprint: str
+    method: str
+    grades: tuple[str, ...]
+    weight: float
+    templates: tuple[str, ...]  # hashes
+    check_templates: tuple[str, ...]
+
+    @classmethod
+    def from_manifest(cls, entry: dict) -> "Source":
+        tuples = {name: tuple(entry[name]) for name in ("grades", "templates", "check_templates")}
+        return cls(**{name: entry[name] for name in ("name", "fingerprint", "method", "weight")} | tuples)
 
 
 def utilities(
     labels: pd.DataFrame,
     candidates: pd.DataFrame,
     questions: pd.DataFrame,
+    sources: Sequence[Source],
     answers_per_question: int,
-    teacher: str,
-    templates: Sequence[str],
+    answers: str,
+    templates: str,
+    teachers: str,
 ) -> pd.DataFrame:
-    """Utility of each candidate pair: the mean over the question's first answers and over ``templates``.
+    """Utility of each candidate pair, by all teachers together. The tables are of their schemas.
 
-    The tables are of their schemas. Of ``labels`` only readings of this teacher, these templates and present answers count.
+    Args:
+        answers: over a question's answers, ``mean`` or ``best``: the answer that the passage helps most.
+        templates: ``mean`` or ``median`` over a teacher's prompt templates.
+        teachers: before the weighted mean over teachers, each one's utilities are taken as they are (``none``), standardised
+            (``zscore``) or spread over 0 to 1 (``minmax``) within each question. The last two give up the unit and the zero:
+            nats no longer, and no passage is said to help or to mislead.
 
     Returns:
-        columns question_id, passage_id, utility (nats per answer token), in the candidates' order.
+        columns question_id, passage_id, utility (nats per token), in the candidates' order.
 
     Raises:
         ArtefactError: a candidate pair lacks a reading.
     """
+    total = 0.0
+    for source in sources:
+        each = [
+            template_utilities(labels, candidates, questions, source, template, answers_per_question, answers)["utility"]
+            for template in source.templates
+        ]
+        of_teacher = pd.concat(each, axis=1).agg(templates, axis=1)
+        grouped = of_teacher.groupby(candidates["question_id"].to_numpy())
+        total = total + source.weight * _NORMALISED[teachers](grouped, of_teacher)
+    weight = sum(source.weight for source in sources)
+    return candidates[["question_id", "passage_id"]].reset_index(drop=True).assign(utility=total / weight)
+
+
+def template_utilities(
+    labels: pd.DataFrame,
+    candidates: pd.DataFrame,
+    questions: pd.DataFrame,
+    source: Source,
+    template: str,
+    answers_per_question: int,
+    answers: str,
+) -> pd.DataFrame:
+    """As ``utilities``, of one teacher under one template.
+
+    Answer and query likelihood: ``u(q, d) = NLL(a | q) - NLL(a | q, d)`` in nats per token of ``a``. Judgement: the log-odds of
+    the expected grade, ``log sum_g g p_g - log sum_g (G - 1 - g) p_g`` over grades 0 .. G - 1, for two grades the log-odds of
+    the better one.
+    """
     asked = pd.DataFrame(
         [
-            (question_id, answer_id(answer), template)
-            for question_id, answers in zip(questions["question_id"], questions["answers"], strict=True)
-            for answer in answers[:answers_per_question]
-            for template in templates
+            (question_id, answer_id(text), place)
+            for question_id, question, gold in zip(questions["question_id"], questions["text"], questions["answers"], strict=True)
+            for place, text in enumerate(scored_texts(source.method, source.grades, question, gold, answers_per_question))
         ],
-        columns=["question_id", "answer_id", "template"],
+        columns=["question_id", "answer_id", "place"],
     )
-    nll = labels[labels["teacher"] == teacher]
-    nll = nll.assign(nll=nll["nll_sum"] / nll["n_tokens"])[["question_id", "passage_id", "answer_id", "template", "nll"]]
-    pairs = candidates[["question_id", "passage_id"]].merge(asked, on="question_id")
-    reading = ["question_id", "answer_id", "template"]
-    pairs = pairs.merge(nll, on=[*reading, "passage_id"], how="left")
-    without = nll[nll["passage_id"] == ""].drop(columns="passage_id")
-    pairs = pairs.merge(without, on=reading, how="left", suffixes=("", "_without"))
-    pairs["utility"] = pairs["nll_without"] - pairs["nll"]
-    if pairs["utility"].isna().any():
+    read = labels[(labels["teacher"] == source.fingerprint) & (labels["template"] == template)]
+    pairs = candidates[["question_id", "passage_id"]].reset_index(names="row").merge(asked, on="question_id")
+    columns = ["question_id", "passage_id", "answer_id", "nll_sum", "n_tokens"]
+    pairs = pairs.merge(read[columns], on=columns[:3], how="left")
+    if source.method == "judgement":
+        _require(pairs["nll_sum"])
+        by_grade = pairs.pivot(index="row", columns="place", values="nll_sum").to_numpy()
+        values = pd.Series(_log_odds(by_grade), index=sorted(pairs["row"].unique()))
+    else:
+        pairs["nll"] = pairs["nll_sum"] / pairs["n_tokens"]
+        alone = read[read["passage_id"] == ""]
+        alone = alone.assign(alone=alone["nll_sum"] / alone["n_tokens"])[["question_id", "answer_id", "alone"]]
+        pairs = pairs.merge(alone, on=["question_id", "answer_id"], how="left")
+        pairs["utility"] = pairs["alone"] - pairs["nll"]
+        _require(pairs["utility"])
+        values = pairs.groupby("row")["utility"].agg({"mean": "mean", "best": "max"}[answers])
+    table = candidates[["question_id", "passage_id"]].reset_index(drop=True)
+    return table.assign(utility=values.reindex(range(len(table))).to_numpy())
+
+
+def _log_odds(nll: np.ndarray) -> np.ndarray:
+    """Of the expected grade, from the grades' NLLs of shape (pairs, grades). In log space: no grade falls to exact zero."""
+    grades = np.arange(nll.shape[1])
+    with np.errstate(divide="ignore"):  # the extreme grades have weight 0 on one side
+        up, down = np.log(grades), np.log(grades[::-1])
+    return logsumexp(up - nll, axis=1) - logsumexp(down - nll, axis=1)
+
+
+def _require(readings: pd.Series) -> None:
+    if missing := int(readings.isna().sum()):
         raise ArtefactError(
-            f"{pairs['utility'].isna().sum()} of {len(pairs)} readings are missing for this teacher and template: "
+            f"{missing} of {len(readings)} readings are missing for this teacher and template: "
             "run the label stage again, it labels only what is missing"
         )
-    means = pairs.groupby(["question_id", "passage_id"])["utility"].mean()
-    return candidates[["question_id", "passage_id"]].join(means, on=["question_id", "passage_id"])
+
+
+def _zscore(grouped, values: pd.Series) -> pd.Series:
+    return ((values - grouped.transform("mean")) / grouped.transform("std", ddof=0)).fillna(0.0)  # all equal: nothing is said
+
+
+def _minmax(grouped, values: pd.Series) -> pd.Series:
+    low = grouped.transform("min")
+    return ((values - low) / (grouped.transform("max") - low)).fillna(0.0)
+
+
+_NORMALISED = {"none": lambda grouped, values: values, "zscore": _zscore, "minmax": _minmax}

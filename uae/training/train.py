@@ -1,6 +1,6 @@
 """The train stage: distil the teacher's utilities into the student by sentence-transformers' trainer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from uae.files import atomic_path, read_json, scratch_folder, write_text
 from uae.sources import fingerprint
 from uae.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table
 from uae.teacher.store import LabelStore
-from uae.teacher.utility import utilities
+from uae.teacher.utility import Source, utilities
 from uae.training.batches import DocumentBatchSampler, UtilityCollator
 from uae.training.objective import utility_infonce
 
@@ -44,6 +44,7 @@ def train(
     weight_decay: float,
     dropout: float,
     teacher_temperature: float,
+    aggregation: Mapping[str, str],
     student_temperature: float,
     in_batch_negatives: bool,
     patience: int,
@@ -53,12 +54,13 @@ def train(
 ) -> dict:
     """Train, keep the checkpoint that ranks the validation candidates best, save it in the sentence-transformers layout.
 
-    The label manifest says which readings of the store count. Evidence labels are not read.
+    The label manifest says which readings of the store count, ``aggregation`` how they become utilities (the last arguments of
+    ``uae.teacher.utility.utilities``). Evidence labels are not read.
 
     Raises:
         ArtefactError: labels are missing, or one of the splits is empty.
     """
-    table = _table(candidates_path, passages_path, questions_path, store_path, manifest_path)
+    table = _table(candidates_path, passages_path, questions_path, store_path, manifest_path, aggregation)
     parts = {split: table[table["split"] == split] for split in ("train", "validation")}
     for split, rows in parts.items():
         if rows.empty:
@@ -198,14 +200,13 @@ class _Report(TrainerCallback):
         self.log_metrics(values, state.global_step)
 
 
-def _table(candidates_path, passages_path, questions_path, store_path, manifest_path) -> pd.DataFrame:
+def _table(candidates_path, passages_path, questions_path, store_path, manifest_path, aggregation) -> pd.DataFrame:
     candidates = read_table(candidates_path, CANDIDATES)
     questions = read_table(questions_path, QUESTIONS)
     manifest = read_json(manifest_path)
+    sources = [Source.from_manifest(entry) for entry in manifest["teachers"]]
     labels = LabelStore(store_path).read()
-    derived = utilities(
-        labels, candidates, questions, manifest["answers_per_question"], manifest["teacher"], list(manifest["templates"])
-    )
+    derived = utilities(labels, candidates, questions, sources, manifest["answers_per_question"], **aggregation)
     passages = read_table(passages_path, PASSAGES).set_index("passage_id")["text"]
     questions = questions.set_index("question_id")
     return derived.assign(

@@ -1,0 +1,98 @@
+"""What a teacher is asked about each candidate pair: the answer's likelihood, the query's, or a judgement in grades.
+
+All three come down to the likelihood of a text after a prompt, so that one engine serves them:
+
+- ``answer_likelihood``: the gold answers after passage and question, and after the question alone (arXiv 2604.22722);
+- ``query_likelihood``: the question after the passage, and without it; needs no answers (Ponte and Croft, SIGIR 1998; for LLMs
+  Sachan et al., arXiv 2204.07496);
+- ``judgement``: each grade, such as " No" and " Yes", after passage, question and an instruction.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from uae.errors import InputError
+from uae.files import sha256_bytes
+from uae.teacher.prompts import Template
+from uae.teacher.protocol import Pair, Teacher
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A teacher and what it is asked. ``open`` loads it; its fingerprint is known before."""
+
+    name: str
+    fingerprint: str
+    method: str
+    grades: tuple[str, ...]  # worst first; of a judgement only
+    weight: float
+    templates: tuple[Template, ...]
+    check_templates: tuple[Template, ...]  # asked of a sample, to see how much the wording matters
+    open: Callable[[], Teacher]
+
+    @property
+    def subtracts_baseline(self) -> bool:
+        return self.method != "judgement"
+
+
+def answer_id(answer: str) -> str:
+    """An answer's content hash: an edited answer is a new pair, and its old readings no longer count."""
+    return sha256_bytes(answer)[:16]
+
+
+def scored_texts(
+    method: str, grades: Sequence[str], question: str, answers: Sequence[str], answers_per_question: int
+) -> list[str]:
+    """The texts whose likelihood is asked for one question, each once."""
+    texts = {
+        "answer_likelihood": list(answers[:answers_per_question]),
+        "query_likelihood": [question],
+        "judgement": list(grades),
+    }[method]
+    return list(dict.fromkeys(texts))
+
+
+def sample(candidates: pd.DataFrame, questions: int) -> pd.DataFrame:
+    """The candidates of so many questions: always the same ones, and chosen at random, for ids are content hashes."""
+    return candidates[candidates["question_id"].isin(sorted(candidates["question_id"].unique())[:questions])]
+
+
+def wanted(
+    asked: Asked,
+    template: Template,
+    candidates: pd.DataFrame,
+    questions: pd.DataFrame,
+    passages: Mapping[str, str],
+    answers_per_question: int,
+) -> Iterator[Pair]:
+    """Every pair to read under one template, those of a passage together; first the readings without any passage.
+
+    Tables are of their schemas, ``questions`` indexed by question_id.
+
+    Raises:
+        InputError: a question has no answer, or a blank one.
+    """
+    rows = sorted(zip(candidates["passage_id"], candidates["question_id"], strict=True))
+    if asked.subtracts_baseline:
+        rows = [("", question_id) for question_id in sorted(candidates["question_id"].unique())] + rows
+    texts = {
+        question_id: scored_texts(asked.method, asked.grades, row["text"], row["answers"], answers_per_question)
+        for question_id, row in questions.loc[candidates["question_id"].unique()].iterrows()
+    }
+    _check(texts, questions)
+    for passage_id, question_id in rows:
+        question = "" if asked.method == "query_likelihood" else questions.at[question_id, "text"]
+        for text in texts[question_id]:
+            key = (question_id, passage_id, answer_id(text), template.hash, asked.fingerprint)
+            yield Pair(key, question, text, passages[passage_id] if passage_id else None)
+
+
+def _check(texts: Mapping[str, Sequence[str]], questions: pd.DataFrame) -> None:
+    if faulty := [question_id for question_id, of in texts.items() if not of or not all(text.strip() for text in of)]:
+        some = "; ".join(f"{questions.at[q, 'text'][:60]!r} ({questions.at[q, 'source']})" for q in faulty[:5])
+        raise InputError(
+            f"{len(faulty)} questions have no answer, or a blank one: {some}. Answer them or remove them; a teacher with "
+            "method: query_likelihood needs no answers"
+        )
