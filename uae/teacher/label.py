@@ -45,13 +45,14 @@ def label(
     store = LabelStore(store_path, readings_per_part)
     with store.writing():
         done = store.keys()
-        missing = sum(pair.key not in done for _, _, pairs in work for pair in pairs)
+        held = len(done)
+        missing = len({pair.key for _, _, pairs in work for pair in pairs} - done)
         with tqdm(total=missing, desc="labelling", unit="pair", smoothing=0.1) as bar:
             for _, of_teacher in groupby(work, key=lambda item: item[0].name):
                 _label(store, list(of_teacher), done, bar)
         store.seal()
         truncated = int(store.read()["truncated"].sum())
-        damaged, held, provenances = store.damaged, len(done), store.provenances()
+        damaged, provenances = store.damaged, store.provenances()
     write_json(
         manifest_path,
         {
@@ -108,6 +109,7 @@ def _label(store: LabelStore, work: list[tuple[Asked, Template, list[Pair]]], do
             for batch in unread(teacher, template, window, done):
                 readings = teacher.read(batch)
                 store.append([_row(*reading) for reading in readings], teacher.provenance())
+                done.update(reading.key for reading in readings)  # two teachers of one model may ask the same
                 bar.update(len(readings))
 
 

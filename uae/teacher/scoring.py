@@ -10,6 +10,7 @@ import importlib.metadata
 import inspect
 import logging
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +32,6 @@ log = logging.getLogger(__name__)
 
 # Of the probe's NLLs per token, tree against plain: far above rounding, far below what a wrong mask or position does.
 _PROBE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2, torch.float16: 0.05}
-_MEMORY_SHARE = 0.5  # of what is free, where no budget is given
 # Measured by benchmarks/labelling.py on 2 cores: larger batches leave the cache and are slower. A GPU wants them large.
 _BATCH_TOKENS = {"cpu": 1024, "mps": 4096, "cuda": 16384}
 _BRANCH_NODES = 128
@@ -76,7 +76,7 @@ class CausalTeacher:
 
     Args:
         batch_tokens: in one forward pass, padding included; None: what suits the device.
-        memory_mb: for one forward pass beside the weights; None: half of what is free.
+        memory_mb: for one forward pass beside the weights; None: a quarter of the machine's, half of what a GPU has left.
         compile: have torch compile the model; pays on long runs.
         trees: False reads padded whole prompts, as for a model that cannot read trees.
     """
@@ -93,7 +93,7 @@ class CausalTeacher:
     ):
         self.model, self.tokenizer, self.fingerprint = model, tokenizer, fingerprint
         self.batch_tokens = batch_tokens or _BATCH_TOKENS.get(model.device.type, _BATCH_TOKENS["cpu"])
-        self.memory = _free_memory(model.device) if memory_mb is None else memory_mb * 2**20
+        self.memory = _memory(model) if memory_mb is None else memory_mb * 2**20
         self.context = min(getattr(model.config, "max_position_embeddings", None) or 1 << 30, tokenizer.model_max_length)
         self.halvings = 0  # how often memory ran out
         self.compiled = compile
@@ -114,8 +114,9 @@ class CausalTeacher:
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "layout": "token trees" if self.trees else "padded whole prompts",
             "batch_tokens": self.batch_tokens,
+            "memory_mb": self.memory // 2**20,
             "compiled": self.compiled,
-            **{name: importlib.metadata.version(name) for name in ("torch", "transformers", "tokenizers")},
+            **_versions(),
         }
 
     def plan(self, template: Template, pairs: Sequence[Pair]) -> list[Batch]:
@@ -127,7 +128,10 @@ class CausalTeacher:
         for _, group in groupby(sequences, key=lambda sequence: pairs[sequence.pair].passage):
             # Beyond a sliding window's length only the model itself knows what a token attends to.
             if short := [s for s in group if self.trees and len(s.tokens) <= self._costs.window]:
-                trees += (build_tree(part, _BRANCH_NODES) for part in divide(short, self.batch_tokens))
+                trees += (
+                    build_tree(part, _BRANCH_NODES)
+                    for part in divide(short, self.batch_tokens, self._costs.logit_rows(self.memory, 0))
+                )
         whole = sorted(
             (s for s in sequences if not self.trees or len(s.tokens) > self._costs.window),
             key=lambda s: (-len(s.tokens), s.tokens, s.pair),
@@ -142,9 +146,8 @@ class CausalTeacher:
         ]
 
     def memory_mb(self, batch: Batch) -> int:
-        weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
         tokens, reads = self._size(batch.work)
-        return round((weights + min(self._costs.bytes(tokens, reads), self.memory)) / 2**20)
+        return round((_weight_bytes(self.model) + min(self._costs.bytes(tokens, reads), self.memory)) / 2**20)
 
     def _size(self, items: list) -> _Size:
         return (self._tree_size if isinstance(items[0], Tree) else self._padded_size)(items)
@@ -226,7 +229,7 @@ class CausalTeacher:
             "position_ids": self._tensor(np.concatenate([tree.positions for tree in trees])[None]),
         }
         nlls = np.empty(len(targets))
-        step = self._costs.logit_rows(self.memory / 2)
+        step = self._costs.logit_rows(self.memory, sum(len(tree.tokens) for tree in trees))
         for low in range(0, len(columns), step):  # one pass, unless a single answer's logits exceed the memory
             logits = self._logits(inputs, self._tensor(columns[low : low + step]))[0]
             inside = (back >= low) & (back < low + step)
@@ -244,7 +247,7 @@ class CausalTeacher:
             ids[row, : len(sequence.tokens)], mask[row, : len(sequence.tokens)] = sequence.tokens, 1
         inputs = {"input_ids": self._tensor(ids), "attention_mask": self._tensor(mask)}
         sums = np.zeros(len(sequences))
-        step = max(self._costs.logit_rows(self.memory / 2) // len(sequences), 1)
+        step = max(self._costs.logit_rows(self.memory, ids.size) // len(sequences), 1)
         for low in range(min(s.start for s in sequences) - 1, width - 1, step):
             high = min(low + step, width - 1)
             logits = self._logits(inputs, torch.arange(low, high, device=self.model.device))
@@ -305,9 +308,15 @@ class _Costs:
         """Of activations and logits at their peak: an upper bound, held to by tests/teacher/test_memory.py."""
         return tokens * self.per_token + reads * self.per_logit_row
 
-    def logit_rows(self, memory: float) -> int:
-        """For how many positions logits fit into ``memory`` bytes, one at least."""
-        return max(int(memory // self.per_logit_row), 1)
+    def logit_rows(self, memory: int, tokens: int) -> int:
+        """For how many positions logits fit into ``memory`` bytes beside the activations of ``tokens``, one at least."""
+        left = max(memory - tokens * self.per_token, memory / 2)
+        return max(int(left // self.per_logit_row), 1)
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("torch", "transformers", "tokenizers")}
 
 
 def _nll(logits: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
@@ -344,9 +353,15 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in text or "allocate memory" in text
 
 
-def _free_memory(device: torch.device) -> int:
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    return int(free * _MEMORY_SHARE)
+def _memory(model: PreTrainedModel) -> int:
+    """Bytes for a forward pass where no budget is given. Not what is free just now: the same machine plans the same batches."""
+    if model.device.type != "cuda":
+        return psutil.virtual_memory().total // 4
+    return (torch.cuda.get_device_properties(model.device).total_memory - _weight_bytes(model)) // 2
+
+
+def _weight_bytes(model: PreTrainedModel) -> int:
+    return sum(p.numel() * p.element_size() for p in model.parameters())
 
 
 def _probe_pairs() -> list[Pair]:

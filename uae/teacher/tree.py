@@ -95,16 +95,17 @@ def _branches(twigs: list[int], end: np.ndarray, limit: int) -> Iterator[Branch]
             start = stop
 
 
-def divide(sequences: Sequence[Prompted], nodes: int) -> Iterator[list[Prompted]]:
-    """Divide a passage's sequences among trees of at most ``nodes`` nodes (one sequence at least)."""
-    ordered = sorted(sequences)
+def divide(sequences: Sequence[Prompted], nodes: int, reads: int) -> Iterator[list[Prompted]]:
+    """Divide a passage's sequences among trees of at most so many nodes and answer tokens (one sequence at least)."""
     group: list[Prompted] = []
-    size = 0
-    for sequence in ordered:
+    size = answers = 0
+    for sequence in sorted(sequences):
         shared = shared_prefix(group[-1].tokens, sequence.tokens) if group else 0
-        if group and size + len(sequence.tokens) - shared > nodes:
+        answer = len(sequence.tokens) - sequence.start
+        if group and (size + len(sequence.tokens) - shared > nodes or answers + answer > reads):
             yield group
-            group, size, shared = [], 0, 0
+            group, size, answers, shared = [], 0, 0, 0
         group.append(sequence)
         size += len(sequence.tokens) - shared
+        answers += answer
     yield group

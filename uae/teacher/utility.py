@@ -91,7 +91,8 @@ def template_utilities(
         columns=["question_id", "answer_id", "place"],
     )
     read = labels[(labels["teacher"] == source.fingerprint) & (labels["template"] == template)]
-    pairs = candidates[["question_id", "passage_id"]].reset_index(names="row").merge(asked, on="question_id")
+    table = candidates[["question_id", "passage_id"]].reset_index(drop=True)
+    pairs = table.reset_index(names="row").merge(asked, on="question_id", how="left")  # a question not asked about is missing
     columns = ["question_id", "passage_id", "answer_id", "nll_sum", "n_tokens"]
     pairs = pairs.merge(read[columns], on=columns[:3], how="left")
     if source.method == "judgement":
@@ -106,8 +107,7 @@ def template_utilities(
         pairs["utility"] = pairs["alone"] - pairs["nll"]
         _require(pairs["utility"])
         values = pairs.groupby("row")["utility"].agg({"mean": "mean", "best": "max"}[answers])
-    table = candidates[["question_id", "passage_id"]].reset_index(drop=True)
-    return table.assign(utility=values.reindex(range(len(table))).to_numpy())
+    return table.assign(utility=values.to_numpy())
 
 
 def _log_odds(nll: np.ndarray) -> np.ndarray:
@@ -127,7 +127,9 @@ def _require(readings: pd.Series) -> None:
 
 
 def _zscore(grouped, values: pd.Series) -> pd.Series:
-    return ((values - grouped.transform("mean")) / grouped.transform("std", ddof=0)).fillna(0.0)  # all equal: nothing is said
+    scores = (values - grouped.transform("mean")) / grouped.transform("std", ddof=0)
+    # All equal: nothing is said. Their rounded mean may differ from them, and the quotient be infinite.
+    return scores.where(grouped.transform("min") < grouped.transform("max"), 0.0)
 
 
 def _minmax(grouped, values: pd.Series) -> pd.Series:

@@ -39,7 +39,7 @@ def passage_suite(min_words: int) -> "list[Expectation]":
     ]
 
 
-def question_suite(minimum: dict[str, int], scope: str) -> "list[Expectation]":
+def question_suite(minimum: dict[str, int], scope: str, require_answers: bool) -> "list[Expectation]":
     import great_expectations.expectations as gxe
     from great_expectations.expectations.row_conditions import Column
 
@@ -47,12 +47,12 @@ def question_suite(minimum: dict[str, int], scope: str) -> "list[Expectation]":
         gxe.ExpectColumnValuesToBeUnique(column="question_id"),
         gxe.ExpectColumnValuesToMatchRegex(column="text", regex=r"\S"),
         gxe.ExpectColumnValuesToBeInSet(column="split", value_set=["train", "validation", "test"]),
-        # A question that is trained on needs an answer for the teacher to judge by.
-        gxe.ExpectColumnValuesToBeBetween(column="n_answers", min_value=1, row_condition=Column("split") != "test"),
         gxe.ExpectColumnValuesToBeInSet(column="answers_filled", value_set=[True]),
         gxe.ExpectColumnValuesToBeInSet(column="document_known", value_set=[True]),
         gxe.ExpectColumnValuesToBeInSet(column="evidence_known", value_set=[True]),
     ]
+    if require_answers:  # a question that is trained on needs one for the teacher to judge by
+        suite.append(gxe.ExpectColumnValuesToBeBetween(column="n_answers", min_value=1, row_condition=Column("split") != "test"))
     if scope == "document":
         suite.append(gxe.ExpectColumnValuesToMatchRegex(column="doc_id", regex=r"\S"))
         suite.append(gxe.ExpectColumnValuesToBeBetween(column="n_splits_of_document", max_value=1))

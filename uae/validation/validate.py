@@ -20,6 +20,7 @@ def validate(
     scope: str,
     min_words_per_passage: int,
     min_questions: Mapping[str, int],
+    require_answers: bool,
 ) -> dict:
     """Check the three corpus tables and write the report.
 
@@ -30,11 +31,11 @@ def validate(
     documents = read_table(documents_path, DOCUMENTS)
     passages = read_table(passages_path, PASSAGES)
     questions = read_table(questions_path, QUESTIONS)
-    question_facts = _question_facts(questions, documents, passages)
+    question_facts = _question_facts(questions, documents, passages, require_answers)
     suites = [
         run_suite("documents", _document_facts(documents, passages), document_suite(), "doc_id"),
         run_suite("passages", _passage_facts(passages, documents), passage_suite(min_words_per_passage), "passage_id"),
-        run_suite("questions", question_facts, question_suite(dict(min_questions), scope), "question_id"),
+        run_suite("questions", question_facts, question_suite(dict(min_questions), scope, require_answers), "question_id"),
     ]
     return _conclude(suites, report_path)
 
@@ -94,10 +95,12 @@ def _passage_facts(passages: pd.DataFrame, documents: pd.DataFrame) -> pd.DataFr
     )
 
 
-def _question_facts(questions: pd.DataFrame, documents: pd.DataFrame, passages: pd.DataFrame) -> pd.DataFrame:
+def _question_facts(
+    questions: pd.DataFrame, documents: pd.DataFrame, passages: pd.DataFrame, require_answers: bool
+) -> pd.DataFrame:
     known_documents, known_passages = {"", *documents["doc_id"]}, set(passages["passage_id"])
     splits = questions[questions["doc_id"] != ""].groupby("doc_id")["split"].nunique()
-    usable = questions.assign(usable=(questions["answers"].str.len() > 0) | (questions["split"] == "test"))
+    usable = questions.assign(usable=(questions["answers"].str.len() > 0) | (not require_answers))
     # Test questions count by evidence: without it there is nothing to measure retrieval against.
     usable.loc[questions["split"] == "test", "usable"] = questions["evidence"].str.len() > 0
     counts = usable[usable["usable"]]["split"].value_counts()
