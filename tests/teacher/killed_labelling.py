@@ -6,6 +6,7 @@ itself must start no thread, nor run anything of torch or Arrow, for a fork woul
 kill is copied here and looked at by the test.
 """
 
+import itertools
 import json
 import os
 import random
@@ -27,7 +28,7 @@ from uae.teacher.asking import Asked
 from uae.teacher.scoring import CausalTeacher, load_teacher
 
 FINGERPRINT = "f" * 64
-BATCH_TOKENS, READINGS_PER_PART, CHECK_QUESTIONS = 128, 30, 6
+WORKERS, BATCH_TOKENS, READINGS_PER_PART, CHECK_QUESTIONS = 2, 128, 30, 6
 _SECONDS = 60  # to wait for something that should take one, before giving up
 
 
@@ -36,14 +37,13 @@ class Written:
 
     def __init__(self, teacher: CausalTeacher, asked: Path, before_reading: Callable[[int], None]):
         self._teacher, self._asked, self._before_reading = teacher, asked, before_reading
-        self._batches = 0
+        self._number = itertools.count()
 
     def __getattr__(self, name: str):
         return getattr(self._teacher, name)
 
     def read(self, batch):
-        self._before_reading(self._batches)
-        self._batches += 1
+        self._before_reading(next(self._number))
         with open(self._asked, "a", encoding="utf-8") as stream:
             stream.write(json.dumps([pair.key for pair in batch.pairs]) + "\n")
         return self._teacher.read(batch)
@@ -165,7 +165,7 @@ def _until(happened: Callable[[], bool]) -> None:
 
 
 def main(folder: Path, model: Path, kills: int, seed: int) -> None:
-    torch.set_num_threads(1)
+    torch.set_num_threads(WORKERS)  # so many batches in flight; each child starts its own threads
     labelling = Labelling(folder, model)
     labelling.whole("warm")  # what is read for the first time is read slowly
     seconds = labelling.whole("whole")

@@ -66,10 +66,11 @@ def arbitrary_nll(pair: Pair) -> float:
 
 
 class CountingTeacher:
-    """An engine without a model: ``nll`` says a pair's NLL per token. Remembers what it was asked, and how often it was opened."""
+    """An engine without a model: ``nll`` is a pair's NLL per token. Remembers what it was asked."""
 
     def __init__(self, fingerprint: str = "f" * 64, batch_pairs: int = 5, nll: Callable[[Pair], float] = arbitrary_nll):
         self.fingerprint, self.batch_pairs, self.nll = fingerprint, batch_pairs, nll
+        self.workers = 1
         self.asked: list[Pair] = []
         self.opened = 0
 
@@ -89,6 +90,12 @@ class CountingTeacher:
         counts = [len(pair.answer.split()) for pair in batch.pairs]
         rows = zip(batch.pairs, counts, strict=True)
         return [Reading(pair.key, self.nll(pair) * count, count, False) for pair, count in rows][::-1]  # any order will do
+
+    def start_worker(self) -> None:
+        raise AssertionError("one reads without threads")
+
+    def end_workers(self) -> None:
+        raise AssertionError("one reads without threads")
 
     def memory_mb(self, batch: Batch) -> int:
         return len(batch.pairs)

@@ -16,6 +16,7 @@ from uae.files import read_json
 from uae.teacher.store import KEY, LabelStore
 
 KILLS = 20
+IN_FLIGHT = 3  # one for each of two workers, and one that was read but waits to be stored
 TOTAL = 20 + 20 * 5 + 6 + 6 * 5  # each question alone, with five passages; six of them under the check template too
 HELPER = Path(__file__).with_name("killed_labelling.py")
 
@@ -49,7 +50,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def told(folder, tiny_lm) -> dict:
     """What the helper did, in one process: uninterrupted runs, rounds of killed ones, two labellers at once."""
-    # one thread: a fork gets no more of its parent's, and sums come out the same in every run
+    # the helper must have no threads when it forks; how many its children have, it says itself
     single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1") | {"TOKENIZERS_PARALLELISM": "false"}
     command = [sys.executable, str(HELPER), str(folder), str(tiny_lm), str(KILLS), "13"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | single, check=False)
@@ -113,15 +114,16 @@ def test_what_is_stored_is_never_asked_again(attempts):
             assert len(attempt.after) == TOTAL
 
 
-def test_a_kill_loses_nothing_stored_and_one_batch_at_most(attempts):
+def test_a_kill_loses_nothing_stored_and_the_batches_in_flight_at_most(attempts):
     lost = []
     for attempt in attempts:
         assert attempt.before <= attempt.after
         assert attempt.after == attempt.before | (set(attempt.asked) & attempt.after)
-        missing = set(attempt.asked) - attempt.after
-        assert missing in (set(), set(attempt.batches[-1]) if attempt.batches else set())
+        batches = [set(batch) - attempt.after for batch in attempt.batches]
+        missing = [place for place, keys in enumerate(batches) if keys]
+        assert all(batches[place] == set(attempt.batches[place]) for place in missing)  # whole batches, none in part
         lost.append(len(missing))
-    assert any(lost)  # some kill did hit a batch in flight
+    assert 0 < max(lost) <= IN_FLIGHT
 
 
 def test_resumed_runs_read_the_batches_that_an_uninterrupted_one_reads(folder, attempts):
@@ -132,4 +134,4 @@ def test_resumed_runs_read_the_batches_that_an_uninterrupted_one_reads(folder, a
 def test_a_second_labeller_is_refused_and_the_first_unharmed(folder, told):
     assert "another labeller is writing to this store" in told["told"]
     assert contents(folder / "contested") == contents(folder / "whole")
-    assert batches(folder / "first.asked") == batches(folder / "whole.asked")
+    assert sorted(batches(folder / "first.asked")) == sorted(batches(folder / "whole.asked"))

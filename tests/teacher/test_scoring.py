@@ -7,7 +7,7 @@ import torch
 
 from uae.errors import InputError, ModelError
 from uae.teacher.prompts import Template
-from uae.teacher.protocol import Pair
+from uae.teacher.protocol import Pair, read_all
 from uae.teacher.scoring import CausalTeacher, load_causal_lm, load_teacher
 
 TEMPLATE = Template("Passage: {passage}\n\n", "Question: {question}\nAnswer:", " {answer}")
@@ -299,3 +299,35 @@ def test_compiled_teacher_gives_the_same(tiny_lm, make, monkeypatch):
     assert {k: mean(r) for k, r in read(teacher, pairs()).items()} == pytest.approx(
         {k: mean(r) for k, r in read(make(), pairs()).items()}, abs=1e-5
     )
+
+
+def test_several_workers_give_the_same_in_the_same_order(make):
+    """Each thread reads trees of its own: what one thread lays out must not reach the other's attention."""
+    teacher = make(batch_tokens=110)
+    batches = teacher.plan(TEMPLATE, pairs())
+    assert len(batches) > 4
+    teacher.workers = 1
+    alone = [reading for readings in read_all(teacher, batches) for reading in readings]
+    teacher.workers = 3
+    for _ in range(3):
+        together = [reading for readings in read_all(teacher, batches) for reading in readings]
+        assert [reading.key for reading in together] == [reading.key for reading in alone]
+        assert [mean(reading) for reading in together] == pytest.approx([mean(reading) for reading in alone], abs=1e-5)
+
+
+def test_an_error_in_a_worker_ends_the_reading(make, monkeypatch):
+    teacher = make(batch_tokens=110)
+    teacher.workers = 2
+    batches = teacher.plan(TEMPLATE, pairs())
+    read_one = teacher.read
+
+    def broken(batch):
+        if batch is batches[1]:
+            raise ModelError("broken")
+        return read_one(batch)
+
+    monkeypatch.setattr(teacher, "read", broken)
+    reading = read_all(teacher, batches)
+    assert [r.key for r in next(reading)] == [p.key for p in batches[0].pairs]  # what came before is not lost
+    with pytest.raises(ModelError, match="broken"):
+        list(reading)

@@ -1,4 +1,4 @@
-"""Attention over token trees, as an attention function of transformers.
+"""Attention over token trees, as an attention function of transformers. Whole prompts pass through it as through "sdpa".
 
 Trees lie end to end in one row without padding. Each tree's trunk attends to itself causally, each branch to the trunk and to its
 own nodes, by torch's scaled_dot_product_attention: no call computes scores between trees or between branches.
@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from uae.teacher.tree import Tree
 
@@ -30,20 +32,18 @@ class _Tree(NamedTuple):
     branches: list[_Branch]
 
 
-_layout: ContextVar[list[_Tree]] = ContextVar("layout")
+# None: whole prompts, which attend as models usually do. Each thread that reads has its own.
+_layout: ContextVar[list[_Tree] | None] = ContextVar("layout", default=None)
 
 
 @contextmanager
-def reading_trees(model: PreTrainedModel, trees: Sequence[Tree]) -> Iterator[None]:
-    """Have ``model`` attend as ``trees`` say, laid end to end in one row; afterwards as before."""
-    usual = model.config._attn_implementation
-    model.set_attn_implementation(NAME)
-    token = _layout.set(_place(trees, model.dtype, model.device))
+def reading_trees(trees: Sequence[Tree], dtype: torch.dtype, device: torch.device) -> Iterator[None]:
+    """Have models of this thread attend as ``trees`` say, laid end to end in one row; afterwards as before."""
+    token = _layout.set(_place(trees, dtype, device))
     try:
         yield
     finally:
         _layout.reset(token)
-        model.set_attn_implementation(usual)
 
 
 def _place(trees: Sequence[Tree], dtype: torch.dtype, device: torch.device) -> list[_Tree]:
@@ -77,13 +77,16 @@ def _attend(
     Raises:
         ValueError: the model asks for more than plain attention.
     """
+    layout = _layout.get()
+    if layout is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
     if extra := [name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]:
         raise ValueError(f"its attention has {extra[0]}")
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
         key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
     output = query.new_empty((*query.shape[:-1], value.shape[-1]))
-    for start, trunk, branches in _layout.get():
+    for start, trunk, branches in layout:
         on = slice(start, trunk)
         if trunk > start:
             output[:, :, on] = scaled_dot_product_attention(
@@ -102,3 +105,4 @@ def _attend(
 
 
 AttentionInterface.register(NAME, _attend)
+AttentionMaskInterface.register(NAME, sdpa_mask)  # of whole prompts; trees bring their own

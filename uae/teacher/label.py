@@ -11,7 +11,7 @@ from uae.files import write_json
 from uae.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table
 from uae.teacher.asking import Asked, sample, wanted
 from uae.teacher.prompts import Template
-from uae.teacher.protocol import Batch, Pair, Teacher
+from uae.teacher.protocol import Batch, Pair, Teacher, read_all
 from uae.teacher.store import KEY, LabelStore
 
 # Planned at once: enough to fill batches well, few enough that a corpus of any size fits the memory and that a window which is
@@ -32,8 +32,8 @@ def label(
 ) -> dict:
     """Append readings of all pairs never labelled with these teachers and templates. Returns counts.
 
-    A killed run loses the batch in flight. The next one reads what is missing in the same batches as it would have been read in,
-    so that the store ends up the same as an uninterrupted run's.
+    A killed run loses the batches in flight: one, or on a CPU one a core. The next one reads what is missing in the same batches
+    as it would have been read in, so that the store ends up the same as an uninterrupted run's.
     """
     candidates = read_table(candidates_path, CANDIDATES)
     passages = read_table(passages_path, PASSAGES).set_index("passage_id")["text"]
@@ -106,8 +106,7 @@ def _label(store: LabelStore, work: list[tuple[Asked, Template, list[Pair]]], do
             if all(pair.key in done for pair in window):
                 continue
             teacher = teacher or asked.open()
-            for batch in unread(teacher, template, window, done):
-                readings = teacher.read(batch)
+            for readings in read_all(teacher, list(unread(teacher, template, window, done))):
                 store.append([_row(*reading) for reading in readings], teacher.provenance())
                 done.update(reading.key for reading in readings)  # two teachers of one model may ask the same
                 bar.update(len(readings))

@@ -8,7 +8,7 @@ from typing import Any
 from uae.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table
 from uae.teacher.asking import Asked, wanted
 from uae.teacher.label import passes, unread, windows
-from uae.teacher.protocol import Batch, Teacher
+from uae.teacher.protocol import Batch, Teacher, read_all
 from uae.teacher.store import LabelStore
 
 # Of a large corpus so many windows are tokenised, and the rest taken to be like them.
@@ -72,11 +72,10 @@ def _cost(asked: Asked, work: list, stored: int, done: set[tuple], calibration_s
 def _calibrate(teacher: Teacher, batches: list[Batch], seconds: float) -> tuple[float, float]:
     """Tokens per second over batches spread evenly over the work, and the time taken; the first, slower one does not count."""
     teacher.read(batches[0])
-    spread = sorted(range(len(batches)), key=lambda number: (number * 0.618) % 1)
+    spread = [batches[n] for n in sorted(range(len(batches)), key=lambda number: (number * 0.618) % 1)]
     tokens, start = 0, time.perf_counter()
-    for number in spread:
-        teacher.read(batches[number])
-        tokens += batches[number].tokens
+    for batch, _ in zip(spread, read_all(teacher, spread), strict=True):
+        tokens += batch.tokens
         if time.perf_counter() - start > seconds:
             break
     spent = time.perf_counter() - start

@@ -1,6 +1,8 @@
 """What a teacher is: something that reads an answer's negative log-likelihood after a prompt. One room, several engines."""
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -26,7 +28,7 @@ class Reading(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """What an engine reads at once and the label store keeps at once: a kill loses one batch at most."""
+    """What an engine reads at once and the label store keeps at once: a kill loses the batches in flight."""
 
     pairs: tuple[Pair, ...]
     tokens: int  # that go through the model
@@ -38,6 +40,7 @@ class Teacher(Protocol):
     """An engine with one model. ``plan`` is deterministic: the same pairs give the same batches, whatever was read before."""
 
     fingerprint: str  # of the model, 64 hex digits: readings of different models never mix
+    workers: int  # threads that may call ``read`` at once
 
     def provenance(self) -> dict[str, str | int | float | bool | None]:
         """Backend, dtype, versions and batch policy, kept with every part of the label store."""
@@ -57,5 +60,32 @@ class Teacher(Protocol):
             ModelError: the model gives NaN or infinite values, cannot be reached, or one pair alone exceeds the memory.
         """
 
+    def start_worker(self) -> None:
+        """Called by each thread that is going to read, where there are several."""
+
+    def end_workers(self) -> None:
+        """Called when they are done."""
+
     def memory_mb(self, batch: Batch) -> int | None:
         """About what this machine needs to read the batch, the model's weights included; None where a server does it."""
+
+
+def read_all(teacher: Teacher, batches: Iterable[Batch]) -> Iterator[list[Reading]]:
+    """The batches' readings in their order, ``teacher.workers`` batches in flight at once."""
+    if teacher.workers == 1:
+        yield from map(teacher.read, batches)
+        return
+    try:
+        with ThreadPoolExecutor(teacher.workers, initializer=teacher.start_worker) as pool:
+            under_way: deque = deque()
+            try:
+                for batch in batches:
+                    under_way.append(pool.submit(teacher.read, batch))
+                    if len(under_way) > teacher.workers:
+                        yield under_way.popleft().result()
+                while under_way:
+                    yield under_way.popleft().result()
+            finally:
+                pool.shutdown(cancel_futures=True)
+    finally:
+        teacher.end_workers()

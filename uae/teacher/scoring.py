@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from uae.compute import hide_loading_bars, pick_device, pick_dtype
 from uae.errors import ModelError
-from uae.teacher.attention import reading_trees
+from uae.teacher.attention import NAME, reading_trees
 from uae.teacher.prompts import Template
 from uae.teacher.protocol import Batch, Pair, Reading
 from uae.teacher.tokens import tokenise
@@ -35,6 +35,7 @@ _PROBE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2, torch.float16: 0.0
 # Measured by benchmarks/labelling.py on 2 cores: larger batches leave the cache and are slower. A GPU wants them large.
 _BATCH_TOKENS = {"cpu": 1024, "mps": 4096, "cuda": 16384}
 _BRANCH_NODES = 128
+_WORKERS = 8
 
 
 class _Size(NamedTuple):
@@ -76,7 +77,8 @@ class CausalTeacher:
 
     Args:
         batch_tokens: in one forward pass, padding included; None: what suits the device.
-        memory_mb: for one forward pass beside the weights; None: a quarter of the machine's, half of what a GPU has left.
+        memory_mb: for the forward passes under way, beside the weights; None: a quarter of the machine's, half of what a GPU
+            has left.
         compile: have torch compile the model; pays on long runs.
         trees: False reads padded whole prompts, as for a model that cannot read trees.
     """
@@ -93,9 +95,12 @@ class CausalTeacher:
     ):
         self.model, self.tokenizer, self.fingerprint = model, tokenizer, fingerprint
         self.batch_tokens = batch_tokens or _BATCH_TOKENS.get(model.device.type, _BATCH_TOKENS["cpu"])
-        self.memory = _memory(model) if memory_mb is None else memory_mb * 2**20
         self.context = min(getattr(model.config, "max_position_embeddings", None) or 1 << 30, tokenizer.model_max_length)
         self.halvings = 0  # how often memory ran out
+        # On a CPU each thread reads a pass of its own: cores that share one wait for the slowest after every operation.
+        self.threads = torch.get_num_threads()
+        self.workers = min(self.threads, _WORKERS) if model.device.type == "cpu" else 1
+        self.memory = (_memory(model) if memory_mb is None else memory_mb * 2**20) // self.workers
         self.compiled = compile
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._costs = _Costs(model)
@@ -114,7 +119,8 @@ class CausalTeacher:
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "layout": "token trees" if self.trees else "padded whole prompts",
             "batch_tokens": self.batch_tokens,
-            "memory_mb": self.memory // 2**20,
+            "memory_mb": self.memory * self.workers // 2**20,
+            "workers": self.workers,
             "compiled": self.compiled,
             **_versions(),
         }
@@ -145,9 +151,16 @@ class CausalTeacher:
             for place, (sequence, nll) in enumerate(self._read(batch.work, batch.pairs))
         ]
 
+    def start_worker(self) -> None:
+        torch.set_num_threads(max(self.threads // self.workers, 1))
+
+    def end_workers(self) -> None:
+        torch.set_num_threads(self.threads)  # part of the setting is the process's, not the thread's
+
     def memory_mb(self, batch: Batch) -> int:
         tokens, reads = self._size(batch.work)
-        return round((_weight_bytes(self.model) + min(self._costs.bytes(tokens, reads), self.memory)) / 2**20)
+        passes = self.workers * min(self._costs.bytes(tokens, reads), self.memory)
+        return round((_weight_bytes(self.model) + passes) / 2**20)
 
     def _size(self, items: list) -> _Size:
         return (self._tree_size if isinstance(items[0], Tree) else self._padded_size)(items)
@@ -214,7 +227,7 @@ class CausalTeacher:
     def _forward(self, items: list[Tree] | list[Prompted]) -> list[float]:
         """Summed NLLs of all sequences, in the items' order."""
         if isinstance(items[0], Tree):
-            with reading_trees(self.model, items):
+            with reading_trees(items, self.model.dtype, self.model.device):
                 return self._tree_nlls(items)
         return self._padded_nlls(items)
 
@@ -269,9 +282,10 @@ class CausalTeacher:
 
     def _probe(self) -> None:
         pairs, template = _probe_pairs(), Template("Passage: {passage}\n\n", "Question: {question}\nAnswer:", " {answer}")
-        plain = self._probe_nlls(template, pairs)
+        plain, usual = self._probe_nlls(template, pairs), self.model.config._attn_implementation
         self.trees = True
         try:
+            self.model.set_attn_implementation(NAME)
             difference = float(np.abs(self._probe_nlls(template, pairs) - plain).max())
         except (TypeError, ValueError, RuntimeError, IndexError) as error:
             if _is_out_of_memory(error):
@@ -282,6 +296,7 @@ class CausalTeacher:
         self.probe_difference = difference
         if not difference <= _PROBE_TOLERANCE.get(self.model.dtype, 0.0):
             self.trees = False
+            self.model.set_attn_implementation(usual)
             log.warning("this model cannot share prompt prefixes (%s): whole prompts are read, which is slower", reason)
 
     def _probe_nlls(self, template: Template, pairs: list[Pair]) -> np.ndarray:

@@ -72,6 +72,7 @@ class ServedTeacher:
         if not (self._key.isascii() and self._key.isprintable()):
             raise ConfigError("the teacher's API key has characters that no key can have: look for a line break or a quote in it")
         self.model, self.concurrency, self.timeout_s, self.batch_pairs = model, concurrency, timeout_s, batch_pairs
+        self.workers = 1  # it has threads of its own, for requests
         self.fingerprint = sha256_bytes("served", model)
         self._client = openai.OpenAI(
             base_url=f"{self._root}/v1",
@@ -126,6 +127,12 @@ class ServedTeacher:
             ModelError: the server gives NaN or infinite values, log-probs of other tokens or none, or cannot be reached.
         """
         return self._concurrently(lambda item: self._read(*item), zip(batch.pairs, batch.work, strict=True))
+
+    def start_worker(self) -> None:
+        pass
+
+    def end_workers(self) -> None:
+        pass
 
     def memory_mb(self, batch: Batch) -> None:
         return None
