@@ -6,7 +6,7 @@ from pathlib import Path
 import dagster as dg
 
 import uae
-from dagster_project.checks import check_results, check_specs, quality_result
+from dagster_project.checks import check_results, check_specs, quality_result, unjudged
 from dagster_project.metadata import describe
 from dagster_project.resources import DvcResource, MlflowResource, ModelsResource, ProjectResource
 from uae.errors import UaeError, ValidationFailed
@@ -80,7 +80,7 @@ def _materialise(
             result = stage(settings, workspace)
         except ValidationFailed as error:
             context.log.error(str(error))
-            return check_results(stage.name, error.report)
+            return check_results(stage.name, error.report) + ([unjudged()] if stage.name == "label" else [])
         hashes = dvc.commit(stage.name)
         metadata = describe(stage, result, workspace) | used | {"dvc md5": dg.MetadataValue.json(hashes)}
     if "run_id" in result:

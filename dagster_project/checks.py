@@ -33,6 +33,16 @@ def check_results(stage: str, report: dict[str, Any]) -> list[dg.AssetCheckResul
     return [_result(suite) for suite in report["suites"]]
 
 
+def unjudged() -> dg.AssetCheckResult:
+    """Of labels that failed their suite."""
+    return dg.AssetCheckResult(
+        check_name=QUALITY,
+        passed=False,
+        severity=dg.AssetCheckSeverity.WARN,
+        description="Not judged: the readings failed their suite.",
+    )
+
+
 def quality_result(report: dict[str, Any], page: Path) -> dg.AssetCheckResult:
     """The label-quality report's verdict, its warnings and the figures behind it."""
     figures: dict[str, Any] = {}

@@ -125,7 +125,8 @@ def test_all_faults_are_named_at_once(refused):
         ("evaluate.confidence", 0.5),
         ("promote.max_loss", -0.1),
         ("promote.min_gain", ".nan"),
-        ("label.templates", "[]"),
+        ("teachers.main.templates", "[]"),
+        ("teachers", "{}"),
         ("package.bento", "Upper Case"),
         ("train", 1),
     ],
@@ -144,8 +145,8 @@ def test_split_fractions_must_add_up(refused):
 
 @pytest.mark.parametrize("template", ["no place", "{passage} and {passage}", "{answer}"])
 def test_a_template_needs_its_place_once(refused, template):
-    message = refused(lambda values: values["label"]["templates"][0].update(passage=template))
-    assert "label.templates.0" in message
+    message = refused(lambda values: values["teachers"]["main"]["templates"][0].update(passage=template))
+    assert "teachers.main.templates.0" in message
     assert "passage: must contain {passage} exactly once" in message
 
 

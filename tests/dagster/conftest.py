@@ -28,11 +28,13 @@ def make_report(*names: str, failing: tuple[str, ...] = ()) -> dict:
 
 _INTERVAL = {"mean": 0.5, "low": 0.25, "high": 0.75, "questions": 4}
 _GAIN = {"absolute": {"mean": 0.1, "low": -0.1, "high": 0.3}, "relative": None, "p_value": 0.04, "questions": 4}
+_SIDES = {"utility": _INTERVAL, "base": _INTERVAL}
+QUALITY = {"verdict": "worth it", "summary": "They rank well.", "warnings": [], "ranking": {"metrics": {"map": _SIDES}}}
 RESULTS = {
     "ingest": {"documents": 3, "passages": 9, "questions_by_split": {"train": 2, "test": 1}, "skipped": {}},
     "validate": make_report("documents", "passages", "questions"),
     "candidates": {"candidates": 12, "candidates_by_source": {"dense": 8, "random": 4}},
-    "label": {"readings_in_store": 14, "mean_utility": 0.1, "validation": make_report("labels")},
+    "label": {"readings_in_store": 14, "mean_utility": 0.1, "validation": make_report("labels"), "quality": QUALITY},
     "train": {"steps": 2, "pairs": {"train": 8, "validation": 4}, "run_id": "run1"},
     "index": {"passages": 9, "factory": "Flat", "prompts": {}},
     "evaluate": {"systems": {"base": {"map": _INTERVAL}, "uae": {"map": _INTERVAL}}, "gains": {"uae": {"map": _GAIN}}},
@@ -85,6 +87,12 @@ class FakePages(MlflowResource):
 def report() -> Callable[..., dict]:
     """Make a validation report: the suites' names, and which of them are failing."""
     return make_report
+
+
+@pytest.fixture
+def results() -> dict[str, dict]:
+    """What the stub stages answer."""
+    return RESULTS
 
 
 @pytest.fixture

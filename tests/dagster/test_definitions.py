@@ -7,12 +7,12 @@ from dagster_project.automation import source_changed, weekly
 from dagster_project.definitions import build, defs
 from dagster_project.resources import ProjectResource
 
-# asset -> (upstream, blocking checks, kinds, room)
+# asset -> (upstream, checks, kinds, room)
 SPECS = {
     "ingest": ([], [], ["parquet", "python"], "corpus"),
     "validate": (["ingest"], ["documents", "passages", "questions"], ["greatexpectations"], "validation"),
     "candidates": (["ingest", "validate"], [], ["parquet", "python"], "candidates"),
-    "label": (["candidates", "ingest"], ["labels"], ["huggingface", "pytorch"], "teacher"),
+    "label": (["candidates", "ingest"], ["label_quality", "labels"], ["huggingface", "pytorch"], "teacher"),
     "train": (["candidates", "ingest", "label"], [], ["mlflow", "pytorch"], "training"),
     "index": (["ingest", "train"], [], ["faiss"], "index"),
     "evaluate": (["index", "ingest"], [], ["huggingface", "python"], "evaluation"),
@@ -39,9 +39,9 @@ def test_specs_of_all_assets():
     assert all(spec.description and spec.code_version for spec in specs.values())
 
 
-def test_every_check_is_blocking():
+def test_every_check_is_blocking_but_the_one_that_judges():
     graph = defs.resolve_asset_graph()
-    assert all(graph.get_check_spec(key).blocking for key in graph.asset_check_keys)
+    assert {key.name for key in graph.asset_check_keys if not graph.get_check_spec(key).blocking} == {"label_quality"}
 
 
 def test_the_job_runs_every_asset():

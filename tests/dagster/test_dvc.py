@@ -35,7 +35,8 @@ def test_dvc_has_nothing_to_do_after_dagster(repository, run_chain):
         assert repo.reproduce() == []
     (event,) = result.asset_materializations_for_node("label")
     assert set(event.metadata["dvc md5"].data) == {
-        "data/labels", "data/labels.json", "reports/label_validation.json", "reports/utility_histogram.csv"
+        "data/labels", "data/labels.json", "reports/label_validation.json", "reports/utility_histogram.csv",
+        "reports/labels.json", "reports/labels.html",
     }  # fmt: skip
 
 

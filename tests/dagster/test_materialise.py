@@ -32,7 +32,7 @@ def test_the_whole_chain(project, run_chain):
     assert result.success
     assert sorted(materialised(result)) == sorted(NAMES)
     assert sorted(committed(project)) == sorted(NAMES)
-    assert checks(result) == dict.fromkeys(("documents", "passages", "questions", "labels"), True)
+    assert checks(result) == dict.fromkeys(("documents", "passages", "questions", "labels", "label_quality"), True)
 
 
 SHOWN = [
@@ -102,3 +102,15 @@ def test_stages_get_the_parameters_they_declare_and_relative_paths(run_chain, re
     run_chain(validate=run)
     assert seen["scope"] == "document"
     assert str(seen["path"]) == "data/documents.parquet"
+
+
+def test_labels_not_worth_training_on_warn_and_stop_nothing(run_chain, results, monkeypatch):
+    warning = {"code": "no_gain", "text": "Distillation is not worth it on this data."}
+    quality = {"verdict": "not worth it", "summary": "They rank no better.", "warnings": [warning], "ranking": None}
+    monkeypatch.setitem(results, "label", results["label"] | {"quality": quality})
+    result = run_chain()
+    assert result.success
+    (check,) = [e for e in result.get_asset_check_evaluations() if e.check_name == "label_quality"]
+    assert (check.passed, check.severity.value, check.description) == (False, "WARN", "They rank no better.")
+    assert "Distillation is not worth it" in str(check.metadata["warnings"])
+    assert "package" in materialised(result)

@@ -10,7 +10,7 @@ from uae.files import write_json
 from uae.sources import fingerprint
 from uae.tables import CANDIDATES, LABELS, PASSAGES, QUESTIONS, write_table
 from uae.teacher.store import LabelStore
-from uae.teacher.utility import answer_id
+from uae.teacher.asking import answer_id
 from uae.training.train import train
 
 
@@ -38,17 +38,20 @@ def labelled(tmp_path) -> Path:
     write_table(tmp_path / "questions.parquet", QUESTIONS, questions)
     write_table(tmp_path / "passages.parquet", PASSAGES, passages)
     write_table(tmp_path / "candidates.parquet", CANDIDATES, pairs)
-    store = LabelStore(tmp_path / "labels")
+    store = LabelStore(tmp_path / "labels", 1000)
     with store.writing():
-        store.append([{name: row[name] for name in LABELS.names} for row in readings])
-    write_json(tmp_path / "labels.json", {"teacher": "T", "templates": {"t": {}}, "answers_per_question": 1})
+        store.append([{name: row[name] for name in LABELS.names} for row in readings], {"backend": "made up"})
+    teacher = {"name": "main", "fingerprint": "T", "method": "answer_likelihood", "grades": [], "weight": 1.0}
+    teacher |= {"templates": {"t": {}}, "check_templates": {}}
+    write_json(tmp_path / "labels.json", {"teachers": [teacher], "answers_per_question": 1})
     return tmp_path
 
 
 def run(root: Path, base: Path, out: str, log=lambda metrics, step: None, **changes) -> dict:
     arguments = {
         "epochs": 6, "batch_size": 4, "learning_rate": 3e-3, "warmup": 0.0, "weight_decay": 0.0, "dropout": 0.0,
-        "teacher_temperature": 0.5, "student_temperature": 0.05, "in_batch_negatives": True, "patience": 6,
+        "teacher_temperature": 0.5, "aggregation": {"answers": "mean", "templates": "mean", "teachers": "none"},
+        "student_temperature": 0.05, "in_batch_negatives": True, "patience": 6,
         "device": "cpu", "seed": 1, "log_metrics": log,
     }  # fmt: skip
     files = ("candidates.parquet", "passages.parquet", "questions.parquet", "labels", "labels.json")
