@@ -118,14 +118,23 @@ def _stages_tree() -> ast.Module:
 
 
 def _imports_of_function(stage: Stage) -> set[str]:
-    """Imports inside the stage's function, and inside the Workspace methods that it calls (``w.model`` needs uae.sources)."""
-    nodes = {node.name: node for node in ast.walk(_stages_tree()) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    function = nodes[stage.run.__name__]
-    called = {
-        node.func.attr for node in ast.walk(function) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
-    }
-    methods = [node for node in nodes["Workspace"].body if isinstance(node, ast.FunctionDef) and node.name in called]
-    return set().union(*(_imports(node) for node in (function, *methods)))
+    """Imports inside the stage's function and inside what it calls of uae/stages.py, at any depth.
+
+    These are the module's functions, and the Workspace's methods (``w.model`` needs uae.sources).
+    """
+    functions = {node.name: node for node in _stages_tree().body if isinstance(node, ast.FunctionDef)}
+    (workspace,) = (node for node in _stages_tree().body if isinstance(node, ast.ClassDef) and node.name == "Workspace")
+    methods = {node.name: node for node in workspace.body if isinstance(node, ast.FunctionDef)}
+    found: dict[str, ast.FunctionDef] = {}
+    waiting = [functions[stage.run.__name__]]
+    while waiting:
+        function = waiting.pop()
+        found[function.name] = function
+        called = [node.func for node in ast.walk(function) if isinstance(node, ast.Call)]
+        own = [functions.get(node.id) for node in called if isinstance(node, ast.Name)]
+        of_workspace = [methods.get(node.attr) for node in called if isinstance(node, ast.Attribute)]
+        waiting += [node for node in (*own, *of_workspace) if node is not None and node.name not in found]
+    return set().union(*(_imports(node) for node in found.values()))
 
 
 @cache

@@ -1,7 +1,10 @@
 """Running the chain over stub stages: metadata, checks that stop what is downstream, errors without a trace."""
 
+from pathlib import Path
+
 import pytest
 
+from dagster_project.checks import quality_result
 from uae.errors import InputError, ValidationFailed
 from uae.stages import CHAIN
 
@@ -114,3 +117,21 @@ def test_labels_not_worth_training_on_warn_and_stop_nothing(run_chain, results, 
     assert (check.passed, check.severity.value, check.description) == (False, "WARN", "They rank no better.")
     assert "Distillation is not worth it" in str(check.metadata["warnings"])
     assert "package" in materialised(result)
+
+
+def test_the_judgement_of_labels_shows_its_figures_and_its_page(results):
+    sides = {"utility": {"mean": 0.8}, "base": {"mean": 0.6}}
+    quality = results["label"]["quality"] | {"ranking": {"metrics": {"map": sides, "auc": sides}}}
+    result = quality_result(quality, Path("/project/reports/labels.html"))
+    assert (result.passed, result.check_name) == (True, "label_quality")
+    assert {name: value.value for name, value in result.metadata.items()} == {
+        "map of utility": 0.8, "map of base": 0.6, "auc of utility": 0.8, "auc of base": 0.6, "warnings": "none",
+        "page": "/project/reports/labels.html",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("verdict", ["doubtful", "not worth it"])
+def test_labels_without_evidence_are_judged_without_a_ranking(results, verdict):
+    result = quality_result(results["label"]["quality"] | {"verdict": verdict, "ranking": None}, Path("labels.html"))
+    assert not result.passed
+    assert set(result.metadata) == {"warnings", "page"}

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from uae.errors import ArtefactError
-from uae.files import write_json
+from uae.files import read_json, write_json
 from uae.sources import fingerprint
 from uae.tables import CANDIDATES, LABELS, PASSAGES, QUESTIONS, write_table
-from uae.teacher.store import LabelStore
 from uae.teacher.asking import answer_id
+from uae.teacher.store import LabelStore
 from uae.training.train import train
 
 
@@ -83,8 +83,21 @@ def test_metrics_of_every_step_are_logged(labelled, tiny_encoder):
     assert any("eval_teacher_ndcg" in metrics for _, metrics in logged)
 
 
+def test_aggregation_decides_what_is_learnt(labelled, tiny_encoder):
+    """Spread over 0 to 1, the gap between the passages is smaller than in nats: other targets, another loss."""
+    losses = []
+    for teachers in ("none", "minmax"):
+        logged = []
+        changes = {"epochs": 1, "aggregation": {"answers": "mean", "templates": "mean", "teachers": teachers}}
+        run(labelled, tiny_encoder, teachers, lambda metrics, step, logged=logged: logged.append(metrics), **changes)
+        losses.append(next(metrics["loss"] for metrics in logged if "loss" in metrics))
+    assert losses[0] != losses[1]
+
+
 def test_missing_labels_and_empty_split_are_clear_errors(labelled, tiny_encoder):
-    write_json(labelled / "labels.json", {"teacher": "another", "templates": {"t": {}}, "answers_per_question": 1})
+    manifest = read_json(labelled / "labels.json")
+    manifest["teachers"][0]["fingerprint"] = "another"
+    write_json(labelled / "labels.json", manifest)
     with pytest.raises(ArtefactError, match="run the label stage again"):
         run(labelled, tiny_encoder, "student")
     assert not (labelled / "student").exists()
