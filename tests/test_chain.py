@@ -43,6 +43,14 @@ def test_evaluation_is_complete(finished):
     assert evaluation["counts"]["answered_questions"] == 8
 
 
+def test_labels_are_judged_and_the_summary_says_so(finished):
+    verdict = json.loads((finished / "labels.json").read_text())["verdict"]
+    assert (finished / "labels.html").exists()
+    done = uae("summary", "--out", str(finished))
+    assert done.returncode == 0, done.stderr
+    assert f"Are the labels worth training on? {verdict.capitalize()}." in done.stdout
+
+
 def test_student_is_a_sentence_transformer_of_safetensors_only(finished):
     from sentence_transformers import SentenceTransformer
 

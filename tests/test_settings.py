@@ -127,6 +127,17 @@ def test_all_faults_are_named_at_once(refused):
         ("promote.min_gain", ".nan"),
         ("teachers.main.templates", "[]"),
         ("teachers", "{}"),
+        ("teachers.main.method", "guess"),
+        ("teachers.main.weight", 0),
+        ("teachers.main.server", "http://127.0.0.1:8000"),
+        ("label.check_questions", -1),
+        ("label.batch_tokens", 63),
+        ("label.memory_mb", 0),
+        ("label.readings_per_part", 0),
+        ("utility.answers", "max"),
+        ("utility.templates", "best"),
+        ("utility.teachers", "rank"),
+        ("utility.temperature", 0),
         ("package.bento", "Upper Case"),
         ("train", 1),
     ],
@@ -148,6 +159,68 @@ def test_a_template_needs_its_place_once(refused, template):
     message = refused(lambda values: values["teachers"]["main"]["templates"][0].update(passage=template))
     assert "teachers.main.templates.0" in message
     assert "passage: must contain {passage} exactly once" in message
+
+
+def judging(**changes) -> dict:
+    return {"method": "judgement", "grades": [" No", " Yes"]} | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "fragment"),
+    [
+        (judging(grades=None), "grades: a judgement needs them, worst first"),
+        ({"grades": [" No", " Yes"]}, "the other methods take null"),
+        (judging(grades=[" Yes"]), "at least 2 items"),
+        (judging(grades=[" No", " Yes", " No"]), "grades: each must stand once"),
+        ({"method": "query_likelihood"}, "but not where method is query_likelihood"),
+    ],
+    ids=["no grades", "grades for another method", "one grade", "a grade twice", "the question is told"],
+)
+def test_what_a_teacher_is_asked_must_fit_its_method(refused, changes, fragment):
+    message = refused(lambda values: values["teachers"]["main"].update(changes))
+    assert "teachers.main" in message
+    assert fragment in message
+
+
+@pytest.mark.parametrize("where", ["templates", "check_templates"])
+@pytest.mark.parametrize("question", ["Answer:", "{question} Again: {question}"])
+def test_a_template_tells_the_question_once(refused, where, question):
+    message = refused(lambda values: values["teachers"]["main"][where][0].update(question=question))
+    assert "question must contain {question} exactly once" in message
+
+
+def test_every_method_has_settings_that_pass(tmp_path, values):
+    alone = {"passage": "{passage}\n", "question": "A question about it:", "answer": " {answer}"}
+    main = values["teachers"]["main"]
+    values["teachers"] |= {
+        "judge": main | judging(weight=0.5),
+        "asks_back": main | {"method": "query_likelihood", "templates": [alone], "check_templates": []},
+        "served": main | {"server": {"url": "http://127.0.0.1:8000/v1", "concurrency": 8, "timeout_s": 60, "batch_pairs": 32}},
+    }
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(values))
+    settings = load_settings(path)
+    assert list(settings.teachers) == sorted(settings.teachers) == ["asks_back", "judge", "main", "served"]
+    assert settings.teachers["judge"].grades == (" No", " Yes")
+    assert settings.teachers["served"].server.batch_pairs == 32
+    assert settings.teachers["main"].server is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("url", "127.0.0.1:8000"), ("url", "file:///etc/passwd"), ("concurrency", 0), ("timeout_s", 0), ("batch_pairs", 0),
+     ("api_key", "secret")],
+)  # fmt: skip
+def test_a_servers_settings_are_checked(refused, key, value):
+    server = {"url": "http://127.0.0.1:8000/v1", "concurrency": 8, "timeout_s": 60, "batch_pairs": 32}
+    message = refused(lambda values: values["teachers"]["main"].update(server=server | {key: value}))
+    assert f"teachers.main.server.{key}" in message
+
+
+@pytest.mark.parametrize("name", ["Main", "two words", "1st", ""])
+def test_a_teachers_name_is_a_plain_word(refused, name):
+    message = refused(lambda values: values["teachers"].update({name: values["teachers"]["main"]}))
+    assert f"teachers.{name}" in message
 
 
 @pytest.mark.parametrize(

@@ -356,6 +356,7 @@ CHAIN = (
         params=("seed", "scope", "compute", "models.student", "models.reader", "evaluate"),
         code=(
             "uae/evaluation", "uae/index", "uae/retrieval.py", "uae/teacher/scoring.py", "uae/teacher/prompts.py",
+            "uae/teacher/protocol.py", "uae/teacher/attention.py", "uae/teacher/tokens.py", "uae/teacher/tree.py",
             "uae/sources.py", *_ENCODER, *_GROUND,
         ),
     ),

@@ -8,7 +8,7 @@ from uae.validation.suites import document_suite, label_suite, passage_suite, qu
 SUITES = {
     "documents": (document_suite(), "doc_id"),
     "passages": (passage_suite(3), "passage_id"),
-    "questions": (question_suite({"train": 2, "validation": 2, "test": 2}, "document"), "question_id"),
+    "questions": (question_suite({"train": 2, "validation": 2, "test": 2}, "document", True), "question_id"),
     "labels": (label_suite(), "reading"),
 }
 
@@ -158,7 +158,7 @@ def test_a_tenth_of_the_passages_may_be_short_but_no_more():
 
 def test_a_question_may_belong_to_no_document_in_corpus_scope():
     table = good("questions").assign(doc_id="", n_splits_of_document=0)
-    expectations = question_suite({"train": 1, "validation": 1, "test": 1}, "corpus")
+    expectations = question_suite({"train": 1, "validation": 1, "test": 1}, "corpus", True)
     assert run_suite("questions", table, expectations, "question_id")["success"]
 
 

@@ -189,7 +189,7 @@ def test_failing_removes_the_earlier_report_and_succeeding_the_failed_one(tables
 
 def test_answers_are_required_unless_the_parameters_say_otherwise(check, failing, tables):
     tables["questions"][1]["answers"] = []
-    assert "questions.n_answers" in failing()
+    assert "questions.n_answers" in failing()[1]
     assert check(require_answers=False)["success"]
 
 
