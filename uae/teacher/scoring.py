@@ -119,7 +119,7 @@ class CausalTeacher:
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "layout": "token trees" if self.trees else "padded whole prompts",
             "batch_tokens": self.batch_tokens,
-            "memory_mb": self.memory * self.workers // 2**20,
+            "memory_budget_mb": self.memory * self.workers // 2**20,
             "workers": self.workers,
             "compiled": self.compiled,
             **_versions(),
