@@ -36,7 +36,7 @@ QUESTION_ROWS = [
     question(1, "d1", "oil wick", evidence=["d1-5"]),
     question(2, "d2", "bell", split="validation", evidence=["d2-3"]),
     question(3, "d1", "horn", split="test", evidence=["d1-2"]),
-    question(4, "d1", "rope", answers=(), evidence=["d1-4"]),
+    question(4, "d1", "rope", split="test", answers=(), evidence=["d1-4"]),
 ]
 
 
@@ -59,7 +59,13 @@ def chosen(table, question_id, source):
     return table.query("question_id == @question_id and source == @source")["passage_id"].tolist()
 
 
-def test_train_and_validation_questions_with_answers_get_candidates_of_their_document(mine):
+def test_a_question_without_answers_gets_candidates_too(mine):
+    """A query-likelihood teacher needs no answers; where answers are needed, validate has stopped the chain before."""
+    _, table = mine([*QUESTION_ROWS, question(5, "d1", "rope", answers=())])
+    assert "q5" in set(table["question_id"])
+
+
+def test_train_and_validation_questions_get_candidates_of_their_document(mine):
     summary, table = mine()
     assert table["question_id"].unique().tolist() == ["q1", "q2"]
     assert sorted(chosen(table, "q1", "dense")) == ["d1-0", "d1-1"]

@@ -57,8 +57,8 @@ def test_after_dagster_dvc_is_clean_and_runs_nothing(project):
     materialised = {event.asset_key.to_user_string() for event in result.get_asset_materialization_events()}
     assert materialised == {"ingest", "validate", "candidates", "label", "train", "index", "evaluate", "promote", "package"}
     checks = {e.check_name: e.passed for e in result.get_asset_check_evaluations()}
-    # A teacher with random weights: its labels are sound and worth nothing, which is said and stops nothing.
-    assert checks == {"documents": True, "passages": True, "questions": True, "labels": True, "label_quality": False}
+    assert checks.pop("label_quality") in (True, False)  # what random weights are worth is chance; that it is said is not
+    assert checks == {"documents": True, "passages": True, "questions": True, "labels": True}
 
 
 def test_after_dvc_dagster_materialises_a_single_asset(project):
