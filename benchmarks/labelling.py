@@ -246,7 +246,9 @@ def main(
     }
     chosen = [pair for group in groups for pair in group]
     if plain:
-        part = chosen[:: max(len(chosen) // PLAIN_SAMPLE, 1)]
+        # Neighbours in length, as in a long run: of few pairs of all lengths a large batch would be mostly padding.
+        by_length = sorted(chosen, key=lambda pair: len(pair.passage) + len(pair.question) + len(pair.answer))
+        part = by_length[len(by_length) // 2 :][:PLAIN_SAMPLE]
         speeds = {
             size: len(part) / timed(device, lambda size=size: Plain(model, tokenizer, template, size).read(part))[1]
             for size in PLAIN_BATCHES
