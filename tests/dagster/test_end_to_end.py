@@ -59,7 +59,8 @@ def test_after_dagster_dvc_is_clean_and_runs_nothing(project):
     assert materialised == {"ingest", "validate", "candidates", "label", "train", "index", "evaluate", "promote", "package"}
     checks = {e.check_name: e.passed for e in result.get_asset_check_evaluations()}
     verdict = json.loads((project / "reports" / "labels.json").read_text(encoding="utf-8"))["verdict"]
-    assert checks.pop("label_quality") == (verdict == "worth it")  # what random weights are worth is chance; that it is said is not
+    # What random weights are worth is chance; that it is said is not.
+    assert checks.pop("label_quality") == (verdict == "worth it")
     assert checks == {"documents": True, "passages": True, "questions": True, "labels": True}
 
 
