@@ -32,8 +32,8 @@ def label(
 ) -> dict:
     """Append readings of all pairs never labelled with these teachers and templates. Returns counts.
 
-    A killed run loses the batches in flight: one, or on a CPU one a core. The next one reads what is missing in the same batches
-    as it would have been read in, so that the store ends up the same as an uninterrupted run's.
+    A killed run loses the batches in flight: one, or on a CPU one a core and one more. The next one reads what is missing in the
+    same batches as it would have been read in, so that the store ends up the same as an uninterrupted run's.
     """
     candidates = read_table(candidates_path, CANDIDATES)
     passages = read_table(passages_path, PASSAGES).set_index("passage_id")["text"]
