@@ -111,7 +111,7 @@ class Plain:
 
 def ours(teacher: CausalTeacher, template: Template, pairs: list[Pair]) -> tuple[dict[tuple, float], int, int]:
     batches = teacher.plan(template, pairs)
-    values = {r.key: r.nll_sum / r.n_tokens for readings in read_all(teacher, batches) for r in readings}
+    values = {r.key: r.nll_sum / r.n_tokens for _, readings in read_all(teacher, batches) for r in readings}
     return values, sum(b.tokens for b in batches), sum(b.full_tokens for b in batches)
 
 

@@ -16,7 +16,7 @@ from uae.files import read_json
 from uae.teacher.store import KEY, LabelStore
 
 KILLS = 20
-IN_FLIGHT = 3  # one for each of two workers, and one that was read but waits to be stored
+IN_FLIGHT = 2  # one for each of two workers
 TOTAL = 20 + 20 * 5 + 6 + 6 * 5  # each question alone, with five passages; six of them under the check template too
 HELPER = Path(__file__).with_name("killed_labelling.py")
 

@@ -387,6 +387,13 @@ def test_nothing_done_and_everything_done():
     assert keys(unread(teacher, TEMPLATE, pairs, {pair.key for pair in pairs})) == []
 
 
+def test_batches_read_before_their_turn_keep_it():
+    teacher, pairs = CountingTeacher(batch_pairs=2), read_pairs(8)
+    done = {pair.key for pair in pairs if pair.key[0] in ("q0", "q1", "q4", "q5", "q7")}
+    early = {pair.key for pair in pairs if pair.key[0] in ("q4", "q5", "q7")}
+    assert keys(unread(teacher, TEMPLATE, pairs, done, early)) == [["q2", "q3"], ["q4", "q5"], ["q6"]]
+
+
 @given(st.integers(0, 40), st.sets(st.integers(0, 40)), st.integers(1, 7))
 def test_what_is_missing_is_read_once(number, finished, size):
     pairs = read_pairs(number)

@@ -1,6 +1,7 @@
 """The engine against the plain way: one pair at a time, full prompt, no cache, no padding."""
 
 import random
+import threading
 
 import pytest
 import torch
@@ -301,18 +302,41 @@ def test_compiled_teacher_gives_the_same(tiny_lm, make, monkeypatch):
     )
 
 
-def test_several_workers_give_the_same_in_the_same_order(make):
+def test_several_workers_give_the_same(make):
     """Each thread reads trees of its own: what one thread lays out must not reach the other's attention."""
     teacher = make(batch_tokens=110)
     batches = teacher.plan(TEMPLATE, pairs())
     assert len(batches) > 4
     teacher.workers = 1
-    alone = [reading for readings in read_all(teacher, batches) for reading in readings]
+    alone = {reading.key: mean(reading) for _, readings in read_all(teacher, batches) for reading in readings}
     teacher.workers = 3
     for _ in range(3):
-        together = [reading for readings in read_all(teacher, batches) for reading in readings]
-        assert [reading.key for reading in together] == [reading.key for reading in alone]
-        assert [mean(reading) for reading in together] == pytest.approx([mean(reading) for reading in alone], abs=1e-5)
+        read_batches, together = [], {}
+        for batch, readings in read_all(teacher, batches):
+            assert {reading.key for reading in readings} == {pair.key for pair in batch.pairs}
+            read_batches.append(batch)
+            together |= {reading.key: mean(reading) for reading in readings}
+        assert sorted(map(id, read_batches)) == sorted(map(id, batches))
+        assert together == pytest.approx(alone, abs=1e-5)
+
+
+def test_a_slow_reader_holds_back_no_other_s_readings(make, monkeypatch):
+    teacher = make(batch_tokens=110)
+    teacher.workers = 2
+    batches = teacher.plan(TEMPLATE, pairs())
+    others_done, read_one = threading.Event(), teacher.read
+
+    def read_slowly(batch):
+        if batch is batches[0]:
+            assert others_done.wait(60)
+        return read_one(batch)
+
+    monkeypatch.setattr(teacher, "read", read_slowly)
+    reading = read_all(teacher, batches)
+    early = [batch for batch, _ in (next(reading) for _ in batches[1:])]
+    assert sorted(map(id, early)) == sorted(map(id, batches[1:]))
+    others_done.set()
+    assert [batch for batch, _ in reading] == batches[:1]
 
 
 def test_an_error_in_a_worker_ends_the_reading(make, monkeypatch):
@@ -328,6 +352,7 @@ def test_an_error_in_a_worker_ends_the_reading(make, monkeypatch):
 
     monkeypatch.setattr(teacher, "read", broken)
     reading = read_all(teacher, batches)
-    assert [r.key for r in next(reading)] == [p.key for p in batches[0].pairs]  # what came before is not lost
+    read = []
     with pytest.raises(ModelError, match="broken"):
-        list(reading)
+        read.extend(batch for batch, _ in reading)
+    assert batches[1] not in read

@@ -48,7 +48,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def sealed(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.glob("*.parquet") if not path.name.endswith(".loose.parquet"))
+    return sorted(path.name for path in folder.glob("*.parquet") if path.name.count(".") == 1)
 
 
 def loose(folder: Path) -> list[str]:
@@ -205,6 +205,75 @@ def test_a_sealed_part_depends_on_its_readings_only(tmp_path):
         results.append(contents(tmp_path / name))
     assert results[0] == results[1]
     assert len(results[0]) == 1
+
+
+# Batches that come before their turn
+
+
+def test_an_early_batch_is_kept_at_once_and_counts_when_its_turn_comes(folder):
+    store = LabelStore(folder, 4)
+    key = tuple(row(5)[column] for column in KEY)
+    with store.writing():
+        store.append(rows(1, 2), CPU)
+        store.append(rows(5, 6), CPU, early=True)
+        assert (sealed(folder), numbers(LabelStore(folder)), numbers(store)) == ([], [1, 2, 5, 6], [1, 2, 5, 6])
+    for _ in range(2):  # another labeller finds it early still
+        with store.writing():
+            assert set(store.early) == {tuple(r[column] for column in KEY) for r in rows(5, 6)}
+    with store.writing():
+        store.append(rows(3, 4), CPU)
+        assert [pq.read_metadata(folder / name).num_rows for name in sealed(folder)] == [4]  # of 1 to 4
+        store.settle(key)
+        assert (store.early, len(loose(folder))) == ({}, 1)
+        assert numbers(store) == [1, 2, 3, 4, 5, 6]
+
+
+@settings(max_examples=30, deadline=None)
+@given(order=st.permutations(range(6)), kill_after=st.integers(0, 6))
+def test_the_order_in_which_batches_come_changes_nothing_even_if_killed(order, kill_after):
+    batches = [rows(*range(3 * number, 3 * number + 3)) for number in range(6)]
+
+    def work(folder: Path, order) -> None:
+        """As the label stage does: what is there already is settled in its turn, the rest comes in ``order``."""
+        store = LabelStore(folder, 7)
+        with store.writing():
+            there = store.keys()
+            turn = 0
+
+            def settle() -> None:
+                nonlocal turn
+                while turn < 6 and (key := tuple(batches[turn][0][column] for column in KEY)) in there:
+                    if key in store.early:
+                        store.settle(key)
+                    turn += 1
+
+            settle()
+            for number in order:
+                if tuple(batches[number][0][column] for column in KEY) in there:
+                    continue
+                store.append(batches[number], CPU, early=number != turn)
+                there |= {tuple(r[column] for column in KEY) for r in batches[number]}
+                settle()
+            if len(order) == 6:
+                store.seal()
+
+    with tempfile.TemporaryDirectory() as root, mock.patch.object(os, "fsync"):
+        work(Path(root, "whole"), range(6))
+        work(Path(root, "killed"), order[: min(kill_after, 5)])
+        assert numbers(LabelStore(Path(root, "killed"))) == sorted(
+            number for place in order[: min(kill_after, 5)] for number in range(3 * place, 3 * place + 3)
+        )
+        work(Path(root, "killed"), order)
+        assert contents(Path(root, "killed")) == contents(Path(root, "whole"))
+
+
+def test_early_batches_whose_turn_never_comes_are_sealed_at_the_end(folder):
+    store = LabelStore(folder, 4)
+    with store.writing():
+        store.append(rows(1, 2), CPU, early=True)
+        store.append(rows(3), GPU, early=True)
+        store.seal()
+    assert (len(sealed(folder)), len(contents(folder)), numbers(store)) == (2, 2, [1, 2, 3])
 
 
 # Kills

@@ -73,7 +73,7 @@ def rerank_by_query_likelihood(
     values = {
         reading.key[:2]: -reading.nll_sum / reading.n_tokens
         for window in windows(work)
-        for readings in read_all(teacher, teacher.plan(template, window))
+        for _, readings in read_all(teacher, teacher.plan(template, window))
         for reading in readings
     }
     return reorder(rankings, values, top)

@@ -1,6 +1,7 @@
 """The label stage: ask the teachers about every candidate pair that the store does not hold yet."""
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Container, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def ask(
 ) -> dict:
     """Append readings of all pairs never labelled with these teachers and templates. Returns counts.
 
-    A killed run loses the batches in flight: one, or on a CPU one a core and one more. The next one reads what is missing in the
+    A killed run loses the batch in flight (on a CPU each core reads one of its own). The next one reads what is missing in the
     same batches as it would have been read in, so that the store ends up the same as an uninterrupted run's.
 
     Args:
@@ -129,21 +130,40 @@ def read_missing(store: LabelStore, work: Sequence[tuple[Asked, Template, list[P
     teacher: Teacher | None = None
     for asked, template, pairs in work:
         for window in windows(pairs):
-            if all(pair.key in done for pair in window):
+            if all(pair.key in done and pair.key not in store.early for pair in window):
                 continue
             teacher = teacher or asked.open()
-            for readings in read_all(teacher, list(unread(teacher, template, window, done))):
-                store.append([_row(*reading) for reading in readings], teacher.provenance())
+            turns = deque(unread(teacher, template, window, done, store.early))
+            new = [batch for batch in turns if batch.pairs[0].key not in store.early]
+            _settle(store, turns)
+            for batch, readings in read_all(teacher, new):
+                store.append([_row(*reading) for reading in readings], teacher.provenance(), early=batch is not turns[0])
                 done.update(reading.key for reading in readings)  # two teachers of one model may ask the same
                 bar.update(len(readings))
+                if batch is turns[0]:
+                    turns.popleft()
+                    _settle(store, turns)
 
 
-def unread(teacher: Teacher, template: Template, window: list[Pair], done: set[tuple]) -> Iterator[Batch]:
-    """The batches of a window that are not read yet. What is missing of a batch read in part is batched anew, last."""
+def _settle(store: LabelStore, turns: deque[Batch]) -> None:
+    """Have the store count the batches that it was given before their turn, as far as their turn has come."""
+    while turns and turns[0].pairs[0].key in store.early:
+        for pair in turns.popleft().pairs:
+            if pair.key in store.early:
+                store.settle(pair.key)
+
+
+def unread(
+    teacher: Teacher, template: Template, window: list[Pair], done: Container[tuple], early: Container[tuple] = ()
+) -> Iterator[Batch]:
+    """The batches of a window that are not read yet, and those read before their turn, in their order.
+
+    What is missing of a batch read in part is batched anew, last.
+    """
     rest: list[Pair] = []
     for batch in teacher.plan(template, window):
         missing = [pair for pair in batch.pairs if pair.key not in done]
-        if len(missing) == len(batch.pairs):
+        if len(missing) == len(batch.pairs) or all(pair.key in early for pair in batch.pairs):
             yield batch
         else:
             rest += missing

@@ -74,7 +74,7 @@ def _calibrate(teacher: Teacher, batches: list[Batch], seconds: float) -> tuple[
     teacher.read(batches[0])
     spread = [batches[n] for n in sorted(range(len(batches)), key=lambda number: (number * 0.618) % 1)]
     tokens, start = 0, time.perf_counter()
-    for batch, _ in zip(spread, read_all(teacher, spread), strict=True):
+    for batch, _ in read_all(teacher, spread):
         tokens += batch.tokens
         if time.perf_counter() - start > seconds:
             break

@@ -1,9 +1,9 @@
 """What a teacher is: something that reads an answer's negative log-likelihood after a prompt. One room, several engines."""
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 from uae.teacher.prompts import Template
@@ -28,7 +28,7 @@ class Reading(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """What an engine reads at once and the label store keeps at once: a kill loses the batches in flight."""
+    """What an engine reads at once and the label store keeps at once: a kill loses those in flight, one a worker."""
 
     pairs: tuple[Pair, ...]
     tokens: int  # that go through the model
@@ -70,21 +70,25 @@ class Teacher(Protocol):
         """About what this machine needs to read the batch, the model's weights included; None where a server does it."""
 
 
-def read_all(teacher: Teacher, batches: Iterable[Batch]) -> Iterator[list[Reading]]:
-    """The batches' readings in their order, ``teacher.workers`` batches in flight at once."""
+def read_all(teacher: Teacher, batches: Iterable[Batch]) -> Iterator[tuple[Batch, list[Reading]]]:
+    """Each batch with its readings, as soon as it is read; ``teacher.workers`` batches are in flight at once."""
     if teacher.workers == 1:
-        yield from map(teacher.read, batches)
+        for batch in batches:
+            yield batch, teacher.read(batch)
         return
+    batches = iter(batches)
     try:
         with ThreadPoolExecutor(teacher.workers, initializer=teacher.start_worker) as pool:
-            under_way: deque = deque()
+            in_flight = {pool.submit(teacher.read, batch): batch for batch in islice(batches, teacher.workers)}
             try:
-                for batch in batches:
-                    under_way.append(pool.submit(teacher.read, batch))
-                    if len(under_way) > teacher.workers:
-                        yield under_way.popleft().result()
-                while under_way:
-                    yield under_way.popleft().result()
+                while in_flight:
+                    read, _ = wait(in_flight, return_when=FIRST_COMPLETED)
+                    ended = [(in_flight.pop(future), future) for future in read]
+                    # What was read is passed on before an error ends it all.
+                    for batch, future in sorted(ended, key=lambda item: item[1].exception() is not None):
+                        yield batch, future.result()
+                        # Not before these readings are stored: a kill would lose one batch more.
+                        in_flight |= {pool.submit(teacher.read, batch): batch for batch in islice(batches, 1)}
             finally:
                 pool.shutdown(cancel_futures=True)
     finally:

@@ -2,6 +2,8 @@
 
 A batch of readings is kept at once, as a small loose part. When the loose parts of one provenance hold enough readings, they are
 merged into one sealed part, as in a log-structured store: a folder of very many files is slow to list, to hash and to version.
+Which batches make a sealed part must not depend on which of several readers was faster: a batch that comes before its turn is
+kept as an early part, which becomes a loose one when its turn has come.
 A part is on the disk, its folder's entry included, before anything is done that relies on it. What a kill or a power cut leaves
 is thus always a store: beside it there may be a draft, which counts for nothing, or readings that are sealed and loose at once.
 """
@@ -28,7 +30,7 @@ log = logging.getLogger(__name__)
 
 KEY = ("question_id", "passage_id", "answer_id", "template", "teacher")  # of a reading: LABELS' columns that tell it from others
 
-_SEALED, _LOOSE = ".parquet", ".loose.parquet"
+_SEALED, _LOOSE, _EARLY = ".parquet", ".loose.parquet", ".early.parquet"
 _PROVENANCE = b"uae.provenance"  # a key of the Parquet file's metadata
 
 
@@ -40,12 +42,14 @@ class LabelStore:
 
     Attributes:
         damaged: names of the parts that were set aside since ``writing`` was entered.
+        early: key of a reading: its early part, while writing.
     """
 
     def __init__(self, folder: Path, rows_per_part: int | None = None):
         self.folder = Path(folder)
         self.rows_per_part = rows_per_part
         self.damaged: list[str] = []
+        self.early: dict[tuple[str, ...], str] = {}
         self._writing = False
         self._loose: dict[str, dict[str, int]] = {}  # provenance: {part: readings}, while writing
         self._verified: set[tuple[str, int, int]] = set()  # name, size and time of parts found sound
@@ -69,7 +73,7 @@ class LabelStore:
                 lock.acquire(timeout=0)
             except Timeout:
                 raise ArtefactError(f"{self.folder}: another labeller is writing to this store; wait for it to end") from None
-        self._writing, self._loose, self.damaged = True, {}, []
+        self._writing, self._loose, self.early, self.damaged = True, {}, {}, []
         try:
             self._tidy()
             yield
@@ -77,8 +81,13 @@ class LabelStore:
             self._writing = False
             lock.release()
 
-    def append(self, rows: Sequence[Mapping], provenance: Mapping[str, str | int | float | bool | None]) -> None:
+    def append(
+        self, rows: Sequence[Mapping], provenance: Mapping[str, str | int | float | bool | None], early: bool = False
+    ) -> None:
         """Keep a batch of readings, dictionaries with LABELS' fields: on return no kill and no power cut can lose it.
+
+        Args:
+            early: it comes before its turn; ``settle`` says when that is.
 
         Raises:
             ArtefactError: a row does not fit the schema, or the disk cannot take it; the store is then as it was.
@@ -87,9 +96,27 @@ class LabelStore:
         if not rows:
             return
         text = json.dumps(dict(provenance), sort_keys=True, allow_nan=False)
-        part = self._write(as_arrow(self.folder, LABELS, rows), text, _LOOSE)
-        self._loose.setdefault(text, {})[part.name] = len(rows)
-        self._seal_if_full(text)
+        part = self._write(as_arrow(self.folder, LABELS, rows), text, _EARLY if early else _LOOSE)
+        if early:
+            self.early |= dict.fromkeys((tuple(row[column] for column in KEY) for row in rows), part.name)
+        else:
+            self._count(part.name, text, len(rows))
+
+    def settle(self, key: tuple[str, ...]) -> None:
+        """The turn of the early batch that holds this reading has come.
+
+        Raises:
+            ArtefactError: the disk cannot take it.
+        """
+        self._demand_writing()
+        early = self.early[key]
+        name = early.replace(_EARLY, _LOOSE)
+        with _disk(self.folder / name):
+            os.replace(self.folder / early, self.folder / name)
+            _sync(self.folder)
+        self.early = {other: part for other, part in self.early.items() if part != early}
+        for table in self._sound([self.folder / name], KEY).values():
+            self._count(name, _provenance(table), len(table))
 
     def seal(self) -> None:
         """Merge all loose parts, one sealed part for each provenance. For the end of a run.
@@ -97,6 +124,8 @@ class LabelStore:
         A run that is cut short must leave its loose parts loose: the next one counts on them, and cuts parts at the same places.
         """
         self._demand_writing()
+        while self.early:  # their turn never came: nobody asks for these pairs any more
+            self.settle(min(self.early))
         for provenance in sorted(self._loose):
             self._seal(provenance)
 
@@ -137,17 +166,23 @@ class LabelStore:
                     leftover.unlink()
             _sync(self.folder)  # it may have been killed before it did, and what follows relies on the sealed parts
         tables = self._tables(KEY)
-        loose = {name: table for name, table in tables.items() if name.endswith(_LOOSE)}
-        if not loose:
+        unsealed = {name: table for name, table in tables.items() if name.endswith((_LOOSE, _EARLY))}
+        if not unsealed:
             return
-        sealed = _keys(_joined(table for name, table in tables.items() if name not in loose))
-        for name, table in loose.items():
+        sealed = _keys(_joined(table for name, table in tables.items() if name not in unsealed))
+        for name, table in unsealed.items():
             if _keys(table) <= sealed:  # killed between writing the sealed part and removing this one
                 self._remove(name)
+            elif name.endswith(_EARLY):
+                self.early |= dict.fromkeys(_keys(table), name)
             else:
                 self._loose.setdefault(_provenance(table), {})[name] = len(table)
         for provenance in sorted(self._loose):
             self._seal_if_full(provenance)  # killed between writing the last loose part and sealing
+
+    def _count(self, name: str, provenance: str, readings: int) -> None:
+        self._loose.setdefault(provenance, {})[name] = readings
+        self._seal_if_full(provenance)
 
     def _seal_if_full(self, provenance: str) -> None:
         if sum(self._loose[provenance].values()) >= self.rows_per_part:
@@ -188,7 +223,7 @@ class LabelStore:
     def _tables(self, columns: Sequence[str] | None) -> dict[str, pa.Table]:
         """The sound parts' columns (None: all) by part, sealed parts first."""
         while True:
-            parts = sorted(self.folder.glob("[!.]*.parquet"), key=lambda part: (part.name.endswith(_LOOSE), part.name))
+            parts = sorted(self.folder.glob("[!.]*.parquet"), key=lambda part: (part.name.endswith((_LOOSE, _EARLY)), part.name))
             try:
                 return self._sound(parts, columns)
             except FileNotFoundError:
@@ -230,6 +265,7 @@ class LabelStore:
             os.replace(self.folder / name, self.folder / aside)
         for parts in self._loose.values():
             parts.pop(name, None)
+        self.early = {key: part for key, part in self.early.items() if part != name}
         self.damaged.append(name)
         log.warning(
             "%s is damaged (its content does not match its name): set aside as %s, its readings count as missing",
