@@ -10,17 +10,17 @@ python benchmarks/covidqa.py --data FILE --out runs/covidqa --few 0.1 --few 0.25
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import typer
 
-from uae.compare import parse_contender
+from uae.compare import compare_recipes
 from uae.evaluation.answers import read_answers
-from uae.evaluation.contenders import Contender, compare
 from uae.evaluation.cost import reranking, time_queries, vector_search
 from uae.evaluation.evaluate import gains_over
 from uae.evaluation.fusion import reciprocal_rank_fusion
@@ -35,7 +35,7 @@ from uae.index.release import Release, build_release
 from uae.run import run_chain
 from uae.settings import Settings, load_settings, select
 from uae.sources import fingerprint
-from uae.stages import STAGES, Workspace, judging_terms, training_recipe
+from uae.stages import STAGES, Workspace, judging_terms
 from uae.tables import PASSAGES, QUESTIONS, RUNS, read_table, write_table
 
 UAE, GOLD, MIXED = "uae", "gold_infonce", "uae_and_evidence"
@@ -51,7 +51,9 @@ CONTENDERS = (
     f"{GOLD}: train.objective=infonce",
     f"{MIXED}: train.objective=utility_infonce train.evidence_share=0.5",
 )
+NAMES = (UAE, GOLD, MIXED)
 METRICS = ("recall@1", "map", "token_f1")
+PARAMS = Path("params.yaml")
 Rankings = dict[str, tuple[list[str], list[float]]]
 
 
@@ -60,62 +62,73 @@ def say(text: str) -> None:
 
 
 class Bench:
+    """The corpus with its labels, and what every part measures with."""
+
     def __init__(self, overrides: list[str], out: Path, seeds: int):
-        self.overrides, self.out = overrides, out
-        self.settings: Settings = load_settings(Path("params.yaml"), overrides)
+        self.overrides, self.out, self.folder = overrides, out, out / "compare"
+        self.settings: Settings = load_settings(PARAMS, overrides)
+        run_chain(self.settings, out, Path("models"), say, until="label")
         self.workspace = Workspace(out, Path("models"), flat_reports=True)
         self.seeds = [self.settings.seed + number for number in range(seeds)]
-        self.base = self.workspace.model(self.settings.models.student)
         self.terms = {
             "confidence": self.settings.evaluate.confidence,
             "resamples": self.settings.evaluate.resamples,
             "seed": self.settings.seed,
         }
+        self.passages = read_table(self.workspace.path("passages"), PASSAGES)
+        self.questions = choose_questions(read_table(self.workspace.path("questions"), QUESTIONS))
+        self.evidence = dict(zip(self.questions["question_id"], self.questions["evidence"], strict=True))
+        self.judging = judging_terms(select(self.settings, STAGES["evaluate"].params), self.workspace)
 
-    def compared(self, contenders: list[str], questions_path: Path, folder: Path) -> dict:
-        entered = []
-        for text in contenders:
-            name, changes = parse_contender(text)
-            changed = load_settings(Path("params.yaml"), [*self.overrides, *changes])
-            entered.append(Contender(name, *training_recipe(select(changed, STAGES["train"].params))))
-        w = self.workspace
-        return compare(
-            candidates_path=w.path("candidates"), passages_path=w.path("passages"), questions_path=questions_path,
-            store_path=w.path("labels"), manifest_path=w.path("label_manifest"), base_path=self.base, folder=folder,
-            contenders=entered, seeds=self.seeds, scope=self.settings.scope, cutoffs=self.settings.evaluate.cutoffs,
-            resamples=self.terms["resamples"], confidence=self.terms["confidence"], device=self.settings.compute.device,
-            announce=say,
-        )  # fmt: skip
+    def compared(self, contenders: Sequence[str], folder: Path, questions_path: Path | None = None) -> dict:
+        return compare_recipes(PARAMS, self.overrides, contenders, len(self.seeds), self.workspace, folder, say, questions_path)
 
-    def rankings(self, folder: Path, name: str) -> Rankings:
+    def rankings(self) -> dict[str, Rankings]:
+        """Of the base encoder, and of UAE by seed."""
+        return {name: self._ranking(name) for name in (BASE, *(f"{UAE}-{seed}" for seed in self.seeds))}
+
+    def _ranking(self, name: str) -> Rankings:
         """Of the encoder measured last under this name."""
-        path = max(folder.glob(f"runs/{name}-*.parquet"), key=lambda path: path.stat().st_mtime)
-        table = read_table(path, RUNS)
-        return {row.question_id: (row.passage_ids, row.scores) for row in table.itertuples()}
+        path = max(self.folder.glob(f"runs/{name}-*.parquet"), key=lambda path: path.stat().st_mtime)
+        return {row.question_id: (row.passage_ids, row.scores) for row in read_table(path, RUNS).itertuples()}
 
-    def few_evidence(self, share: float) -> Path:
-        """The questions with the evidence of all but some train and validation questions taken away."""
+    def over_seeds(self, values: Mapping[str, Any]) -> Any:
+        """The mean of UAE's tables or columns, by system, over seeds."""
+        return sum(values[f"{UAE}-{seed}"] for seed in self.seeds) / len(self.seeds)
+
+    def few_evidence(self, share: float) -> dict:
+        """The comparison where the evidence of all but some train and validation questions is unknown."""
         path = self.out / "few" / f"questions-{share}.parquet"
         table = read_table(self.workspace.path("questions"), QUESTIONS)
         seen = table[table["split"] != "test"].sort_values("question_id")
         kept = set(seen.groupby("split").sample(frac=share, random_state=0)["question_id"])
         table["evidence"] = [row.evidence if row.split == "test" or row.question_id in kept else [] for row in table.itertuples()]
         write_table(path, QUESTIONS, table)
-        return path
+        return self.compared(CONTENDERS[1:], self.out / "few" / str(share), path)
 
 
-def mean_over_seeds(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    return sum(tables) / len(tables)
+def answers(bench: Bench, ranked: Mapping[str, Rankings]) -> tuple[dict, dict]:
+    """Token F1 of base and UAE by reader, and UAE's gain."""
+    models = {"reader": bench.workspace.model(bench.settings.models.reader)}
+    if bench.settings.models.held_out:
+        models["held out"] = bench.workspace.model(bench.settings.models.held_out)
+    means, gains = {}, {}
+    for name, path in models.items():
+        read = answers_of(bench, ranked, path)
+        ours = bench.over_seeds(read)
+        means[name] = {"base": float(read[BASE]["token_f1"].mean()), "uae": float(ours["token_f1"].mean())}
+        gains[name] = gains_over(read[BASE], ours, **bench.terms)["token_f1"]
+    return means, gains
 
 
-def answers(bench: Bench, systems: dict[str, Rankings], asked: pd.DataFrame, passages: pd.DataFrame, reader: Path) -> dict:
+def answers_of(bench: Bench, systems: Mapping[str, Rankings], reader: Path) -> dict[str, pd.DataFrame]:
     """Token F1 and exact match of each system, by question, kept on the disk."""
     e = bench.settings.evaluate
     tops = json.dumps({name: {q: ids[: e.reader_passages] for q, (ids, _) in ranked.items()} for name, ranked in systems.items()})
     path = bench.out / "answers" / f"{sha256_bytes(tops, fingerprint(reader), str(e.reader_new_tokens))[:16]}.parquet"
     if not path.exists():
         tables = read_answers(
-            systems, asked, passages, reader, e.reader_passages, None, e.reader_new_tokens, e.reader_batch_size,
+            systems, bench.questions, bench.passages, reader, e.reader_passages, None, e.reader_new_tokens, e.reader_batch_size,
             bench.settings.compute.device, bench.settings.compute.dtype,
         )  # fmt: skip
         rows = [
@@ -125,11 +138,76 @@ def answers(bench: Bench, systems: dict[str, Rankings], asked: pd.DataFrame, pas
             for row in table.itertuples()
         ]
         write_table(path, RUNS, rows)
-    table = read_table(path, RUNS)
     return {
         name: pd.DataFrame([dict(metrics) for metrics in rows["metrics"]], index=rows["question_id"].rename("question_id"))
-        for name, rows in table.groupby("system")
+        for name, rows in read_table(path, RUNS).groupby("system")
     }
+
+
+def under_both_llms(bench: Bench, ranked: Mapping[str, Rankings], judged: int, judged_top: int) -> tuple[dict, Rankings]:
+    """Utility of the first passages under the teacher and the LLM of another family; the teacher's ceiling on some questions."""
+    some = sorted(bench.questions["question_id"])[:judged]
+    base = {question_id: ranked[BASE][question_id] for question_id in some}
+    pairs = pd.concat([ranked_pairs(ranked.values(), 1), ranked_pairs([base], judged_top)]).drop_duplicates()
+    judging = bench.judging
+    utilities = {
+        role: passage_utilities(
+            llm, pairs.reset_index(drop=True), bench.questions, bench.passages, judging.answers_per_question,
+            store_path=judging.store_path, readings_per_part=judging.readings_per_part, **judging.aggregation,
+        )
+        for role, llm in (("teacher", judging.teacher), ("held out", judging.held_out))
+        if llm is not None
+    }  # fmt: skip
+    found: dict[str, Any] = {}
+    for role, table in utilities.items():
+        first = {name: top_passage_utility(ranking, table) for name, ranking in ranked.items()}
+        ours = bench.over_seeds(first)[first[BASE].index]
+        gain = paired_gain(first[BASE].to_numpy(), ours.to_numpy(), **bench.terms)
+        found[role] = {
+            "base": float(first[BASE].mean()), "uae": float(ours.mean()), "gain": gain.absolute._asdict(),
+            "relative": gain.relative._asdict() if gain.relative else None, "p_value": gain.p_value, "questions": len(ours),
+        }  # fmt: skip
+    if len(utilities) == 2:
+        found["agreement"] = agreement(*(table[table["question_id"].isin(some)] for table in utilities.values()), **bench.terms)
+    return found, ceiling(base, utilities["teacher"], judged_top)
+
+
+def time_per_query(bench: Bench, ranking: Rankings, queries: int) -> dict:
+    """A release's search beside LLM re-ranking of the top 20, kept on the disk."""
+    path = bench.out / f"cost-{queries}-{sha256_file(bench.folder / 'compare.json')[:12]}.json"
+    if not path.exists():
+        w, settings = bench.workspace, bench.settings
+        student = bench.folder / "students" / f"{UAE}-{bench.seeds[0]}"
+        factory, device = settings.index.factory, settings.compute.device
+        build_release(w.path("documents"), w.path("passages"), student, bench.out / "release", factory, device)
+        reranker = bench.judging.open_reranker()
+        rerank = partial(
+            rerank_by_query_likelihood, questions=bench.questions, passages=bench.passages, teacher=reranker,
+            template=bench.judging.query_template, top=20,
+        )  # fmt: skip
+        systems = {
+            UAE: vector_search(Release(bench.out / "release", device), bench.questions, settings.scope, 10),
+            "rerank": reranking(rerank, ranking),
+        }
+        write_json(path, time_queries(systems, sorted(ranking)[:queries]))
+    return read_json(path)
+
+
+def others(bench: Bench, ranked: Mapping[str, Rankings], top: Rankings) -> dict:
+    """Retrieval of systems that are not trained, on the questions they were asked."""
+    bm25 = rank_bm25(bench.questions, bench.passages, bench.settings.scope, None)
+    systems = {
+        "bm25": bm25,
+        "hybrid": reciprocal_rank_fusion([bm25, ranked[BASE]]),
+        "hybrid_uae": reciprocal_rank_fusion([bm25, ranked[f"{UAE}-{bench.seeds[0]}"]]),
+        "ceiling": top,
+    }
+    found = {}
+    for name, ranking in systems.items():
+        evidence = {question_id: bench.evidence[question_id] for question_id in ranking}
+        table = retrieval_metrics({q: ids for q, (ids, _) in ranking.items()}, evidence, bench.settings.evaluate.cutoffs)
+        found[name] = {m: round(float(table[m].mean()), 4) for m in ("recall@1", "map")} | {"questions": len(table)}
+    return found
 
 
 def main(
@@ -145,123 +223,43 @@ def main(
     timed: Annotated[int, typer.Option(help="Queries timed one at a time.")] = 5,
     overrides: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE")] = (),
 ) -> None:
-    source = ["ingest.format=squad", f"ingest.path={data}"]
-    extra = [f"models.held_out={held_out}"] if held_out else []
-    bench = Bench([*source, *SETTINGS, *extra, *overrides], out, seeds)
-    run_chain(bench.settings, out, Path("models"), say, until="label")
-    w, folder = bench.workspace, out / "compare"
-    passages, questions = read_table(w.path("passages"), PASSAGES), read_table(w.path("questions"), QUESTIONS)
-    asked = choose_questions(questions)
-    evidence = dict(zip(asked["question_id"], asked["evidence"], strict=True))
-    result = bench.compared(list(CONTENDERS), w.path("questions"), folder)
-    ranked = {BASE: bench.rankings(folder, BASE)} | {
-        f"{UAE}-{seed}": bench.rankings(folder, f"{UAE}-{seed}") for seed in bench.seeds
-    }
-
+    source = ["ingest.format=squad", f"ingest.path={data}", *([f"models.held_out={held_out}"] if held_out else [])]
+    bench = Bench([*source, *SETTINGS, *overrides], out, seeds)
+    result = bench.compared(CONTENDERS, bench.folder)
+    ranked = bench.rankings()
     say("answers")
-    models = {"reader": w.model(bench.settings.models.reader)}
-    if bench.settings.models.held_out:
-        models["held out"] = w.model(bench.settings.models.held_out)
-    token_f1, f1_gain = {}, {}
-    for name, path in models.items():
-        read = answers(bench, ranked, asked, passages, path)
-        ours = mean_over_seeds([read[f"{UAE}-{seed}"] for seed in bench.seeds])
-        token_f1[name] = {"base": float(read[BASE]["token_f1"].mean()), "uae": float(ours["token_f1"].mean())}
-        f1_gain[name] = gains_over(read[BASE], ours, **bench.terms)["token_f1"]
-
+    token_f1, f1_gain = answers(bench, ranked)
     say("utility of the first passages, under both LLMs")
-    p = select(bench.settings, STAGES["evaluate"].params)
-    judging = judging_terms(p, w)
-    some = asked[asked["question_id"].isin(sorted(asked["question_id"])[:judged])].reset_index(drop=True)
-    first = pd.concat(
-        [ranked_pairs(ranked.values(), 1), ranked_pairs([{q: ranked[BASE][q] for q in some["question_id"]}], judged_top)]
-    ).drop_duplicates()
-    held: dict = {}
-    utilities = {}
-    for role, llm in (("teacher", judging.teacher), ("held out", judging.held_out)):
-        if llm is None:
-            continue
-        utilities[role] = passage_utilities(
-            llm, first.reset_index(drop=True), asked, passages, judging.answers_per_question, store_path=judging.store_path,
-            readings_per_part=judging.readings_per_part, **judging.aggregation,
-        )  # fmt: skip
-        base = top_passage_utility(ranked[BASE], utilities[role])
-        ours = sum(top_passage_utility(ranked[f"{UAE}-{seed}"], utilities[role]) for seed in bench.seeds) / seeds
-        gain = paired_gain(base.to_numpy(), ours[base.index].to_numpy(), **bench.terms)
-        held[role] = {
-            "base": float(base.mean()), "uae": float(ours.mean()), "gain": gain.absolute._asdict(),
-            "relative": gain.relative._asdict() if gain.relative else None, "p_value": gain.p_value, "questions": len(base),
-        }  # fmt: skip
-    if len(utilities) == 2:
-        shared = [table[table["question_id"].isin(some["question_id"])] for table in utilities.values()]
-        held["agreement"] = agreement(*shared, **bench.terms)
-    top = ceiling({q: ranked[BASE][q] for q in some["question_id"]}, utilities["teacher"], judged_top)
-
+    held, top = under_both_llms(bench, ranked, judged, judged_top)
     say("time per query")
-    cost_path = out / f"cost-{timed}-{sha256_file(folder / 'compare.json')[:12]}.json"
-    if not cost_path.exists():
-        student = folder / "students" / f"{UAE}-{bench.seeds[0]}"
-        build_release(w.path("documents"), w.path("passages"), student, out / "release", bench.settings.index.factory, "auto")
-        reranker = judging.open_reranker()
-        rerank = partial(
-            rerank_by_query_likelihood,
-            questions=asked,
-            passages=passages,
-            teacher=reranker,
-            template=judging.query_template,
-            top=20,
-        )
-        systems = {
-            UAE: vector_search(Release(out / "release", "auto"), asked, bench.settings.scope, 10),
-            "rerank": reranking(rerank, ranked[BASE]),
-        }
-        write_json(cost_path, time_queries(systems, sorted(ranked[BASE])[:timed]))
-    cost = read_json(cost_path)
-
-    bm25 = rank_bm25(asked, passages, bench.settings.scope, None)
-    lexical = {
-        name: retrieval_metrics({q: ids for q, (ids, _) in each.items()}, evidence, bench.settings.evaluate.cutoffs)
-        for name, each in {
-            "bm25": bm25,
-            "hybrid": reciprocal_rank_fusion([bm25, ranked[BASE]]),
-            "hybrid_uae": reciprocal_rank_fusion([bm25, ranked[f"{UAE}-{bench.seeds[0]}"]]),
-            "ceiling": top,
-        }.items()
-        if set(each)
-        for evidence in [{q: evidence[q] for q in each}]
-    }
-    sparse = {share: bench.compared(list(CONTENDERS[1:]), bench.few_evidence(share), out / "few" / str(share)) for share in few}
+    cost = time_per_query(bench, ranked[BASE], timed)
     gains = {metric: result["gains"][UAE][metric] for metric in ("recall@1", "map")} | {"token_f1": f1_gain["reader"]}
-    print(
-        json.dumps(
-            {
-                "n_questions": result["questions"],
-                "n_documents": result["documents"],
-                "seeds": result["seeds"],
-                **{
-                    name: means(result["systems"][system])
-                    for name, system in (("base", BASE), ("uae", UAE), ("gold_infonce", GOLD), ("uae_and_evidence", MIXED))
-                },
-                "by_seed": {name: values["recall@1"] for name, values in result["by_seed"].items()},
-                "relative_gain": {metric: gains[metric]["relative"]["mean"] for metric in METRICS},
-                "ci95": {metric: [gains[metric]["relative"][end] for end in ("low", "high")] for metric in METRICS},
-                "p_value": {metric: gains[metric]["p_value"] for metric in METRICS},
-                "gold_infonce_over_uae": {m: brief(result["gains_over"][UAE][GOLD][m]) for m in ("recall@1", "map")},
-                "both_over_uae": {m: brief(result["gains_over"][UAE][MIXED][m]) for m in ("recall@1", "map")},
-                "token_f1": token_f1,
-                "token_f1_gain": {name: brief(gain) for name, gain in f1_gain.items()},
-                "held_out": held,
-                "held_out_kept": kept(held),
-                "rerank_ratio": round(cost["rerank"]["ms_per_query"] / cost[UAE]["ms_per_query"], 1),
-                "ms_per_query": {name: round(each["ms_per_query"], 2) for name, each in cost.items()},
-                "others": {name: {m: round(float(table[m].mean()), 4) for m in ("recall@1", "map")} | {"questions": len(table)}
-                           for name, table in lexical.items()},
-                "few_evidence": {
-                    str(share): {name: means(each["systems"][name]) for name in (GOLD, MIXED)} for share, each in sparse.items()
-                },
-            }
-        )
-    )  # fmt: skip
+    over = result["gains_over"]
+    line = {
+        "n_questions": result["questions"],
+        "n_documents": result["documents"],
+        "seeds": result["seeds"],
+        **{name: means(result["systems"][system]) for name, system in (("base", BASE), *((name, name) for name in NAMES))},
+        "by_seed": {name: values["recall@1"] for name, values in result["by_seed"].items()},
+        "relative_gain": {metric: gains[metric]["relative"]["mean"] for metric in METRICS},
+        "ci95": {metric: [gains[metric]["relative"][end] for end in ("low", "high")] for metric in METRICS},
+        "p_value": {metric: gains[metric]["p_value"] for metric in METRICS},
+        "gold_infonce_over_uae": {metric: brief(over[UAE][GOLD][metric]) for metric in ("recall@1", "map")},
+        "both_over_uae": {metric: brief(over[UAE][MIXED][metric]) for metric in ("recall@1", "map")},
+        "token_f1": token_f1,
+        "token_f1_gain": {name: brief(gain) for name, gain in f1_gain.items()},
+        "held_out": held,
+        "held_out_kept": kept(held),
+        "rerank_ratio": round(cost["rerank"]["ms_per_query"] / cost[UAE]["ms_per_query"], 1),
+        "ms_per_query": {name: round(each["ms_per_query"], 2) for name, each in cost.items()},
+        "others": others(bench, ranked, top),
+        "few_evidence": {
+            str(share): {name: means(each["systems"][name]) for name in (GOLD, MIXED)}
+            for share in few
+            for each in [bench.few_evidence(share)]
+        },
+    }
+    print(json.dumps(line))
 
 
 def means(system: dict) -> dict[str, float]:

@@ -19,10 +19,12 @@ def compare_recipes(
     workspace: Workspace,
     folder: Path,
     announce: Callable[[str], None],
+    questions_path: Path | None = None,
 ) -> dict:
     """See ``uae.evaluation.contenders.compare``.
 
     Args:
+        questions_path: None: the workspace's.
         contenders: ``NAME: KEY=VALUE ...``, parameters of train or utility; or an objective's name alone. None: all objectives.
         seeds: how many, counted from the parameter file's.
 
@@ -44,7 +46,7 @@ def compare_recipes(
     return compare(
         candidates_path=workspace.path("candidates"),
         passages_path=workspace.path("passages"),
-        questions_path=workspace.path("questions"),
+        questions_path=questions_path or workspace.path("questions"),
         store_path=workspace.path("labels"),
         manifest_path=workspace.path("label_manifest"),
         base_path=workspace.model(p.models.student),
