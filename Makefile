@@ -35,9 +35,10 @@ dagster: setup models  ## the Dagster UI on port 3001
 mlflow: setup  ## the MLflow UI on port 5000
 	@mlflow ui --backend-store-uri sqlite:///mlflow.db --port 5000
 
-serve: setup  ## serve the promoted Bento on port 3000: POST /search
+serve: setup  ## serve the champion on port 3000: a page, POST /v1/search, POST /v1/embeddings
 	@test -d models/bento/bento || { echo "There is no Bento yet: run make pipeline first (or see reports/promotion.json)"; exit 1; }
-	@bentoml serve $(CURDIR)/models/bento/bento --port 3000
+	@UAE_STORE="$${UAE_STORE:-$$(test ! -f models/serving/active.json || echo $(CURDIR)/models/serving)}" \
+		bentoml serve $(CURDIR)/models/bento/bento --port 3000
 
 lint: setup  ## check style and layers
 	@ruff check . && ruff format --check .

@@ -31,7 +31,8 @@ from uae.evaluation.rerank import rerank_by_query_likelihood
 from uae.evaluation.statistics import paired_gain
 from uae.evaluation.testset import BASE, choose_questions
 from uae.files import read_json, sha256_bytes, sha256_file, write_json
-from uae.index.release import Release, build_release
+from uae.index.build import IndexRecipe, build_release
+from uae.index.release import Release
 from uae.run import run_chain
 from uae.settings import Settings, load_settings, select
 from uae.sources import fingerprint
@@ -178,8 +179,13 @@ def time_per_query(bench: Bench, ranking: Rankings, queries: int) -> dict:
     if not path.exists():
         w, settings = bench.workspace, bench.settings
         student = bench.folder / "students" / f"{UAE}-{bench.seeds[0]}"
-        factory, device = settings.index.factory, settings.compute.device
-        build_release(w.path("documents"), w.path("passages"), student, bench.out / "release", factory, device)
+        device = settings.compute.device
+        build_release(
+            documents_path=w.path("documents"), passages_path=w.path("passages"), questions_path=w.path("questions"),
+            encoder_path=student, base_path=None, release_path=bench.out / "release",
+            recipe=IndexRecipe(**settings.index.model_dump(exclude={"base"})), scope=settings.scope,
+            passage_words=settings.ingest.passage_words, device=device,
+        )  # fmt: skip
         reranker = bench.judging.open_reranker()
         rerank = partial(
             rerank_by_query_likelihood, questions=bench.questions, passages=bench.passages, teacher=reranker,

@@ -1,51 +1,119 @@
-"""Build a Bento of a release: ``python -m deploy.build --release DIR --out DIR --name NAME --version VERSION``."""
+"""Build a Bento of a release: ``python -m deploy.build --release DIR --out DIR --name NAME --version VERSION``.
+
+Inside are the release, the modules that serving imports and no others, the exact versions of all packages it needs, and a
+Dockerfile that makes an image of it.
+"""
 
 import argparse
 import importlib.metadata
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
+from modulefinder import ModuleFinder
 from pathlib import Path
 
-_REQUIREMENTS = (
-    "bentoml", "torch", "transformers", "sentence-transformers", "faiss-cpu", "pandas", "pyarrow", "numpy", "pydantic",
-    "filelock", "tqdm",
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from uae.index.release import read_manifest
+
+_SERVICE = "deploy.service"
+# What the code imports itself, whatever serves the release. Each brings what it stands on.
+_SERVING = (
+    "bentoml", "fastapi", "starlette", "structlog", "prometheus-client", "pydantic", "faiss-cpu", "onnxruntime", "tokenizers",
+    "numpy", "pandas", "pyarrow", "filelock",
 )  # fmt: skip
+_TORCH = ("torch", "transformers", "sentence-transformers", "tqdm")
+_HERE = Path(__file__).resolve().parent
 
 
 def build(release: Path, out: Path, name: str, version: str) -> None:
-    """Write the built Bento's folder to ``out``. Code, release and pinned requirements are inside; it needs no checkout."""
+    """Write the built Bento's folder to ``out``. It needs no checkout, and of the network only a package index, once.
+
+    Raises:
+        ArtefactError: ``release`` is not a whole release.
+        ModuleNotFoundError: a package that serving needs is not installed here, so that its version is not known.
+    """
+    packages = pinned(requirements(read_manifest(release)))
     with tempfile.TemporaryDirectory(prefix="bento-") as scratch:
         # BentoML reads its home at import: a store of our own keeps the build out of the user's.
         os.environ["BENTOML_HOME"] = str(Path(scratch) / "home")
         os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
         import bentoml
 
-        import deploy
-        import uae
-
         context = Path(scratch) / "context"
-        ignore = shutil.ignore_patterns("__pycache__")
-        for package in (uae, deploy):
-            source = Path(package.__file__).parent
-            shutil.copytree(source, context / source.name, ignore=ignore)
+        copy_code(context)
         shutil.copytree(release, context / "release")
         bento = bentoml.bentos.build(
-            "deploy.service:Retriever",
+            f"{_SERVICE}:Retriever",
             name=name,
             version=version,
             build_ctx=str(context),
             include=["uae/", "deploy/", "release/"],
-            python={
-                "packages": [f"{package}=={importlib.metadata.version(package).partition('+')[0]}" for package in _REQUIREMENTS],
-                "lock_packages": False,
-            },
+            # Locking is done above, by what is installed and tested: BentoML would ask the network.
+            python={"packages": packages, "lock_packages": False},
         )
         shutil.copytree(bento.path, out)
+    shutil.copyfile(_HERE / "container" / "Dockerfile", Path(out) / "Dockerfile")
+    shutil.copyfile(_HERE / "container" / "Dockerfile.dockerignore", Path(out) / ".dockerignore")
+
+
+def copy_code(target: Path) -> None:
+    """Copy into ``target`` what the service imports of ``uae`` and ``deploy``, at once or later, and the page's files."""
+    import uae
+
+    with tempfile.TemporaryDirectory(prefix="code-") as scratch:
+        # A folder with nothing else in it: the finder takes everything it finds for ours.
+        for package in (Path(uae.__file__).parent, _HERE):
+            shutil.copytree(package, Path(scratch) / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+        finder = ModuleFinder([scratch])
+        finder.import_hook(_SERVICE)
+        for module in finder.modules.values():
+            if module.__file__ is None:  # built into Python
+                continue
+            place = target / Path(module.__file__).relative_to(scratch)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(module.__file__, place)
+    shutil.copytree(_HERE / "page", target / "deploy" / "page")
+
+
+def requirements(manifest: dict) -> tuple[str, ...]:
+    """The packages that serving a release imports: torch and its like only where an encoder in it is served by torch."""
+    backends = {part["serving"]["backend"] for part in (manifest, manifest["base"]) if part}
+    return (*_SERVING, *_TORCH) if "torch" in backends else _SERVING
+
+
+def pinned(packages: Iterable[str]) -> list[str]:
+    """``name==version``, sorted, of packages and all that they need on this platform, as they are installed here.
+
+    BentoML is not among them: it adds itself.
+
+    Raises:
+        ModuleNotFoundError: one is not installed (importlib.metadata.PackageNotFoundError).
+    """
+    found: dict[str, str] = {}
+    todo = [Requirement(package) for package in packages]
+    done: set[tuple[str, str]] = set()
+    while todo:
+        needed = todo.pop()
+        name = canonicalize_name(needed.name)
+        extras = {"", *needed.extras} - {extra for other, extra in done if other == name}
+        if not extras:
+            continue
+        done |= {(name, extra) for extra in extras}
+        distribution = importlib.metadata.distribution(name)
+        # The mark of a local build, such as +cpu, is in no index.
+        found[name] = distribution.version.partition("+")[0]
+        for line in distribution.requires or ():
+            further = Requirement(line)
+            if further.marker is None or any(further.marker.evaluate({"extra": extra}) for extra in extras):
+                todo.append(further)
+    return [f"{name}=={version}" for name, version in sorted(found.items()) if name != "bentoml"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--release", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--name", required=True)

@@ -1,54 +1,39 @@
-"""The Bento: one release, searched by its own encoder."""
+"""The Bento: one process that serves one release over HTTP. BentoML runs it; the application answers.
+
+There is no ``@bentoml.api`` here: such methods take pickled bodies from other Bentos, and have errors and limits of their own.
+"""
 
 import os
 from pathlib import Path
-from typing import Annotated
 
 import bentoml
-from pydantic import BaseModel, Field
+
+from deploy.app import create_app
+from deploy.config import read_config
+from deploy.logs import open_log
 
 _BUNDLED = Path(__file__).resolve().parent.parent / "release"
 
-
-class Passage(BaseModel):
-    passage_id: str
-    doc_id: str
-    title: str
-    section: str
-    start: int
-    end: int
-    text: str
-    score: float
+_log = open_log()
+_config, _others = read_config(os.environ)
+for _name in _others:
+    _log.warning("unknown variable", name=_name)
+if not _config.store and not _config.release and _BUNDLED.is_dir():
+    _config = _config.model_copy(update={"release": _BUNDLED})
+_app = create_app(_config, _log)
 
 
-class SearchResponse(BaseModel):
-    release: str
-    results: list[list[Passage]]
-
-
-@bentoml.service(name="uae-retriever", traffic={"timeout": 30})
+@bentoml.asgi_app(_app)
+@bentoml.service(
+    name="uae-retriever",
+    workers=1,  # a second process would hold a second copy of everything, and swap at another moment
+    # BentoML's timeout answers in a shape of its own: it stands behind ours, for what ours cannot see.
+    traffic={"timeout": _config.body_seconds + _config.request_seconds + 30},
+    metrics={"enabled": False},  # /metrics is the application's: see deploy/metrics.py
+    logging={"access": {"enabled": False}},  # one line a request is enough: see deploy/logs.py
+)
 class Retriever:
     """Vector search over the promoted corpus, ranked by usefulness."""
 
-    def __init__(self) -> None:
-        from uae.index.release import Release
-
-        self.release = Release(Path(os.environ.get("UAE_RELEASE", _BUNDLED)), device="auto")
-
-    @bentoml.api(route="/search")
-    def search(
-        self,
-        query: Annotated[str, Field(min_length=1, max_length=4000)] | Annotated[list[str], Field(min_length=1, max_length=64)],
-        k: Annotated[int, Field(ge=1, le=100)] = 5,
-        doc_id: str | None = None,
-    ) -> SearchResponse:
-        """The best ``k`` passages of each query, best first; ``doc_id`` limits the search to one document."""
-        from uae.errors import InputError
-
-        queries = [query] if isinstance(query, str) else query
-        try:
-            found = self.release.search(queries, k, doc_id)
-        except InputError as error:
-            raise bentoml.exceptions.InvalidArgument(str(error)) from error
-        results = [[Passage(**hit._asdict()) for hit in hits] for hits in found]
-        return SearchResponse(release=self.release.fingerprint, results=results)
+    def __is_ready__(self) -> bool:
+        return _app.state.retrieval.switch.current is not None

@@ -1,4 +1,4 @@
-"""``uae label`` with its options, and ``uae models``, as the command line runs them, on a small labelled corpus."""
+"""``uae label`` with its options, ``uae models`` and ``uae release``, as the command line runs them, on small corpora."""
 
 import shutil
 import sys
@@ -9,13 +9,16 @@ from typer.testing import CliRunner, Result
 
 from uae.cli import app
 from uae.files import read_json
+from uae.index.release import read_manifest
+from uae.registry.tracking import connect
 from uae.settings import load_settings
 from uae.stages import model_references
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "tests" / "teacher"))
+sys.path += [str(ROOT / "tests" / "teacher"), str(ROOT / "tests" / "serving")]
 
 from labelling import contents, write_corpus  # noqa: E402  (of another folder of tests)
+from tiny_releases import tiny_release  # noqa: E402
 
 READINGS = 12 + 12 * 6 + 3 + 3 * 6  # every question alone and with six passages; three of them under the check template too
 SERVER = "teachers.main.server={url: 'http://127.0.0.1:9', concurrency: 1, timeout_s: 1, batch_pairs: 8}"
@@ -152,3 +155,76 @@ def test_references_are_those_of_every_model_that_is_loaded():
     assert model_references(settings) == {"student": "path:b", "reader": "path:c", "teacher main": "path:a"}
     served = load_settings(ROOT / "params.yaml", ["models.student=path:b", "models.reader=path:c", SERVER])
     assert model_references(served) == {"student": "path:b", "reader": "path:c"}
+
+
+# Releases
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory, tiny_encoder) -> tuple[Path, Path]:
+    """Two folders of releases."""
+    root = tmp_path_factory.mktemp("releases")
+    return tuple(
+        tiny_release(root / name, tiny_encoder, [f"The {name} is shut.", "Call first."], name, "torch")
+        for name in ("lock", "mill")
+    )
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch) -> Path:
+    """A folder with nothing but params.yaml."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    return tmp_path
+
+
+def failed(result: Result) -> str:
+    assert result.exit_code != 0
+    return str(result.exception)
+
+
+def test_release_commands_act_on_the_store(elsewhere, built):
+    first, second = (read_manifest(folder)["fingerprint"][:12] for folder in built)
+    assert "models/serving holds no release" in said(uae("release", "list"))
+    assert said(uae("release", "activate", str(built[0]))) == (
+        f"active: {first} uae release rollback goes to: nothing, there was none before"
+    )
+    assert said(uae("release", "activate", str(built[1]))) == f"active: {second} uae release rollback goes to: {first}"
+    listed = said(uae("release", "list"))
+    assert f"active {second}" in listed
+    assert f"before {first}" in listed
+    assert said(uae("release", "rollback")).startswith(f"active: {first} ")
+    assert "no release before this one" in failed(uae("release", "rollback"))
+    assert said(uae("release", "activate", second[:8])).startswith(f"active: {second} ")
+    assert said(uae("release", "prune", "--keep", "0")) == ""
+    assert said(uae("release", "rollback")).startswith(f"active: {first} ")
+    assert said(uae("release", "prune", "--keep", "0")) == f"removed {second}"
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["models", "params.yaml"]  # MLflow was not asked
+
+
+def test_release_activate_takes_a_version_or_an_alias_of_the_registry(elsewhere, built):
+    client = connect("sqlite:///mlflow.db", "uae", elsewhere)
+    client.create_registered_model("uae-retriever")
+    for number, folder in enumerate(built, 1):
+        logged = elsewhere / f"logged-{number}"
+        shutil.copytree(folder, logged / "artifacts" / "release")
+        client.create_model_version("uae-retriever", logged.as_uri())
+    client.set_registered_model_alias("uae-retriever", "champion", "1")
+    first, second = (read_manifest(folder)["fingerprint"][:12] for folder in built)
+    store = ("--store", "served")
+    assert said(uae("release", "activate", "2", *store)).startswith(f"active: {second} (uae-retriever version 2)")
+    assert said(uae("release", "activate", "champion", *store)).startswith(f"active: {first} (uae-retriever version 1)")
+    assert said(uae("release", "rollback", *store)).startswith(f"active: {second} ")
+    assert f"uae-retriever version 1 (champion) is active: release {first}" in said(uae("release", "follow", "--once", *store))
+    assert said(uae("release", "follow", "--once", *store)) == ""
+    client.set_registered_model_alias("uae-retriever", "tried", "2")
+    assert f"(tried) is active: release {second}" in said(uae("release", "follow", "--once", "--alias", "tried", *store))
+
+
+def test_release_commands_say_what_is_not_there(elsewhere):
+    for version in ("7", "next", "0123456789ab", "no/such/folder"):
+        text = failed(uae("release", "activate", version))
+        assert f"{version!r} in the MLflow registry" in text
+        assert "no folder of a release" in text
+        assert "models/serving" in text
+    assert "uae-retriever has no alias 'champion'" in failed(uae("release", "follow", "--once"))

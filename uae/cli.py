@@ -1,4 +1,5 @@
-"""The command line: ``uae <stage>``, ``uae run``, ``uae compare``, ``uae summary``, ``uae lineage``, ``uae models``."""
+"""The command line: ``uae <stage>``, ``uae run``, ``uae compare``, ``uae summary``, ``uae lineage``, ``uae release``,
+``uae models``."""
 
 import logging
 import os
@@ -11,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
+from uae import release_commands
 from uae.errors import UaeError
 from uae.settings import load_settings, select
 from uae.stages import CHAIN, STAGES, Workspace, model_references
@@ -150,6 +152,9 @@ def lineage(
     settings = load_settings(params)
     client = connect(settings.tracking.uri, settings.tracking.experiment, root)
     print_lineage(trace(client, settings.promote.model, version))
+
+
+app.add_typer(release_commands.app, name="release")
 
 
 @app.command()

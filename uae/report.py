@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -12,6 +13,9 @@ from rich.table import Table
 from uae.errors import ArtefactError
 from uae.files import read_json
 from uae.stages import Workspace
+
+if TYPE_CHECKING:
+    from uae.serving.releases import Installed, ReleaseStore
 
 _METRICS = ("recall@1", "recall@5", "map", "mrr", "ndcg@10", "token_f1")
 _NAMES = {"map": "MAP", "mrr": "MRR", "ndcg@10": "nDCG@10", "token_f1": "answer token F1"}
@@ -124,6 +128,57 @@ def print_lineage(parts: dict[str, dict[str, str]]) -> None:
         console.print(part, style="bold")
         for name, value in values.items():
             console.print(f"  {name:<20} {value}", markup=False, soft_wrap=True)
+
+
+def print_releases(installed: Sequence["Installed"], store: Path) -> None:
+    """A row a release, newest first."""
+    console = Console(highlight=False, width=None if Console().is_terminal else 160)
+    if not installed:
+        console.print(f"{store} holds no release: uae release activate VERSION brings one", markup=False, soft_wrap=True)
+        return
+    metrics = list(dict.fromkeys(name for each in installed for name in (each.origin or {}).get("metrics", {})))
+    metrics = [name for name in _METRICS if name in metrics]
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in (
+        "",
+        "release",
+        "model",
+        "version",
+        *(_NAMES.get(name, name.capitalize()) for name in metrics),
+        "installed (UTC)",
+    ):
+        table.add_column(heading, no_wrap=True)
+    for each in installed:
+        origin = each.origin or {}
+        values = [origin.get("metrics", {}).get(name) for name in metrics]
+        table.add_row(
+            "active" if each.is_active else ("before" if each.is_before else ""),
+            each.fingerprint[:12],
+            str(origin.get("model", "-")),
+            str(origin.get("version", "-")),
+            *("-" if value is None else f"{value:.3f}" for value in values),
+            f"{each.installed_at:%Y-%m-%d %H:%M}",
+        )
+    console.print(table)
+
+
+def print_active(store: "ReleaseStore") -> None:
+    """What is active now, and what a rollback would go to."""
+    installed = store.installed()
+    (active,) = [each for each in installed if each.is_active]
+    before = next((each for each in installed if each.is_before), None)
+    say(f"active: {_release(active)}")
+    say(f"uae release rollback goes to: {_release(before) if before else 'nothing, there was none before'}")
+
+
+def say(text: str) -> None:
+    """A line of ``uae release``, as it is."""
+    Console(highlight=False).print(text, markup=False, soft_wrap=True)
+
+
+def _release(installed: "Installed") -> str:
+    origin = installed.origin
+    return installed.fingerprint[:12] + (f" ({origin['model']} version {origin['version']})" if origin else "")
 
 
 def _table(evaluation: dict) -> Table:

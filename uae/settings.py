@@ -193,6 +193,11 @@ class TrainSettings(_Section):
 
 class IndexSettings(_Section):
     factory: str
+    recall_target: Annotated[float, Field(gt=0, le=1)]
+    serving: Literal["auto", "onnx_int8", "onnx", "torch"]
+    max_recall_loss: Fraction
+    min_cosine: Fraction
+    base: bool
 
 
 class LlmSettings(_Section):
@@ -227,6 +232,9 @@ class PromoteSettings(_Section):
     min_gain: float
     guarded: tuple[str, ...]
     max_loss: Annotated[float, Field(ge=0)]
+    min_cosine: Fraction
+    max_serving_loss: Fraction
+    max_index_loss: Fraction
 
 
 class PackageSettings(_Section):

@@ -302,14 +302,18 @@ def _refreshing(p, w: Workspace):
 
 
 def _index(p, w: Workspace) -> dict:
-    from uae.index.release import build_release
+    from uae.index.build import IndexRecipe, build_release
 
     return build_release(
         documents_path=w.path("documents"),
         passages_path=w.path("passages"),
+        questions_path=w.path("questions"),
         encoder_path=w.path("student"),
+        base_path=w.model(p.models.student) if p.index.base else None,
         release_path=w.path("release"),
-        factory=p.index.factory,
+        recipe=IndexRecipe(**p.index.model_dump(exclude={"base"})),
+        scope=p.scope,
+        passage_words=p.ingest.passage_words,
         device=p.compute.device,
     )
 
@@ -457,9 +461,9 @@ CHAIN = (
     ),
     Stage(
         "index", "Encode the corpus with the student and bind encoder, FAISS index and passages into a release.", _index,
-        needs=("documents", "passages", "student"), makes=("release",),
+        needs=("documents", "passages", "questions", "student"), makes=("release",),
         keeps=("release",),
-        params=("compute.device", "index"),
+        params=("scope", "compute.device", "models.student", "ingest.passage_words", "index"),
         code=("uae/index", "uae/document_side.py", *_MODELS, *_ENCODER, *_GROUND),
     ),
     Stage(
@@ -470,7 +474,7 @@ CHAIN = (
         params=("seed", "scope", "compute", "models", "teachers", "label", "utility", "evaluate"),
         code=(
             "uae/evaluation", "uae/index", "uae/retrieval.py", "uae/teacher", "uae/page.py", "uae/page.html.j2",
-            "uae/document_side.py", *_MODELS, *_ENCODER, *_GROUND,
+            *_MODELS, *_ENCODER, *_GROUND,
         ),
     ),
     Stage(
@@ -479,7 +483,7 @@ CHAIN = (
         params=("scope", "compute.device", "promote", "tracking"),
         code=(
             "uae/registry/promote.py", "uae/registry/gate.py", "uae/registry/tracking.py", "uae/registry/versions.py",
-            "uae/evaluation/testset.py", "uae/evaluation/metrics.py", "uae/index", "uae/document_side.py", "uae/retrieval.py",
+            "uae/evaluation/testset.py", "uae/evaluation/metrics.py", "uae/index", "uae/retrieval.py",
             *_MODELS, *_ENCODER, *_GROUND,
         ),
     ),
@@ -489,7 +493,7 @@ CHAIN = (
         params=("promote.model", "promote.alias", "package", "tracking"),
         code=(
             "uae/registry/package.py", "uae/registry/tracking.py", "uae/registry/versions.py", "uae/index",
-            "uae/document_side.py", "deploy", *_MODELS, *_ENCODER, *_GROUND,
+            "uae/serving", "deploy", *_MODELS, *_ENCODER, *_GROUND,
         ),
     ),
 )  # fmt: skip

@@ -10,7 +10,8 @@ from uae.evaluation.cost import lexical_search, reranking, time_queries, vector_
 from uae.evaluation.lexical import Bm25, rank_bm25
 from uae.evaluation.rerank import rerank_by_query_likelihood
 from uae.evaluation.testset import rank_with
-from uae.index.release import Release, build_release
+from uae.index.build import IndexRecipe, build_release
+from uae.index.release import Release
 from uae.tables import DOCUMENTS, PASSAGES, write_table
 from uae.teacher.prompts import Template
 from uae.teacher.scoring import load_teacher
@@ -76,7 +77,9 @@ def release(tiny_encoder, tmp_path_factory) -> Release:
     ]
     write_table(folder / "documents.parquet", DOCUMENTS, documents)
     write_table(folder / "passages.parquet", PASSAGES, ROWS)
-    build_release(folder / "documents.parquet", folder / "passages.parquet", tiny_encoder, folder / "release", "Flat", "cpu")
+    tables = (folder / "documents.parquet", folder / "passages.parquet", None)
+    recipe = IndexRecipe(factory="Flat", recall_target=0.95, serving="onnx", max_recall_loss=0, min_cosine=0.999)
+    build_release(*tables, tiny_encoder, None, folder / "release", recipe, "document", 140, "cpu")
     return Release(folder / "release", "cpu")
 
 

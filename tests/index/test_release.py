@@ -1,6 +1,7 @@
 """A release finds what it should and refuses parts that do not belong together."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -9,11 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-import uae.index.release
+import uae.index.build
 from uae.document_side import document_fingerprint
 from uae.encoding import encode, load_encoder
-from uae.errors import ArtefactError, ConfigError, InputError
-from uae.index.release import Release, build_index, build_release, read_manifest
+from uae.errors import ArtefactError, InputError
+from uae.files import sha256_file
+from uae.index.build import IndexRecipe, build_release
+from uae.index.release import FORMAT, Release, read_manifest, seal
+from uae.sources import fingerprint
 from uae.tables import DOCUMENTS, PASSAGES, read_table, write_table
 from uae.training.towers import build_student
 
@@ -23,8 +27,11 @@ TEXTS = ["The seal is torn.", "Keys hang in the lodge.", "Ice forms on the fan."
 @pytest.fixture(scope="module")
 def release(tmp_path_factory, tiny_encoder) -> Path:
     root = tmp_path_factory.mktemp("release")
-    blank = {"version": "", "text": "", "sections": [], "metadata": "{}"}
-    documents = [{"doc_id": d, "source": d, "title": f"Title {d}"} | blank for d in ("d1", "d2")]
+    blank = {"version": "", "text": "", "sections": []}
+    documents = [
+        {"doc_id": d, "source": d, "title": f"Title {d}", "metadata": json.dumps({"year": year, "tags": ["seal", d]})} | blank
+        for d, year in (("d1", 2023), ("d2", 2025))
+    ]
     passages = [
         {"passage_id": f"p{n}", "doc_id": "d1" if n < 3 else "d2", "position": n, "section": "S"}
         | {"start": 0, "end": len(text), "text": text}
@@ -32,7 +39,7 @@ def release(tmp_path_factory, tiny_encoder) -> Path:
     ]
     write_table(root / "documents.parquet", DOCUMENTS, documents)
     write_table(root / "passages.parquet", PASSAGES, passages)
-    build_release(root / "documents.parquet", root / "passages.parquet", tiny_encoder, root / "release", "Flat", "cpu")
+    build(root, tiny_encoder, base_path=tiny_encoder)
     return root / "release"
 
 
@@ -60,12 +67,11 @@ def test_document_filter_and_k(release):
 
 
 def test_same_inputs_give_the_same_fingerprint(release, tmp_path, tiny_encoder):
-    source = release.parent
-    again = build_release(source / "documents.parquet", source / "passages.parquet", tiny_encoder, tmp_path / "r", "Flat", "cpu")
+    again = build(release.parent, tiny_encoder, tmp_path / "r", base_path=tiny_encoder)
     assert again["fingerprint"] == read_manifest(release)["fingerprint"]
 
 
-@pytest.mark.parametrize("name", ["index.faiss", "passages.parquet", "documents.parquet"])
+@pytest.mark.parametrize("name", ["index.faiss", "passages.parquet", "serving/encoder.onnx"])
 def test_truncated_or_missing_file_is_refused_by_name(release, tmp_path, name):
     folder = damaged(release, tmp_path)
     (folder / name).write_bytes((folder / name).read_bytes()[:-1])
@@ -104,22 +110,6 @@ def test_edited_manifest_is_refused(release, tmp_path):
         Release(folder, "cpu")
 
 
-@pytest.mark.parametrize("factory", ["HNSW8", "IVF2,Flat", "SQ8"])
-def test_other_index_kinds_search_and_filter(factory):
-    rng = np.random.default_rng(0)
-    vectors = rng.normal(size=(400, 16)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    index = build_index(vectors, factory)
-    _, rows = index.search(vectors[:20], 1)
-    assert (rows[:, 0] == np.arange(20)).mean() > 0.7
-
-
-@pytest.mark.parametrize("factory", ["Nonsense", "IVF4096,Flat"])
-def test_impossible_factory_is_a_clear_error(factory):
-    with pytest.raises(ConfigError, match=f"index.factory: FAISS cannot build '{factory}'"):
-        build_index(np.eye(8, dtype=np.float32), factory)
-
-
 QUESTION = "Why is the fan silent?"
 
 
@@ -132,9 +122,18 @@ def project(release, tmp_path) -> Path:
     return tmp_path
 
 
-def build(project: Path, encoder: Path, out: str = "release", factory: str = "Flat", **arguments) -> dict:
-    tables = (project / "documents.parquet", project / "passages.parquet")
-    return build_release(*tables, encoder, project / out, factory, "cpu", **arguments)
+def build(project: Path, encoder: Path, out: str | Path = "release", factory: str = "Flat", **arguments) -> dict:
+    tables = {f"{name}_path": project / f"{name}.parquet" for name in ("documents", "passages")}
+    recipe = IndexRecipe(factory=factory, recall_target=0.9, serving="onnx", max_recall_loss=0.0, min_cosine=0.999)
+    terms = {
+        "questions_path": None,
+        "base_path": None,
+        "recipe": recipe,
+        "scope": "corpus",
+        "passage_words": 140,
+        "device": "cpu",
+    }
+    return build_release(**tables | terms | {"encoder_path": encoder, "release_path": project / out, "device": "cpu"} | arguments)
 
 
 def student(encoder: Path, folder: Path, towers: str) -> Path:
@@ -149,8 +148,9 @@ def student(encoder: Path, folder: Path, towers: str) -> Path:
     return folder
 
 
-def no_encoding(*arguments, **named):
-    raise AssertionError("passages are encoded")
+def only_queries(encoder, texts, kind, progress=""):
+    assert kind == "query", "passages are encoded"
+    return encode(encoder, texts, kind, progress)
 
 
 def found(folder: Path) -> list[tuple[str, float]]:
@@ -163,7 +163,7 @@ def test_after_retraining_the_queries_the_index_is_taken_over(project, tiny_enco
     old, before = read_manifest(project / "release"), found(project / "release")
     encoder = student(tiny_encoder, project / "student", towers)
     with monkeypatch.context() as patch:
-        patch.setattr(uae.index.release, "encode", no_encoding)
+        patch.setattr(uae.index.build, "encode", only_queries)
         manifest = build(project, encoder)
     assert manifest.pop("index_reused")
     assert manifest == read_manifest(project / "release")
@@ -227,7 +227,7 @@ def _prompt(project, encoder, monkeypatch):
 
 
 def _libraries(project, encoder, monkeypatch):
-    monkeypatch.setattr(uae.index.release.importlib.metadata, "version", lambda name: "0.1")
+    monkeypatch.setattr(uae.index.build.importlib.metadata, "version", lambda name: "0.1")
     return encoder
 
 
@@ -244,17 +244,6 @@ def _foreign_encoder(project, encoder, monkeypatch):
     return encoder
 
 
-def _unrecorded(project, encoder, monkeypatch):
-    """A release of a version that did not record what its index was made of."""
-    path = project / "release" / "manifest.json"
-    manifest = json.loads(path.read_text())
-    for name in ("document_encoder", "passage_texts", "encoded_with"):
-        del manifest[name]
-    path.write_text(json.dumps(manifest | {"fingerprint": uae.index.release._seal(manifest)}))
-    assert len(found(project / "release")) == 5  # it opens and answers as ever
-    return encoder
-
-
 def _no_release(project, encoder, monkeypatch):
     shutil.rmtree(project / "release")
     return encoder
@@ -262,7 +251,7 @@ def _no_release(project, encoder, monkeypatch):
 
 CHANGES = (
     _reworded, _reordered, _one_more, _document_weights, _pooling, _prompt, _libraries, _damaged_index, _foreign_encoder,
-    _unrecorded, _no_release,
+    _no_release,
 )  # fmt: skip
 
 
@@ -291,3 +280,167 @@ def test_the_earlier_release_may_lie_elsewhere(project, tiny_encoder):
     assert build(project, tiny_encoder, "next", previous_path=project / "release")["index_reused"]
     assert not build(project, tiny_encoder, previous_path=project / "nowhere")["index_reused"]
     assert found(project / "next") == found(project / "release")
+
+
+def forged(folder: Path, more: dict | None = None, **changes) -> Path:
+    """The manifest as one who means well and knows no better would mend it: all hashes made anew. ``more`` are more files."""
+    manifest = json.loads((folder / "manifest.json").read_text()) | changes
+    manifest["files"] = {name: sha256_file(folder / name) for name in manifest["files"]} | (more or {})
+    manifest["encoder"] = fingerprint(folder / "encoder")
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"fingerprint": seal(manifest)}))
+    return folder
+
+
+def test_vectors_of_another_model_are_refused_though_every_hash_is_right(release, tmp_path, tiny_encoder):
+    folder = damaged(release, tmp_path)
+    other = load_encoder(student(tiny_encoder, tmp_path / "other", "both"), "cpu")
+    index = faiss.IndexFlatIP(32)
+    index.add(encode(other, TEXTS, "document"))
+    faiss.write_index(index, str(folder / "index.faiss"))
+    forged(folder)
+    sums = sha256_file(folder / "index.faiss")[:12], read_manifest(folder)["encoder"][:12]
+    with pytest.raises(ArtefactError, match=rf"index\.faiss \({sums[0]}\) does not hold the vectors of encoder {sums[1]}"):
+        Release(folder, "cpu")
+
+
+def test_too_few_vectors_are_refused_though_every_hash_is_right(release, tmp_path):
+    folder = damaged(release, tmp_path)
+    index = faiss.IndexFlatIP(32)
+    index.add(np.eye(4, 32, dtype=np.float32))
+    faiss.write_index(index, str(folder / "index.faiss"))
+    with pytest.raises(ArtefactError, match="4 vectors, but there are 5 passages"):
+        Release(forged(folder), "cpu")
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "encoder/../../secret", "a\\..\\b"])
+def test_a_manifest_cannot_name_files_outside(release, tmp_path, name):
+    (tmp_path / "secret").write_text("x")
+    folder = forged(damaged(release, tmp_path), more={name: "0" * 64})
+    with pytest.raises(ArtefactError, match="leads out of the release's folder"):
+        Release(folder, "cpu")
+
+
+@pytest.mark.parametrize("name", ["passages.parquet", "encoder/config.json", "serving/encoder.onnx"])
+def test_a_link_out_of_the_folder_is_refused_though_the_file_is_the_right_one(release, tmp_path, name):
+    folder = damaged(release, tmp_path)
+    os.replace(folder / name, tmp_path / "outside")
+    (folder / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(ArtefactError, match="leads out of the release's folder"):
+        Release(folder, "cpu")
+
+
+def test_a_file_too_many_is_refused(release, tmp_path):
+    folder = damaged(release, tmp_path)
+    (folder / "encoder" / "pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(ArtefactError, match=r"pytorch_model\.bin is no part of this release"):
+        Release(folder, "cpu")
+
+
+def test_another_format_is_refused_with_what_to_do(release, tmp_path):
+    folder = forged(damaged(release, tmp_path), format=1)
+    with pytest.raises(ArtefactError, match=f"release format 1; this version reads format {FORMAT}. Build the release again"):
+        read_manifest(folder)
+
+
+def test_the_manifest_says_what_made_the_vectors(release):
+    manifest = read_manifest(release)
+    assert manifest["pooling"] == {"query": ["mean"], "document": ["mean"]}
+    assert (manifest["normalised"], manifest["dimension"], manifest["max_tokens"]) == (True, 32, 128)
+    assert manifest["chunking"] == {"passage_words": 140}
+    assert (manifest["index"]["factory"], manifest["index"]["dtype"]) == ("Flat", "float32")
+    assert manifest["serving"]["backend"] == "onnx"
+    there = {path.relative_to(release).as_posix() for path in release.rglob("*") if path.is_file()}
+    assert set(manifest["files"]) == there - {"manifest.json"}
+
+
+def test_the_base_stands_beside_the_trained_encoder(project, tiny_encoder):
+    encoder = student(tiny_encoder, project / "student", "both")
+    manifest = build(project, encoder, "both", base_path=tiny_encoder)
+    opened = Release(project / "both", "cpu")
+    assert opened.systems == ("uae", "base")
+    assert manifest["base"]["index"]["file"] == "base/index.faiss"
+    for system, folder in (("uae", encoder), ("base", tiny_encoder)):
+        model = load_encoder(folder, "cpu")
+        expected = (encode(model, [QUESTION], "query") @ encode(model, TEXTS, "document").T)[0]
+        (hits,) = opened.find(opened.encode([QUESTION], "query", system), 5, system=system)
+        assert [hit.passage_id for hit in hits] == [f"p{n}" for n in np.argsort(-expected)]
+    with pytest.raises(InputError, match="no system 'other'"):
+        opened.encode([QUESTION], "query", "other")
+
+
+def test_a_base_with_the_same_document_vectors_shares_the_index(project, tiny_encoder):
+    manifest = build(project, student(tiny_encoder, project / "student", "adapter"), "shared", base_path=tiny_encoder)
+    assert manifest["base"]["index"]["file"] == "index.faiss"
+    assert not (project / "shared" / "base" / "index.faiss").exists()
+    opened = Release(project / "shared", "cpu")
+    assert not np.allclose(opened.encode([QUESTION], "query"), opened.encode([QUESTION], "query", "base"), atol=1e-3)
+
+
+def test_where_a_graph_is_not_wanted_torch_serves(project, tiny_encoder):
+    recipe = IndexRecipe(factory="Flat", recall_target=0.9, serving="torch", max_recall_loss=0.0, min_cosine=0.999)
+    before = found(project / "release")
+    manifest = build(project, tiny_encoder, "torch", recipe=recipe)
+    assert manifest["serving"]["backend"] == "torch"
+    assert not (project / "torch" / "serving").exists()
+    after = found(project / "torch")
+    assert [passage for passage, _ in after] == [passage for passage, _ in before]
+    assert Release(project / "torch", "cpu").token_lengths([QUESTION], "query") == (
+        Release(project / "release", "cpu").token_lengths([QUESTION], "query")
+    )
+
+
+@pytest.mark.parametrize(
+    ("filters", "documents"),
+    [
+        ({}, ["d1", "d2"]),
+        ({"doc_id": "d2"}, ["d2"]),
+        ({"doc_id": ["d1", "d2"], "year": {"lte": 2024}}, ["d1"]),
+        ({"year": 2025.0}, ["d2"]),
+        ({"year": {"gte": 2023, "lte": 2025}}, ["d1", "d2"]),
+        ({"tags": "seal"}, ["d1", "d2"]),
+        ({"tags": ["d1", "none"]}, ["d1"]),
+        ({"year": "2025"}, []),
+        ({"year": True}, []),
+    ],
+)
+def test_filters(release, filters, documents):
+    opened = Release(release, "cpu")
+    (hits,) = opened.find(opened.encode(["fan"], "query"), 5, opened.rows(filters))
+    assert sorted({hit.doc_id for hit in hits}) == documents
+    assert len(hits) == 3 * ("d1" in documents) + 2 * ("d2" in documents)
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {"yaer": 2025}, {"year": {"gt": 1}}, {"year": {}}, {"year": {"gte": None}}, {"year": float("nan")}, {"year": [{}]},
+        {"doc_id": ["d1", "\ud800"]}, {"doc_id": 3}, ["year"],
+    ],
+)  # fmt: skip
+def test_a_malformed_filter_is_an_input_error(release, filters):
+    with pytest.raises(InputError) as caught:
+        Release(release, "cpu").rows(filters)
+    str(caught.value).encode("utf-8")  # it can be answered, and logged
+
+
+def test_min_score_and_metadata(release):
+    opened = Release(release, "cpu")
+    vectors = opened.encode(["fan"], "query")
+    (everything,) = opened.find(vectors, 5)
+    (some,) = opened.find(vectors, 5, min_score=everything[1].score)
+    assert some == everything[:2]
+    assert everything[0].metadata["year"] == {"d1": 2023, "d2": 2025}[everything[0].doc_id]
+
+
+@pytest.mark.parametrize("text", ["\ud800", "fan \udfff", "\x00", "", " \n", "é" * 5000, "\U0001f9ca"])
+def test_strange_texts_are_searched(release, text):
+    (hits,) = Release(release, "cpu").search([text], k=2)
+    assert len(hits) == 2
+    assert all(np.isfinite(hit.score) for hit in hits)
+
+
+def test_what_is_no_text_is_an_input_error(release):
+    opened = Release(release, "cpu")
+    for texts in ([3], [None], "one text"):
+        with pytest.raises(InputError):
+            opened.encode(texts, "query")

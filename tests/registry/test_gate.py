@@ -1,7 +1,24 @@
-import pytest
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
+import torch
+from mlflow.exceptions import MlflowException
+
+import uae.registry.promote
+from uae.encoding import load_encoder
 from uae.errors import ConfigError
+from uae.evaluation.testset import choose_questions
+from uae.evaluation.testset import test_set_hash as set_hash
+from uae.files import sha256_file, write_json
+from uae.index.build import IndexRecipe, build_release
+from uae.index.onnx_export import export_encoder
+from uae.index.release import read_manifest, seal
 from uae.registry.gate import decide
+from uae.registry.promote import promote
+from uae.tables import DOCUMENTS, PASSAGES, QUESTIONS, read_table, write_table
 
 RULES = {"metric": "map", "min_gain": 0.125, "guarded": ["recall@1"], "max_loss": 0.02}
 
@@ -27,3 +44,108 @@ def test_decide(candidate, passed, failed_rule):
 def test_unknown_metric_is_an_error_that_lists_the_known():
     with pytest.raises(ConfigError, match=r"no metric 'mapp'.*map, recall@1"):
         decide({"map": 1, "recall@1": 1}, {"map": 0, "recall@1": 0}, "base", **RULES | {"metric": "mapp"})
+
+
+PARTS = ("seal", "fan", "rotor")
+TEXTS = [f"Pump {n} has {n % 7} valves, and its {part} is checked on day {n}." for n in range(100) for part in PARTS]
+LIMITS = {"min_cosine": 0.95, "max_serving_loss": 0.02, "max_index_loss": 0.05}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, tiny_encoder) -> Path:
+    """A good release with inverted lists, over passages whose questions are their beginnings."""
+    root = tmp_path_factory.mktemp("gate")
+    document = {"doc_id": "d", "source": "d", "title": "T", "version": "", "text": "", "sections": [], "metadata": "{}"}
+    passages = [
+        {"passage_id": f"p{n:03}", "doc_id": "d", "position": n, "section": "", "start": 0, "end": len(text), "text": text}
+        for n, text in enumerate(TEXTS)
+    ]
+    questions = [
+        {"question_id": f"q{n:03}", "text": TEXTS[n][:30], "answers": [], "doc_id": "d", "evidence": [f"p{n:03}"]}
+        | {"split": "test" if n % 2 else "train", "origin": "human", "source": f"q{n}"}
+        for n in range(0, 60, 3)
+    ]
+    write_table(root / "documents.parquet", DOCUMENTS, [document])
+    write_table(root / "passages.parquet", PASSAGES, passages)
+    write_table(root / "questions.parquet", QUESTIONS, questions)
+    names = {f"{name}_path": root / f"{name}.parquet" for name in ("documents", "passages", "questions")}
+    recipe = IndexRecipe(factory="IVF7,Flat", recall_target=1.0, serving="onnx", max_recall_loss=0.0, min_cosine=0.999)
+    build_release(
+        **names, encoder_path=tiny_encoder, base_path=None, release_path=root / "release", recipe=recipe, scope="corpus",
+        passage_words=140, device="cpu",
+    )  # fmt: skip
+    return root
+
+
+def changed(project: Path, target: Path, change) -> Path:
+    """The release with something else in it, and every hash made anew."""
+    shutil.copytree(project / "release", target)
+    manifest = json.loads((target / "manifest.json").read_text())
+    change(target, manifest)
+    manifest["files"] = {name: sha256_file(target / name) for name in manifest["files"]}
+    (target / "manifest.json").write_text(json.dumps(manifest | {"fingerprint": seal(manifest)}))
+    return target
+
+
+def another_models_graph(folder: Path, manifest: dict) -> None:
+    model = load_encoder(folder / "encoder", "cpu")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)))
+    shutil.rmtree(folder / "serving")
+    export_encoder(model, folder / "serving")
+
+
+def one_list(folder: Path, manifest: dict) -> None:
+    assert manifest["index"]["parameters"] != "nprobe=1"
+    manifest["index"]["parameters"] = "nprobe=1"
+
+
+class Registry:
+    """MLflow's client, of which only the alias is looked at."""
+
+    def __init__(self):
+        self.moved = []
+
+    def get_model_version_by_alias(self, model, alias):
+        raise MlflowException("there is none")
+
+    def set_registered_model_alias(self, model, alias, version):
+        self.moved.append((model, alias, version))
+
+
+def gate(project: Path, release: Path, monkeypatch) -> tuple[dict, list]:
+    registry = Registry()
+    monkeypatch.setattr(uae.registry.promote, "connect", lambda *arguments: registry)
+    monkeypatch.setattr(uae.registry.promote, "run_of", lambda *arguments: "run")
+    monkeypatch.setattr(uae.registry.promote, "_register", lambda *arguments: SimpleNamespace(version="1", run_id="run"))
+    table = read_table(project / "questions.parquet", QUESTIONS)
+    dataset = set_hash(choose_questions(table), read_table(project / "passages.parquet", PASSAGES))
+    systems = {"base": {"map": {"mean": 0.1}}, "uae": {"map": {"mean": 0.9}}}
+    evaluation = {"release": read_manifest(release)["fingerprint"], "dataset": dataset, "systems": systems}
+    write_json(release.parent / "evaluation.json", evaluation)
+    result = promote(
+        evaluation_path=release.parent / "evaluation.json", passages_path=project / "passages.parquet",
+        questions_path=project / "questions.parquet", release_path=release, promotion_path=release.parent / "promotion.json",
+        lineage={}, root=release.parent, uri="", experiment="", model="m", alias="champion", metric="map", min_gain=0.0,
+        guarded=[], max_loss=0.0, scope="corpus", device="cpu", **LIMITS,
+    )  # fmt: skip
+    return result, registry.moved
+
+
+def test_a_release_that_serves_what_was_trained_is_promoted(project, tmp_path, monkeypatch):
+    result, moved = gate(project, changed(project, tmp_path / "release", lambda folder, manifest: None), monkeypatch)
+    assert result["promoted"]
+    assert len(result["reasons"]) == 4
+    assert moved == [("m", "champion", "1")]
+
+
+@pytest.mark.parametrize(
+    ("change", "failing"), [(another_models_graph, "cosine "), (one_list, "recall@10 ")], ids=["serving", "index"]
+)
+def test_a_release_that_does_not_is_refused_however_good_its_evaluation(project, tmp_path, monkeypatch, change, failing):
+    result, moved = gate(project, changed(project, tmp_path / "release", change), monkeypatch)
+    assert (result["promoted"], moved) == (False, [])
+    failed = [reason for reason in result["reasons"] if reason.endswith("FAILED")]
+    assert failed[0].startswith(failing)
+    assert result["reasons"][0].endswith("passed")  # the gain itself

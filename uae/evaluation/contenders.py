@@ -11,10 +11,10 @@ from uae.evaluation.metrics import retrieval_metrics
 from uae.evaluation.testset import BASE, choose_questions, rank_with
 from uae.files import read_json, sha256_bytes, write_json, write_text
 from uae.sources import fingerprint
-from uae.tables import CANDIDATES, PASSAGES, QUESTIONS, RUNS, read_table, write_table
-from uae.training.examples import labelled_pairs, require_questions
+from uae.tables import RUNS, read_table, write_table
+from uae.training.examples import read_tables
 from uae.training.fit import Recipe, fit, identity
-from uae.training.train import Selection, curve, select
+from uae.training.train import Selection, Tables, curve
 
 
 @dataclass(frozen=True)
@@ -54,21 +54,15 @@ def compare(
     Raises:
         ArtefactError: labels are missing, or a contender has nothing to be fitted to.
     """
-    passages, questions = read_table(passages_path, PASSAGES), read_table(questions_path, QUESTIONS)
-    asked = choose_questions(questions)
+    tables = Tables(*read_tables(candidates_path, passages_path, questions_path))
+    asked = choose_questions(tables.questions)
     evidence = dict(zip(asked["question_id"], asked["evidence"], strict=True))
-    candidates = read_table(candidates_path, CANDIDATES)
-    rank = _Ranker(folder, asked, passages, scope, device)
+    rank = _Ranker(folder, asked, tables.passages, scope, device)
     base = retrieval_metrics(rank(BASE, base_path), evidence, cutoffs)
     scores, by_seed, training = {BASE: base}, {}, {}
     for contender in contenders:
-        pairs = labelled_pairs(candidates, passages, questions, [store_path], manifest_path, contender.selection.aggregation)
-        examples = {
-            split: select(pairs[pairs["split"] == split], questions, passages, contender.recipe, contender.selection)
-            for split in ("train", "validation")
-        }
-        for split, part in examples.items():
-            require_questions(part, split)
+        pairs = tables.pairs([store_path], manifest_path, contender.selection)
+        examples = tables.examples(pairs, contender.recipe, contender.selection)
         each, summaries = [], []
         for seed in seeds:
             announce(f"{contender.name}, seed {seed}")

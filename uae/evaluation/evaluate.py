@@ -67,10 +67,7 @@ def evaluate(
     passages, everything = read_table(passages_path, PASSAGES), read_table(questions_path, QUESTIONS)
     questions = choose_questions(everything)
     folders = {BASE: base_path, **rival_paths, UAE: release_path / "encoder"}
-    rankings: dict[str, Rankings] = {BM25: rank_bm25(questions, passages, scope, None)}
-    for system, folder in folders.items():
-        rankings[system] = rank_with(folder, questions, passages, scope, device, f"{system}: passages")
-    rankings[HYBRID] = reciprocal_rank_fusion([rankings[BM25], rankings[BASE]])
+    rankings = _retrieve(folders, questions, passages, scope, device)
     parts = {}
     if judging is not None:
         more, parts = with_llm(judging, rankings, questions, passages, release_path, scope, confidence, resamples, seed)
@@ -128,6 +125,15 @@ def evaluate(
     write_json(cost_path, cost)  # by itself: no two runs take the same time, and the gate must not run anew for that
     write_json(evaluation_path, evaluation)
     return evaluation | {"cost": cost}
+
+
+def _retrieve(folders: Mapping[str, Path], questions: pd.DataFrame, passages: pd.DataFrame, scope: str, device: str):
+    """Whole rankings by BM25, by the encoders in ``folders``, and by BM25 and the base encoder together."""
+    rankings: dict[str, Rankings] = {BM25: rank_bm25(questions, passages, scope, None)}
+    for system, folder in folders.items():
+        rankings[system] = rank_with(folder, questions, passages, scope, device, f"{system}: passages")
+    rankings[HYBRID] = reciprocal_rank_fusion([rankings[BM25], rankings[BASE]])
+    return rankings
 
 
 def gains_over(base: pd.DataFrame, system: pd.DataFrame, confidence: float, resamples: int, seed: int) -> dict:

@@ -1,35 +1,43 @@
-"""A release: encoder, FAISS index, passages and a manifest with a fingerprint over all of them, opened only if they fit.
+"""A release: encoder, FAISS index and passages under one fingerprint, opened only if they fit.
 
 manifest.json         what the files must hash to, and the settings that shaped them
-encoder/              sentence-transformers layout, safetensors
-index.faiss           inner product over unit vectors, rows in the order of passages.parquet; taken over from an earlier
-                      release where nothing that makes it has changed
+encoder/              sentence-transformers layout, safetensors: the encoder as it was trained
+serving/              the same encoder for ONNX Runtime (uae.index.onnx_encoder); not there where torch has to serve it
+index.faiss           inner product over unit vectors, rows in the order of passages.parquet
 passages.parquet      schema PASSAGES
 documents.parquet     schema RELEASE_DOCUMENTS
+base/                 the encoder before training, as serving/ or encoder/, and its index.faiss if that is another; may be absent
+
+Built by ``uae.index.build``. Opening one imports no torch, unless torch has to serve it.
 """
 
-import importlib.metadata
 import json
-import shutil
-from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple
+import operator
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from uae.document_side import document_fingerprint
-from uae.encoding import encode, load_encoder
-from uae.errors import ArtefactError, ConfigError, InputError, UaeError
-from uae.files import atomic_path, read_json, sha256_bytes, sha256_file
+from uae.errors import ArtefactError, InputError
+from uae.files import read_json, sha256_bytes, sha256_file
+from uae.index.filters import DocumentFilter, read_metadata
+from uae.index.nearest import search
+from uae.index.onnx_encoder import OnnxEncoder
+from uae.index.parity import lowest_cosine
 from uae.sources import fingerprint
-from uae.tables import DOCUMENTS, PASSAGES, read_table, write_table
+from uae.tables import DOCUMENTS, PASSAGES
 
-FORMAT = 1
+FORMAT = 2
+UAE, BASE = "uae", "base"
 RELEASE_DOCUMENTS = pa.schema([DOCUMENTS.field(name) for name in ("doc_id", "source", "title", "version", "metadata")])
-_FILES = ("index.faiss", "passages.parquet", "documents.parquet")
-_ENCODING_LIBRARIES = ("sentence-transformers", "transformers")
+# By how much the probe may differ from what it was when the release was built: another CPU adds in another order.
+PROBE_TOLERANCE = 0.02
+_TEXT_COLUMNS = ("passage_id", "doc_id", "section", "start", "end", "text")
 
 
 class Hit(NamedTuple):
@@ -41,137 +49,190 @@ class Hit(NamedTuple):
     end: int
     text: str
     score: float  # cosine similarity
-
-
-def build_release(
-    documents_path: Path,
-    passages_path: Path,
-    encoder_path: Path,
-    release_path: Path,
-    factory: str,
-    device: str,
-    previous_path: Path | None = None,
-) -> dict:
-    """Encode all passages, index them and write the release folder atomically.
-
-    The index is taken over from an earlier release, and no passage encoded, where both would hold the same vectors: the same
-    document side of the encoder (only queries were retrained), the same passage texts in the same order, the same factory.
-
-    Args:
-        previous_path: the earlier release; None: the one at ``release_path``, if there is one.
-
-    Returns:
-        The manifest, and ``index_reused``. That is no part of the manifest: a release is the same however its index came about.
-
-    Raises:
-        ConfigError: FAISS does not know ``factory``.
-    """
-    passages = read_table(passages_path, PASSAGES)
-    encoder = load_encoder(encoder_path, device)
-    makes_the_index = {
-        "document_encoder": document_fingerprint(encoder_path, encoder),
-        "passage_texts": sha256_bytes(*passages["text"]),
-        "factory": factory,
-        "encoded_with": {name: importlib.metadata.version(name) for name in _ENCODING_LIBRARIES},
-    }
-    with atomic_path(release_path) as partial:
-        partial.mkdir()
-        shutil.copytree(encoder_path, partial / "encoder")
-        index_path = partial / "index.faiss"
-        reused = _take_over(release_path if previous_path is None else previous_path, makes_the_index, index_path)
-        if not reused:
-            vectors = encode(encoder, passages["text"].tolist(), "document", "indexing passages")
-            faiss.write_index(build_index(vectors, factory), str(index_path))
-        write_table(partial / "passages.parquet", PASSAGES, passages)
-        documents = read_table(documents_path, DOCUMENTS)[RELEASE_DOCUMENTS.names]
-        write_table(partial / "documents.parquet", RELEASE_DOCUMENTS, documents)
-        manifest = {
-            "format": FORMAT,
-            "encoder": fingerprint(partial / "encoder"),
-            "dimension": encoder.get_embedding_dimension(),
-            "max_tokens": encoder.max_seq_length,
-            "prompts": dict(encoder.prompts),
-            "metric": "inner product of unit vectors",
-            "passages": len(passages),
-            **makes_the_index,
-            "files": {name: sha256_file(partial / name) for name in _FILES},
-        }
-        manifest["fingerprint"] = _seal(manifest)
-        (partial / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    return manifest | {"index_reused": reused}
-
-
-def _take_over(previous: Path, makes_the_index: dict, target: Path) -> bool:
-    """Copy the index of ``previous`` to ``target``, if it is an intact release whose index was made of the same things."""
-    try:
-        manifest = read_manifest(previous)
-    except UaeError:  # there is none, or it is damaged, or of another format: nothing of it is trusted
-        return False
-    if any(manifest.get(name) != value for name, value in makes_the_index.items()):
-        return False  # releases from before this was recorded have no value, and are not taken over either
-    shutil.copyfile(Path(previous) / "index.faiss", target)
-    # Checked once more: another process may have put another release there since.
-    return sha256_file(target) == manifest["files"]["index.faiss"]
-
-
-def build_index(vectors: np.ndarray, factory: str) -> faiss.Index:
-    """A FAISS index of unit vectors, shape (n, dim), by ``faiss.index_factory``; trained where its kind needs that."""
-    try:
-        index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
-        index.train(vectors)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise ConfigError(f"index.factory: FAISS cannot build {factory!r} over {len(vectors)} vectors: {reason}") from None
-    index.add(vectors)
-    return index
+    metadata: dict  # the document's
 
 
 def read_manifest(folder: Path) -> dict:
     """Read a release's manifest and check every file against it.
 
     Raises:
-        ArtefactError: a file is missing or was changed, or the encoder is another one than the index was built with.
+        ArtefactError: a file is missing, was changed, is too many or leads out of the folder, or the encoder is another one than
+            the index was built with.
     """
     folder = Path(folder)
     manifest = read_json(folder / "manifest.json")
-    if manifest.get("format") != FORMAT:
-        raise ArtefactError(f"{folder}: release format {manifest.get('format')!r}; this version reads format {FORMAT}")
-    if _seal(manifest) != manifest["fingerprint"]:
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        raise ArtefactError(
+            f"{folder}: release format {found!r}; this version reads format {FORMAT}. Build the release again (uae index)"
+        )
+    if seal(manifest) != manifest.get("fingerprint"):
         raise ArtefactError(f"{folder}/manifest.json was changed after it was written: build the release again")
-    for name, expected in manifest["files"].items():
+    files = manifest.get("files")
+    if not isinstance(files, dict):
+        raise ArtefactError(f"{folder}/manifest.json names no files: build the release again")
+    for name in files:
+        _inside(folder, name)
+    _check_encoder(folder, manifest)
+    for name, expected in files.items():
         if not (folder / name).is_file() or sha256_file(folder / name) != expected:
             raise ArtefactError(f"{folder / name} is missing or not the file this release was built with")
-    found = fingerprint(folder / "encoder")
-    if found != manifest["encoder"]:
-        raise ArtefactError(
-            f"{folder}: the encoder is {found[:12]}, but the index was built with {manifest['encoder'][:12]}; "
-            "vectors of one mean nothing to the other"
-        )
+    # Models are loaded by libraries that look for files themselves: there must be none but those that were hashed.
+    there = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if not path.is_dir() or path.is_symlink())
+    if extra := [name for name in there if name not in files and name != "manifest.json"]:
+        raise ArtefactError(f"{folder / extra[0]} is no part of this release: remove it, or build the release again")
     return manifest
 
 
-class Release:
-    """An opened release: encodes queries with its own encoder and searches its own index."""
+def _inside(folder: Path, name: str) -> None:
+    plain = PurePosixPath(name)
+    leads_out = plain.is_absolute() or ".." in plain.parts or "\\" in name or "\0" in name
+    if leads_out or not (folder / name).resolve().is_relative_to(folder.resolve()):
+        raise ArtefactError(f"{folder}/manifest.json names {name!r}, which leads out of the release's folder: do not use it")
 
-    def __init__(self, folder: Path, device: str = "auto"):
+
+def _check_encoder(folder: Path, manifest: Mapping) -> None:
+    """Before the files are hashed one by one: the message tells more."""
+    for link in (path for path in (folder / "encoder").rglob("*") if path.is_symlink()):
+        _inside(folder, link.relative_to(folder).as_posix())
+    found = fingerprint(folder / "encoder")
+    if found != manifest.get("encoder"):
+        raise ArtefactError(
+            f"{folder}: the encoder is {found[:12]}, but the index was built with {str(manifest.get('encoder'))[:12]}; "
+            "vectors of one mean nothing to the other"
+        )
+
+
+def seal(manifest: Mapping) -> str:
+    """The fingerprint of a release: a hash of all that its manifest says."""
+    body = {name: value for name, value in manifest.items() if name != "fingerprint"}
+    return sha256_bytes(json.dumps(body, sort_keys=True))
+
+
+class TorchEncoder:
+    """The trained encoder itself, where ONNX Runtime cannot stand in for it."""
+
+    def __init__(self, folder: Path, device: str):
+        from uae.encoding import load_encoder
+
+        self._encoder = load_encoder(folder, device)
+        self.dimension = self._encoder.get_embedding_dimension()
+
+    def encode(self, texts: Sequence[str], kind: str) -> np.ndarray:
+        from uae.encoding import encode
+
+        return encode(self._encoder, list(texts), kind)
+
+    def token_lengths(self, texts: Sequence[str], kind: str) -> list[int]:
+        prompt, limit = self._encoder.prompts.get(kind) or "", self._encoder.max_seq_length
+        found = self._encoder.tokenizer([prompt + text for text in texts], truncation=True, max_length=limit)["input_ids"]
+        return list(map(len, found))
+
+    def close(self) -> None:
+        self._encoder = None
+
+
+def open_encoder(folder: Path, backend: str, device: str, threads: int | None) -> OnnxEncoder | TorchEncoder:
+    """The encoder that serves a release, or its base.
+
+    Args:
+        folder: the release's folder, or ``base`` in it.
+        backend: as the manifest names it: torch, onnx or onnx_int8.
+    """
+    if backend == "torch":
+        return TorchEncoder(Path(folder) / "encoder", device)
+    return OnnxEncoder(Path(folder) / "serving", threads)
+
+
+class _System(NamedTuple):
+    encoder: OnnxEncoder | TorchEncoder
+    index: faiss.Index
+    parameters: str
+
+
+class Release:
+    """An opened release: encodes texts with its own encoder and searches its own index. Several threads may use it."""
+
+    def __init__(self, folder: Path, device: str = "auto", threads: int | None = None):
         """
+        Args:
+            device: of torch, where torch serves the release.
+            threads: of ONNX Runtime, where that does; None: as many as there are cores.
+
         Raises:
             ArtefactError: the folder's parts do not belong together.
         """
+        self.folder = Path(folder)
         self.manifest = read_manifest(folder)
-        self.encoder = load_encoder(Path(folder) / "encoder", device)
-        self.index = faiss.read_index(str(Path(folder) / "index.faiss"))
-        passages = read_table(Path(folder) / "passages.parquet", PASSAGES)
-        titles = read_table(Path(folder) / "documents.parquet", RELEASE_DOCUMENTS).set_index("doc_id")["title"]
-        if self.index.ntotal != len(passages):
-            raise ArtefactError(f"{folder}: {self.index.ntotal} vectors for {len(passages)} passages")
-        self.passages = passages.assign(title=passages["doc_id"].map(titles)).to_dict("records")
-        self.documents = set(titles.index)
-        self._rows = {doc: np.asarray(rows) for doc, rows in passages.groupby("doc_id").indices.items()}
+        passages, documents = read_arrow(self.folder / "passages.parquet", PASSAGES), self._read_documents()
+        self._columns = {name: passages[name] for name in _TEXT_COLUMNS}
+        self._titles, self._metadata = documents["title"], documents["metadata"]
+        positions = pc.index_in(passages["doc_id"], pa.array(documents["doc_id"].to_pylist(), pa.string()))
+        if positions.null_count:
+            orphan = passages["doc_id"].filter(pc.is_null(positions))[0].as_py()
+            raise ArtefactError(f"{folder}: passages.parquet has passages of document {orphan!r}, documents.parquet has it not")
+        self._documents = positions.to_numpy().astype(np.int64)
+        self._filter = DocumentFilter(documents["doc_id"].to_pylist(), _Texts(self._metadata), self._documents)
+        # Each row's place by passage_id: equal scores are ordered by it.
+        self._places = np.empty(len(passages), dtype=np.int64)
+        self._places[pc.sort_indices(passages["passage_id"]).to_numpy()] = np.arange(len(passages))
+        self._systems = {UAE: self._open(UAE, self.folder, self.manifest, device, threads)}
+        if (base := self.manifest["base"]) is not None:
+            self._systems[BASE] = self._open(BASE, self.folder / "base", base, device, threads)
 
     @property
     def fingerprint(self) -> str:
         return self.manifest["fingerprint"]
+
+    @property
+    def dimension(self) -> int:
+        return self.manifest["dimension"]
+
+    @property
+    def systems(self) -> tuple[str, ...]:
+        """What can be asked: "uae", and "base" if the release holds the encoder before training as well."""
+        return tuple(self._systems)
+
+    def encode(self, texts: Sequence[str], kind: str, system: str = UAE) -> np.ndarray:
+        """Unit vectors of queries (``kind="query"``) or passages (``kind="document"``), shape (n, dim), float32.
+
+        Raises:
+            InputError: a text is no string, or there is no such system.
+        """
+        return self._system(system).encoder.encode(clean(texts), kind)
+
+    def token_lengths(self, texts: Sequence[str], kind: str) -> list[int]:
+        """Tokens of each text as the encoder gets it: with prompt and marks, and cut at ``max_tokens``."""
+        return self._systems[UAE].encoder.token_lengths(clean(texts), kind)
+
+    def rows(self, filters: Mapping[str, Any]) -> np.ndarray | None:
+        """Rows of the passages that a filter (``uae.index.filters``) lets through, ascending; None: all.
+
+        Raises:
+            InputError: there is no such document or field, or a condition is malformed.
+        """
+        try:
+            return self._filter.rows(filters)
+        except InputError as error:
+            raise InputError(f"{error} in release {self.fingerprint[:12]}") from None
+
+    def find(
+        self, vectors: np.ndarray, k: int, rows: np.ndarray | None = None, min_score: float | None = None, system: str = UAE
+    ) -> list[list[Hit]]:
+        """The best ``k`` passages of each query, best first, equal scores by passage_id.
+
+        Args:
+            vectors: of queries, by ``encode`` of the same system, shape (n, dim).
+            rows: the rows that may be found, as ``rows`` gives them; None: all.
+            min_score: the least score; None: any.
+        """
+        searched = self._system(system)
+        scores, found = search(searched.index, vectors, k, rows, searched.parameters, self._places)
+        least = -np.inf if min_score is None else min_score
+        return [
+            [self._hit(row, score) for row, score in zip(of_one, values, strict=True) if row >= 0 and score >= least]
+            for of_one, values in zip(found.tolist(), scores.tolist(), strict=True)
+        ]
 
     def search(self, queries: Sequence[str], k: int, doc_id: str | None = None) -> list[list[Hit]]:
         """The best ``k`` passages of each query, best first; ``doc_id`` limits the search to one document.
@@ -179,31 +240,113 @@ class Release:
         Raises:
             InputError: there is no such document.
         """
-        if doc_id is not None and doc_id not in self.documents:
-            raise InputError(f"there is no document {doc_id!r} in release {self.fingerprint[:12]}")
-        vectors = encode(self.encoder, list(queries), "query")
-        selector = None if doc_id is None else faiss.IDSelectorBatch(self._rows.get(doc_id, np.empty(0, dtype=np.int64)))
-        scores, rows = self.index.search(vectors, min(k, self.index.ntotal), params=self._parameters(selector))
-        return [
-            [self._hit(row, score) for row, score in zip(found, values, strict=True) if row >= 0]
-            for found, values in zip(rows.tolist(), scores.tolist(), strict=True)
-        ]
+        rows = None if doc_id is None else self.rows({"doc_id": doc_id})
+        return self.find(self.encode(queries, "query"), k, rows)
 
-    def _parameters(self, selector: faiss.IDSelector | None) -> faiss.SearchParameters | None:
-        if selector is None:
-            return None
-        index = faiss.downcast_index(self.index)
-        if isinstance(index, faiss.IndexIVF):
-            return faiss.SearchParametersIVF(sel=selector, nprobe=index.nprobe)
-        if isinstance(index, faiss.IndexHNSW):
-            return faiss.SearchParametersHNSW(sel=selector, efSearch=index.hnsw.efSearch)
-        return faiss.SearchParameters(sel=selector)
+    def close(self) -> None:
+        """Let go of models, indexes and tables. Nothing can be asked afterwards."""
+        for system in self._systems.values():
+            system.encoder.close()
+        self._systems.clear()
+        self._columns.clear()
+        del self._titles, self._metadata, self._filter, self._documents, self._places
+
+    def _open(self, name: str, folder: Path, part: Mapping, device: str, threads: int | None) -> _System:
+        index_path = self.folder / part["index"]["file"]
+        try:
+            index = faiss.read_index(str(index_path))
+        except RuntimeError as error:
+            raise ArtefactError(f"{index_path} is no index that FAISS reads: {str(error).strip().splitlines()[-1]}") from None
+        passages = len(self._places)
+        if index.ntotal != passages:
+            raise ArtefactError(f"{index_path} holds {index.ntotal} vectors, but there are {passages} passages")
+        encoder = open_encoder(folder, part["serving"]["backend"], device, threads)
+        if not index.d == encoder.dimension == part["dimension"]:
+            raise ArtefactError(
+                f"{index_path} holds vectors of {index.d} numbers, but those of encoder {part['encoder'][:12]} have "
+                f"{encoder.dimension}: build the release again"
+            )
+        self._probe(name, encoder, index, index_path, part)
+        return _System(encoder, index, part["index"]["parameters"])
+
+    def _probe(self, name: str, encoder, index: faiss.Index, index_path: Path, part: Mapping) -> None:
+        """Encode a few passages anew: hashes can be made for anything, but only one encoder gives the vectors of the index."""
+        if not len(self._places):
+            return
+        rows, expected = probe_rows(len(self._places)), part["probe"]
+        found = lowest_cosine(encoder, index, rows, [self._columns["text"][row].as_py() for row in rows])
+        if not found >= expected - PROBE_TOLERANCE:
+            raise ArtefactError(
+                f"{index_path} ({self.manifest['files'][part['index']['file']][:12]}) does not hold the vectors of encoder "
+                f"{part['encoder'][:12]} ({name}): encoded anew, passages have a cosine down to {found:.4f} with it, and had "
+                f"{expected:.4f} when the release was built. Vectors of one model mean nothing to another: build it again"
+            )
+
+    def _read_documents(self) -> pa.Table:
+        return read_arrow(self.folder / "documents.parquet", RELEASE_DOCUMENTS)
+
+    def _system(self, name: str) -> _System:
+        if name not in self._systems:
+            raise InputError(f"release {self.fingerprint[:12]} has no system {name!r}; it has {', '.join(self._systems)}")
+        return self._systems[name]
 
     def _hit(self, row: int, score: float) -> Hit:
-        passage = self.passages[row]
-        return Hit(**{name: passage[name] for name in Hit._fields if name != "score"}, score=score)
+        values = {name: column[row].as_py() for name, column in self._columns.items()}
+        document = int(self._documents[row])
+        metadata = read_metadata(values["doc_id"], self._metadata[document].as_py())
+        return Hit(**values, title=self._titles[document].as_py(), score=score, metadata=metadata)
 
 
-def _seal(manifest: dict) -> str:
-    body = {name: value for name, value in manifest.items() if name != "fingerprint"}
-    return sha256_bytes(json.dumps(body, sort_keys=True))
+class _Texts(Sequence):
+    """A string column as a sequence, without a second copy of it."""
+
+    def __init__(self, column: pa.ChunkedArray):
+        self._column = column
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    def __getitem__(self, position):
+        return self._column[operator.index(position)].as_py()
+
+
+def read_arrow(path: Path, schema: pa.Schema) -> pa.Table:
+    """A table written by ``uae.tables.write_table``, as Arrow holds it: a million rows are no million Python objects.
+
+    Raises:
+        ArtefactError: missing, damaged, or of another schema.
+    """
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError:
+        raise ArtefactError(f"{path} does not exist: build the release again") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ArtefactError(f"{path} is damaged ({error}): build the release again") from error
+    if {field.name: field.type for field in table.schema} != {field.name: field.type for field in schema}:
+        raise ArtefactError(f"{path} has not the columns of a release: build the release again")
+    return table
+
+
+def probe_rows(passages: int, count: int = 8) -> list[int]:
+    """A few rows, evenly over all of them."""
+    return sorted({round(place * (passages - 1) / (count - 1)) for place in range(count)})
+
+
+def clean(texts: Sequence[str]) -> list[str]:
+    """The texts as a tokenizer takes them: half of a surrogate pair, which JSON can bring in, becomes U+FFFD.
+
+    Raises:
+        InputError: one is no string.
+    """
+    if isinstance(texts, str):
+        raise InputError("expected a list of texts, not one text")
+    cleaned = []
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"text {number} is no string but {type(text).__name__}")
+        try:
+            text.encode("utf-8")
+            cleaned.append(text)
+        except UnicodeEncodeError:
+            cleaned.append(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+    return cleaned

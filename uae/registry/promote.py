@@ -4,18 +4,23 @@ import importlib.metadata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import faiss
 import mlflow
+import numpy as np
 import pandas as pd
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 
 import uae
+from uae.encoding import encode, load_encoder
 from uae.errors import ArtefactError
 from uae.evaluation.metrics import retrieval_metrics
 from uae.evaluation.testset import BASE, UAE, choose_questions, rank_with, test_set_hash
 from uae.files import read_json, write_json
-from uae.index.release import read_manifest
+from uae.index.ann import index_recall
+from uae.index.parity import Corpus, Parity, measure_parity
+from uae.index.release import open_encoder, read_manifest
 from uae.registry.gate import Decision, decide
 from uae.registry.tracking import ENCODER_TAG, RELEASE_TAG, code_version, connect, dvc_md5, run_of
 from uae.registry.versions import latest, release_of, version_of, with_release
@@ -29,7 +34,9 @@ _SIGNATURE = ModelSignature(
         + [ColSpec("long", "start"), ColSpec("long", "end"), ColSpec("string", "text"), ColSpec("double", "score")]
     ),
 )
-_REQUIREMENTS = ("torch", "transformers", "sentence-transformers", "faiss-cpu", "pandas", "pyarrow", "numpy", "filelock", "tqdm")
+_REQUIREMENTS = ("onnxruntime", "tokenizers", "faiss-cpu", "pandas", "pyarrow", "numpy", "filelock", "tqdm")
+_TORCH_REQUIREMENTS = ("torch", "transformers", "sentence-transformers")
+_RECALL_AT = 10  # of the index against exact search
 
 
 def promote(
@@ -48,10 +55,16 @@ def promote(
     min_gain: float,
     guarded: Sequence[str],
     max_loss: float,
+    min_cosine: float,
+    max_serving_loss: float,
+    max_index_loss: float,
     scope: str,
     device: str,
 ) -> dict:
     """Compare with the champion (re-measured on the present test questions), or with the base encoder where there is none.
+
+    And compare what the release serves with what was trained: an encoder that was good in training is not promoted where its
+    serving form or its index would lose that.
 
     ``lineage`` names the artefacts whose DVC hashes are kept with the version.
 
@@ -74,7 +87,10 @@ def promote(
             reference = {name: values["mean"] for name, values in evaluation["systems"][BASE].items()}
         else:
             reference = _measure(champion, questions, passages, scope, device, means)
-        decision = decide(means, reference, name, metric, min_gain, guarded, max_loss)
+        better = decide(means, reference, name, metric, min_gain, guarded, max_loss)
+        parity, recall = measure_serving(release_path, manifest, questions, scope, device)
+        same = decide_serving(parity, recall, min_cosine, max_serving_loss, max_index_loss)
+        decision = Decision(better.passed and same.passed, better.reasons + same.reasons)
         run_id = run_of(client, experiment, manifest["encoder"])
         version = _register(client, model, run_id, release_path, manifest, evaluation, lineage, decision)
         if decision.passed:
@@ -104,6 +120,48 @@ def _measure(champion, questions: pd.DataFrame, passages: pd.DataFrame, scope: s
     return retrieval_metrics({q: ids for q, (ids, _) in rankings.items()}, evidence, cutoffs).mean().to_dict()
 
 
+def measure_serving(folder: Path, manifest: Mapping, questions: pd.DataFrame, scope: str, device: str) -> tuple[Parity, float]:
+    """What serving changes on these questions: the encoder's parity, and recall@10 of the index against exact search.
+
+    Args:
+        folder: a release; ``manifest``: as ``read_manifest`` gave it.
+    """
+    folder, texts = Path(folder), questions["text"].tolist()
+    encoder = load_encoder(folder / "encoder", device)
+    trained = encode(encoder, texts, "query")
+    served = open_encoder(folder, manifest["serving"]["backend"], device, None).encode(texts, "query")
+    passages = read_table(folder / "passages.parquet", PASSAGES)
+    index, described = faiss.read_index(str(folder / manifest["index"]["file"])), manifest["index"]
+    corpus = Corpus(passages["passage_id"].to_numpy(), passages["doc_id"].to_numpy(), index, described["parameters"])
+    parity = measure_parity(trained, served, questions, corpus, scope)
+    if described["dtype"] == "float32":
+        vectors = index.reconstruct_batch(np.arange(index.ntotal))  # they are as they were put in
+    else:
+        vectors = encode(encoder, passages["text"].tolist(), "document", "passages, for exact search")
+    return parity, index_recall(index, vectors, served, _RECALL_AT, described["parameters"])
+
+
+def decide_serving(
+    parity: Parity, index_recall: float, min_cosine: float, max_serving_loss: float, max_index_loss: float
+) -> Decision:
+    """Pass if serving neither changes the questions' vectors nor loses Recall@1 or recall@10 beyond these limits (absolute)."""
+    near = parity.cosine >= min_cosine
+    found = parity.trained_recall - parity.served_recall <= max_serving_loss
+    exact = 1 - index_recall <= max_index_loss
+    verdict = {True: "passed", False: "FAILED"}
+    return Decision(
+        near and found and exact,
+        [
+            f"cosine {parity.cosine:.4f} or more of {parity.questions} questions' served vectors with the trained encoder's "
+            f"(must be at least {min_cosine:g}): {verdict[near]}",
+            f"recall@1 {parity.served_recall:.4f} by served vectors against {parity.trained_recall:.4f} by the trained encoder's "
+            f"(may fall by at most {max_serving_loss:g}): {verdict[found]}",
+            f"recall@{_RECALL_AT} {index_recall:.4f} of the index against exact search (may lose at most {max_index_loss:g}): "
+            f"{verdict[exact]}",
+        ],
+    )
+
+
 def _register(client, model, run_id, release_path, manifest, evaluation, lineage, decision: Decision) -> ModelVersion:
     """A version of this release, made once: a promotion that was killed half-way finds the one it made."""
     tags = {
@@ -127,7 +185,7 @@ def _register(client, model, run_id, release_path, manifest, evaluation, lineage
                 artifacts={"release": Path(release_path).resolve().as_uri()},
                 code_paths=[str(Path(uae.__file__).parent)],
                 signature=_SIGNATURE,
-                pip_requirements=[f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in _REQUIREMENTS],
+                pip_requirements=_requirements(manifest),
                 registered_model_name=model,
                 tags=tags,
             )
@@ -135,3 +193,9 @@ def _register(client, model, run_id, release_path, manifest, evaluation, lineage
     for name, value in tags.items():
         client.set_model_version_tag(model, known.version, name, value)
     return client.get_model_version(model, known.version)
+
+
+def _requirements(manifest: Mapping) -> list[str]:
+    backends = {part["serving"]["backend"] for part in (manifest, manifest["base"]) if part is not None}
+    names = (*_REQUIREMENTS, *(_TORCH_REQUIREMENTS if "torch" in backends else ()))
+    return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in names]

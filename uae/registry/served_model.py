@@ -18,7 +18,8 @@ class RetrieverModel(mlflow.pyfunc.PythonModel):
         rows = []
         for query, k in zip(model_input["query"], model_input.get("k", pd.Series([5] * len(model_input))), strict=True):
             for rank, hit in enumerate(self.release.search([query], int(k))[0], 1):
-                rows.append({"query": query, "rank": rank, **hit._asdict()})
+                found = {name: value for name, value in hit._asdict().items() if name != "metadata"}  # no column for an object
+                rows.append({"query": query, "rank": rank, **found})
         return pd.DataFrame(rows)
 
 

@@ -86,54 +86,28 @@ def train(
     Raises:
         ArtefactError: labels are missing, or one of the splits is empty.
     """
-    candidates, passages, questions = read_tables(candidates_path, passages_path, questions_path)
-    stores = [store_path] + ([refreshing.store_path] if refreshing.rounds else [])
-    known = evidence_texts(questions, passages)
-
-    def pairs_of(table: pd.DataFrame) -> pd.DataFrame:
-        return labelled_pairs(table, passages, questions, stores, manifest_path, selection.aggregation)
-
-    pairs = labelled_pairs(candidates, passages, questions, [store_path], manifest_path, selection.aggregation)
+    tables = Tables(*read_tables(candidates_path, passages_path, questions_path))
+    pairs = tables.pairs([store_path], manifest_path, selection)
     rewarding.path.mkdir(parents=True, exist_ok=True)
     quality = {}
     if rewarding.share:
         pairs, quality = denoised_utilities(pairs, base_path, rewarding.path, rewarding.recipe, rewarding.share, device, seed)
     if calibrate:
+        known = evidence_texts(tables.questions, tables.passages)
         temperature = calibrated_temperature(pairs[pairs["split"] == "validation"], known)
         recipe = replace(recipe, teacher_temperature=temperature)
-    examples = {
-        split: select(pairs[pairs["split"] == split], questions, passages, recipe, selection) for split in ("train", "validation")
-    }
-    for split, part in examples.items():
-        require_questions(part, split)
-
-    def build(table: pd.DataFrame) -> Mapping[str, Example]:
-        table = table[table["question_id"].isin(examples["train"])]
-        return select(pairs_of(table), questions, passages, recipe, selection)
-
-    def ask(table: pd.DataFrame) -> None:
-        write_table(refreshing.candidates_path, CANDIDATES, table)
-        refreshing.ask(refreshing.candidates_path)
-
-    write_table(refreshing.candidates_path, CANDIDATES, candidates)
-    refreshing.store_path.mkdir(parents=True, exist_ok=True)
-    refresher = Refresher(
-        candidates=candidates,
-        questions=questions[questions["question_id"].isin(examples["train"])].reset_index(drop=True),
-        passages=passages,
-        scope=refreshing.scope,
-        top_k=refreshing.top_k,
-        rounds=refreshing.rounds,
-        ask=ask,
-        build=build,
-    )
+    examples = tables.examples(pairs, recipe, selection)
+    refresher = _refresher(refreshing, tables, [store_path], manifest_path, examples["train"], recipe, selection)
     fitted = fit(examples, base_path, student_path, recipe, device, seed, log_metrics, refresher if refreshing.rounds else None)
     with atomic_path(rivals_path) as partial:
         partial.mkdir()
-        scores = {
-            name: _fit_rival(name, pairs, questions, passages, recipe, selection, base_path, partial / name, device, seed)
-            for name in rivals
-        }
+        scores = {}
+        for name in rivals:  # to the same pairs, for as many epochs and from the same seed
+            rival = replace(recipe, objective=name, evidence_share=0.0)
+            its_own = fit(tables.examples(pairs, rival, selection), base_path, partial / name, rival, device, seed)
+            scores[name] = {
+                "steps": its_own.steps, "validation_ndcg_before": its_own.before, "validation_ndcg": its_own.after,
+            }  # fmt: skip
         write_json(partial / "rivals.json", scores)
     write_text(curve_path, curve(fitted))
     log_examples(shown(examples["validation"], base_path, student_path, recipe, device))
@@ -151,16 +125,64 @@ def train(
     }
 
 
-def _fit_rival(name, pairs, questions, passages, recipe, selection, base_path, student_path, device, seed) -> dict:
-    """Fit another objective to the same pairs, for as many epochs and from the same seed. Returns its validation score."""
-    rival = replace(recipe, objective=name, evidence_share=0.0)
-    examples = {
-        split: select(pairs[pairs["split"] == split], questions, passages, rival, selection) for split in ("train", "validation")
-    }
-    for split, part in examples.items():
-        require_questions(part, split)
-    fitted = fit(examples, base_path, student_path, rival, device, seed)
-    return {"steps": fitted.steps, "validation_ndcg_before": fitted.before, "validation_ndcg": fitted.after}
+def _refresher(
+    refreshing: Refreshing,
+    tables: "Tables",
+    stores: Sequence[Path],
+    manifest_path: Path,
+    train_examples: Mapping[str, Example],
+    recipe: Recipe,
+    selection: Selection,
+) -> Refresher:
+    """What asks the teacher about the student's own finds. Its artefacts are there even where nothing is refreshed."""
+    write_table(refreshing.candidates_path, CANDIDATES, tables.candidates)
+    refreshing.store_path.mkdir(parents=True, exist_ok=True)
+
+    def build(candidates: pd.DataFrame) -> Mapping[str, Example]:
+        asked = replace(tables, candidates=candidates[candidates["question_id"].isin(train_examples)])
+        pairs = asked.pairs([*stores, refreshing.store_path], manifest_path, selection)
+        return select(pairs, tables.questions, tables.passages, recipe, selection)
+
+    def ask(candidates: pd.DataFrame) -> None:
+        write_table(refreshing.candidates_path, CANDIDATES, candidates)
+        refreshing.ask(refreshing.candidates_path)
+
+    return Refresher(
+        candidates=tables.candidates,
+        questions=tables.questions[tables.questions["question_id"].isin(train_examples)].reset_index(drop=True),
+        passages=tables.passages,
+        scope=refreshing.scope,
+        top_k=refreshing.top_k,
+        rounds=refreshing.rounds,
+        ask=ask,
+        build=build,
+    )
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What is trained on, of the schemas of these names."""
+
+    candidates: pd.DataFrame
+    passages: pd.DataFrame
+    questions: pd.DataFrame
+
+    def pairs(self, stores: Sequence[Path], manifest_path: Path, selection: Selection) -> pd.DataFrame:
+        """``labelled_pairs`` of the candidates."""
+        return labelled_pairs(self.candidates, self.passages, self.questions, stores, manifest_path, selection.aggregation)
+
+    def examples(self, pairs: pd.DataFrame, recipe: Recipe, selection: Selection) -> dict[str, dict[str, Example]]:
+        """Of the splits train and validation.
+
+        Raises:
+            ArtefactError: one of them is empty.
+        """
+        examples = {}
+        for split in ("train", "validation"):
+            part = pairs[pairs["split"] == split]
+            examples[split] = select(part, self.questions, self.passages, recipe, selection)
+            require_questions(examples[split], split)
+        return examples
 
 
 def select(

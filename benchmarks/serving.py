@@ -1,0 +1,361 @@
+"""The service under load: against a plain one, against LLM re-ranking, and while releases are swapped.
+
+The release is the bundled corpus under the untrained student: training changes its weights, not its speed. It is served by
+`bentoml serve`; the plain service (benchmarks/plain_service.py) has the same encoder and passages. Both are up all the time and
+are asked the same questions in turns, by a load generator that is a process of its own on the same machine. Prints one JSON line
+last; `p99_ratio` is ours by the plain one's, `swap.p99_ratio` is during by before.
+
+python benchmarks/serving.py
+python benchmarks/serving.py --set ingest.max_documents=8 --seconds 2 --repeats 1 --swaps 2 --timed 1     a small run
+"""
+
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import psutil
+import typer
+from load import percentile
+
+from uae.evaluation.cost import reranking, time_queries, vector_search
+from uae.evaluation.rerank import rerank_by_query_likelihood
+from uae.evaluation.testset import choose_questions
+from uae.files import sha256_bytes
+from uae.index.release import Release, read_manifest
+from uae.serving.releases import ReleaseStore
+from uae.settings import Settings, dump_settings, load_settings, select
+from uae.stages import STAGES, Workspace, judging_terms
+from uae.tables import PASSAGES, QUESTIONS, read_table, write_table
+
+HERE = Path(__file__).resolve().parent
+OURS, PLAIN = "uae", "plain"
+PARTS = ("compare", "rerank", "swap")
+K = 5  # passages an answer
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def ask(port: int, method: str, path: str, body: str | None = None) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request(method, path, body, {"Content-Type": "application/json"})
+        reply = connection.getresponse()
+        return reply.status, reply.read()
+    finally:
+        connection.close()
+
+
+@contextlib.contextmanager
+def running(command: list[str], ready: Callable[[], bool], environment: dict, log: Path) -> Iterator[psutil.Process]:
+    """A server process, when it is ready."""
+    with open(log, "w", encoding="utf-8") as stream:
+        server = subprocess.Popen(command, env=os.environ | environment, stdout=stream, stderr=stream)
+        try:
+            deadline = time.monotonic() + 600
+            while True:
+                with contextlib.suppress(OSError):
+                    if ready():
+                        break
+                if server.poll() is not None or time.monotonic() > deadline:
+                    raise SystemExit(f"the server did not start: {log.read_text(encoding='utf-8')[-2000:]}")
+                time.sleep(0.2)
+            yield psutil.Process(server.pid)
+        finally:
+            server.send_signal(signal.SIGTERM)
+            try:
+                server.wait(60)
+            except subprocess.TimeoutExpired:
+                server.kill()
+
+
+def make_release(folder: Path, settings: Settings, student: Path | None, prefix: str) -> Workspace:
+    """A release of the bundled corpus; ``prefix`` is put before each passage's id, so that two releases share none."""
+    workspace = Workspace(folder, Path("models"))
+    if workspace.path("release").exists():
+        return workspace
+    say(f"building release {folder.name}")
+    STAGES["ingest"](settings, workspace)
+    passages, questions = read_table(workspace.path("passages"), PASSAGES), read_table(workspace.path("questions"), QUESTIONS)
+    passages["passage_id"] = prefix + passages["passage_id"]
+    questions["evidence"] = [[prefix + passage for passage in each] for each in questions["evidence"]]
+    write_table(workspace.path("passages"), PASSAGES, passages)
+    write_table(workspace.path("questions"), QUESTIONS, questions)
+    shutil.copytree(student or workspace.model(settings.models.student), workspace.path("student"), dirs_exist_ok=True)
+    STAGES["index"](settings, workspace)
+    return workspace
+
+
+class Bench:
+    def __init__(self, scratch: Path, workspaces: list[Workspace], questions: pd.DataFrame):
+        self.scratch, self.workspaces, self.questions = scratch, workspaces, questions
+        self.store = ReleaseStore(scratch / "store")
+        self.releases = [self.store.install(each.path("release"), None) for each in workspaces]
+        self.store.activate(self.releases[0])
+        self.bodies = scratch / "bodies.json"
+        self.bodies.write_text(json.dumps([json.dumps({"query": text, "k": K}) for text in questions["text"]]))
+        self.owners = scratch / "owners.json"
+        ids = [read_table(each.path("passages"), PASSAGES)["passage_id"].tolist() for each in workspaces]
+        self.owners.write_text(json.dumps(dict(zip(self.releases, ids, strict=True))))
+        self.paths = {OURS: "/v1/search", PLAIN: "/search"}
+
+    @contextlib.contextmanager
+    def ours(self) -> Iterator[int]:
+        port = free_port()
+        command = [
+            sys.executable,
+            "-m",
+            "bentoml",
+            "serve",
+            "deploy.service:Retriever",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+        ]
+        environment = {
+            "UAE_STORE": str(self.store.folder),
+            "BENTOML_DO_NOT_TRACK": "True",
+            "BENTOML_HOME": str(self.scratch / "bentoml"),
+        }
+        log = self.scratch / "ours.log"
+        with running(command, lambda: ask(port, "GET", "/v1/release")[0] == 200, environment, log) as self.server:
+            yield port
+
+    @contextlib.contextmanager
+    def plain(self) -> Iterator[int]:
+        port, workspace = free_port(), self.workspaces[0]
+        command = [sys.executable, "-m", "uvicorn", "--app-dir", str(HERE), "plain_service:app", "--host", "127.0.0.1"]
+        environment = {
+            "ENCODER": str(workspace.path("student")),
+            "PASSAGES": str(workspace.path("passages")),
+            "HF_HUB_OFFLINE": "1",
+        }
+        command += ["--port", str(port), "--log-level", "warning"]
+        with running(command, lambda: ask(port, "GET", "/docs")[0] == 200, environment, self.scratch / "plain.log"):
+            yield port
+
+    def rss_mb(self) -> int:
+        """Of our service's processes together."""
+        processes = [self.server, *self.server.children(recursive=True)]
+        return round(sum(each.memory_info().rss for each in processes) / 2**20)
+
+    def load(self, port: int, path: str, clients: int, seconds: float, *more: str) -> subprocess.Popen:
+        command = [sys.executable, str(HERE / "load.py"), str(port), path, str(self.bodies)]
+        command += ["--clients", str(clients), "--seconds", str(seconds), *more]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    def measured(self, *arguments) -> dict:
+        process = self.load(*arguments)
+        out, _ = process.communicate()
+        if process.returncode:
+            raise SystemExit("the load generator failed")
+        return json.loads(out.splitlines()[-1])
+
+
+def compare(bench: Bench, ports: dict[str, int], clients: list[int], seconds: float, repeats: int) -> dict:
+    """Medians over the repeats, by number of clients. The services take turns, each time in another order."""
+    runs: dict[tuple[str, int], list[dict]] = {}
+    for name, port in ports.items():  # not counted: first calls compile, allocate and fill caches
+        bench.measured(port, bench.paths[name], max(clients), min(seconds, 3.0))
+    for number in clients:
+        for turn in range(repeats):
+            names = [OURS, PLAIN] if turn % 2 == 0 else [PLAIN, OURS]
+            for name in names:
+                found = bench.measured(ports[name], bench.paths[name], number, seconds)
+                runs.setdefault((name, number), []).append(found)
+                times = f"p50 {found['p50_ms']:.1f} ms, p99 {found['p99_ms']:.1f} ms"
+                say(f"  {name}, {number} clients: {found['per_s']:.1f}/s, {times}")
+    medians = {
+        figure: {name: {n: statistics.median(run[figure] for run in runs[name, n]) for n in clients} for name in ports}
+        for figure in ("per_s", "p50_ms", "p99_ms")
+    }
+
+    def ratio(figure: str) -> dict[int, float]:
+        return {n: round(medians[figure][OURS][n] / medians[figure][PLAIN][n], 3) for n in clients}
+
+    return {
+        "throughput_ratio": ratio("per_s"),
+        "p99_ratio": ratio("p99_ms"),
+        **{
+            figure: {name: {n: round(value, 2) for n, value in values.items()} for name, values in by_name.items()}
+            for figure, by_name in medians.items()
+        },
+        "failed": {name: sum(run["failed"] for n in clients for run in runs[name, n]) for name in ports},
+        "generator_cpu": {n: round(max(run["generator_cpu"] for run in runs[OURS, n]), 3) for n in clients},
+    }
+
+
+def against_reranking(bench: Bench, port: int, settings: Settings, timed: int) -> dict:
+    """Time per query, one at a time: over HTTP, by the opened release, and by an LLM that reads the first 20 passages."""
+    workspace = bench.workspaces[0]
+    passages = read_table(workspace.path("passages"), PASSAGES)
+    questions = bench.questions.head(timed)
+    release = Release(workspace.path("release"), "cpu")
+    try:
+        found = release.search(questions["text"].tolist(), 20)
+        ranked = {
+            question_id: ([hit.passage_id for hit in hits], [hit.score for hit in hits])
+            for question_id, hits in zip(questions["question_id"], found, strict=True)
+        }
+        judging = judging_terms(select(settings, STAGES["evaluate"].params), workspace)
+        rerank = partial(
+            rerank_by_query_likelihood,
+            questions=questions,
+            passages=passages,
+            teacher=judging.open_reranker(),
+            template=judging.query_template,
+            top=20,
+        )
+        texts = dict(zip(questions["question_id"], questions["text"], strict=True))
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+
+        def over_http(question_id: str) -> dict:
+            body = json.dumps({"query": texts[question_id], "k": K})
+            connection.request("POST", bench.paths[OURS], body, {"Content-Type": "application/json"})
+            return json.loads(connection.getresponse().read())
+
+        systems = {
+            "http": over_http,
+            "search": vector_search(release, questions, "corpus", K),
+            "rerank": reranking(rerank, ranked),
+        }
+        cost = time_queries(systems, sorted(ranked))
+    finally:
+        release.close()
+    times = {name: each["ms_per_query"] for name, each in cost.items()}
+    return {
+        "rerank_ratio": round(times["rerank"] / times["http"], 1),
+        "rerank_ratio_without_http": round(times["rerank"] / times["search"], 1),
+        "ms_per_query": {name: round(value, 3) for name, value in times.items()},
+        "rerank_queries": len(ranked),
+    }
+
+
+def swapped(bench: Bench, port: int, swaps: int, window: float) -> dict:
+    """Releases activated to and fro by the real command while 8 clients run.
+
+    Before: the ``window`` seconds that end where a command starts. During: those from active.json's change on, in which the
+    service loads, switches, drains and closes. What the command itself takes before that (it opens the release to check it) is
+    another process, and told apart: ``p99_ratio_checking``.
+    """
+    timeline = bench.scratch / "timeline.json"
+    more = ("--owners", str(bench.owners), "--timeline", str(timeline))
+    load = bench.load(port, bench.paths[OURS], 8, 24 * 3600.0, *more)
+    moments = []
+    try:
+        time.sleep(window)  # connections, caches
+        rss = [bench.rss_mb()]
+        for turn in range(swaps):
+            time.sleep(window)
+            fingerprint = bench.releases[(turn + 1) % 2]
+            started = time.monotonic()
+            command = [sys.executable, "-m", "uae.cli", "release", "activate", fingerprint, "--store", str(bench.store.folder)]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            # Wall-clock time of the file, on the clock that the load generator has.
+            written = (bench.store.folder / "active.json").stat().st_mtime - time.time() + time.monotonic()
+            moments.append((fingerprint, started, written))
+            time.sleep(max(0.0, written + window - time.monotonic()))
+            rss.append(bench.rss_mb())
+    finally:
+        load.send_signal(signal.SIGTERM)
+        out, _ = load.communicate()
+    totals, answered = json.loads(out.splitlines()[-1]), json.loads(timeline.read_text())["answered"]
+
+    def p99(begin: float, end: float) -> float:
+        return 1000 * percentile([taken for sent, taken, _ in answered if begin <= sent < end] or [float("inf")], 0.99)
+
+    each = [
+        {
+            "before": p99(started - window, started),
+            "checking": p99(started, written),
+            "during": p99(written, written + window),
+            "switched_after_s": min((sent for sent, _, release in answered if release == to and sent >= written), default=None),
+        }
+        for to, started, written in moments
+    ]
+    for row, (_, _, written) in zip(each, moments, strict=True):
+        row["switched_after_s"] = row["switched_after_s"] and row["switched_after_s"] - written
+        say(f"  swap: {row}")
+    ratios = [row["during"] / row["before"] for row in each]
+    return {
+        "swaps": len(each),
+        "switched": sum(row["switched_after_s"] is not None for row in each),
+        "requests": totals["requests"],
+        "failed": totals["failed"],
+        "mixed": totals["mixed"],
+        "p99_ratio": round(statistics.median(ratios), 3),
+        "p99_ratio_worst": round(max(ratios), 3),
+        "p99_ratio_checking": round(statistics.median(row["checking"] / row["before"] for row in each), 3),
+        "p99_ms": {name: round(statistics.median(row[name] for row in each), 2) for name in ("before", "checking", "during")},
+        "rss_mb": {"before": rss[0], "after_each": rss[1:]},
+        "first_failure": totals["first_failure"],
+    }
+
+
+def main(
+    clients: Annotated[list[int], typer.Option(help="Numbers of concurrent clients.")] = (1, 8, 64),
+    seconds: Annotated[float, typer.Option(help="Of one measurement.")] = 10.0,
+    repeats: Annotated[int, typer.Option(min=1, help="Measurements of each service, by number of clients.")] = 5,
+    timed: Annotated[int, typer.Option(min=1, help="Queries timed against LLM re-ranking.")] = 5,
+    swaps: Annotated[int, typer.Option(min=1, help="Activations under load.")] = 10,
+    window: Annotated[float, typer.Option(help="Seconds before and after an activation whose p99 are compared.")] = 5.0,
+    parts: Annotated[list[str], typer.Option("--part", help="compare, rerank or swap; may be repeated. Default: all.")] = PARTS,
+    student: Annotated[Path | None, typer.Option(help="An encoder; default: the untrained student of params.yaml.")] = None,
+    keep: Annotated[Path | None, typer.Option(help="Where built releases are kept for another run.")] = None,
+    overrides: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE")] = (),
+) -> None:
+    if unknown := set(parts) - set(PARTS):
+        raise typer.BadParameter(f"--part {unknown.pop()}: the parts are {', '.join(PARTS)}")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    settings = load_settings(Path("params.yaml"), ["ingest.path=data/sample", "ingest.format=folder", *overrides])
+    with tempfile.TemporaryDirectory(prefix="serving-") as folder:
+        scratch = Path(folder)
+        made_of = sha256_bytes(json.dumps(dump_settings(settings)), str(student))[:12]
+        built = keep / made_of if keep else scratch
+        workspaces = [make_release(built / name, settings, student, f"{name}-") for name in ("first", "second")]
+        questions = choose_questions(read_table(workspaces[0].path("questions"), QUESTIONS))
+        bench = Bench(scratch, workspaces, questions)
+        result = {
+            "passages": len(read_table(workspaces[0].path("passages"), PASSAGES)),
+            "questions": len(questions),
+            "cores": len(os.sched_getaffinity(0)),
+            "backend": read_manifest(workspaces[0].path("release"))["serving"]["backend"],
+        }
+        with bench.ours() as port:
+            if "compare" in parts:
+                say("against a plain service")
+                with bench.plain() as other:
+                    result |= compare(bench, {OURS: port, PLAIN: other}, list(clients), seconds, repeats)
+            if "rerank" in parts:
+                say("against LLM re-ranking")
+                result |= against_reranking(bench, port, settings, timed)
+            if "swap" in parts:
+                say("swapping under load")
+                result["swap"] = swapped(bench, port, swaps, window)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,94 @@
+"""API keys: a file of them, re-read when it changes, and the layer that asks for one."""
+
+import hashlib
+import hmac
+import logging
+import os
+import time
+from pathlib import Path
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from deploy.metrics import Metrics
+from deploy.schemas import ApiError
+from uae.errors import ConfigError
+
+_CHECK_EVERY_S = 1.0
+log = logging.getLogger("uae.auth")
+
+
+class ApiKeys:
+    """The keys of a file: one a line; what follows # is a comment."""
+
+    def __init__(self, path: Path):
+        """
+        Raises:
+            ConfigError: it cannot be read.
+        """
+        self.path = Path(path)
+        self._digests: list[bytes] = []
+        self._stamp: object = None
+        self._checked = 0.0
+        try:
+            self._read()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"UAE_KEYS_FILE: {self.path} cannot be read: {error}") from None
+
+    def allows(self, given: bytes) -> bool:
+        """Whether it is one of the keys. The time it takes tells nothing of which, nor of how much of it was right."""
+        self._refresh()
+        digest = hashlib.sha256(given).digest()
+        found = False
+        for each in self._digests:  # all of them, always
+            found |= hmac.compare_digest(each, digest)
+        return found
+
+    def _refresh(self) -> None:
+        now = time.monotonic()
+        if now - self._checked < _CHECK_EVERY_S:
+            return
+        self._checked = now
+        try:
+            if self._stat() != self._stamp:
+                self._read()
+        except (OSError, UnicodeDecodeError) as error:
+            # A file that is gone for the moment of its replacement locks nobody out, and lets nobody in.
+            log.error("%s cannot be read, the keys stay as they were: %s", self.path, error)
+
+    def _read(self) -> None:
+        stamp = self._stat()  # before reading: what is written meanwhile is read the next time
+        lines = (line.partition("#")[0].strip() for line in self.path.read_text(encoding="utf-8").splitlines())
+        self._digests = [hashlib.sha256(line.encode()).digest() for line in lines if line]
+        self._stamp = stamp
+        log.info("%d API keys are valid", len(self._digests))
+
+    def _stat(self) -> tuple[int, int, int]:
+        found = os.stat(self.path)
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+class RequireKey:
+    """ASGI: what lies under /v1/, and /metrics where it is told to, is only for those who have a key."""
+
+    def __init__(self, app: ASGIApp, keys: ApiKeys, metrics: Metrics, metrics_open: bool):
+        self.app, self.keys, self.metrics, self.metrics_open = app, keys, metrics, metrics_open
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self._guards(scope["path"]) and not self.keys.allows(_given(scope)):
+            self.metrics.auth_failed()
+            message = "a valid API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY"
+            raise ApiError(401, "invalid_api_key", message, headers={"WWW-Authenticate": "Bearer", "Connection": "close"})
+        await self.app(scope, receive, send)
+
+    def _guards(self, path: str) -> bool:
+        return path.startswith("/v1/") or (path == "/metrics" and not self.metrics_open)
+
+
+def _given(scope: Scope) -> bytes:
+    other = b""
+    for name, value in scope["headers"]:
+        if name == b"authorization" and value[:7].lower() == b"bearer ":
+            return value[7:].strip()
+        if name == b"x-api-key":
+            other = value
+    return other

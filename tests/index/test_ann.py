@@ -1,0 +1,193 @@
+"""Indexes of every kind find what exact search finds, are built the same twice, and are tuned to the recall asked for."""
+
+import faiss
+import numpy as np
+import pytest
+
+import uae.index.nearest
+from uae.errors import ConfigError
+from uae.index.ann import build_index, dtype, index_recall, plan_factory, tune
+from uae.index.nearest import approximate, search, search_parameters
+
+KINDS = ["Flat", "SQ8", "HNSW8", "HNSW8,SQ8", "IVF16,Flat", "IVF16,SQ8", "IVF16,PQ2x4", "PCA8,IVF16,Flat", "IVF16,SQ8,RFlat"]
+K = 5
+
+
+def unit(rng: np.random.Generator, n: int, dimension: int = 16) -> np.ndarray:
+    vectors = rng.normal(size=(n, dimension)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def vectors() -> np.ndarray:
+    return unit(np.random.default_rng(0), 800)
+
+
+@pytest.fixture(scope="module")
+def queries() -> np.ndarray:
+    return unit(np.random.default_rng(1), 40)
+
+
+@pytest.fixture(scope="module")
+def indexes(vectors) -> dict[str, faiss.Index]:
+    return {kind: build_index(vectors, kind) for kind in KINDS}
+
+
+def as_stored(index: faiss.Index) -> np.ndarray:
+    return index.reconstruct_batch(np.arange(index.ntotal))
+
+
+def best(scores: np.ndarray, allowed: np.ndarray, k: int) -> np.ndarray:
+    """By brute force: rows of the best k, the lower first among equals."""
+    return np.array([allowed[np.lexsort((allowed, -row[allowed]))][:k] for row in scores])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("count", [1, 3, 60])
+def test_behind_a_selective_filter_every_kind_is_exact(indexes, queries, kind, count):
+    allowed = np.sort(np.random.default_rng(count).choice(800, count, replace=False))
+    scores, rows = search(indexes[kind], queries, K, allowed, "")
+    exact = queries @ as_stored(indexes[kind]).T
+    assert rows.tolist() == best(exact, allowed, K).tolist()
+    assert scores == pytest.approx(np.take_along_axis(exact, rows, axis=1), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("count", [60, 400])
+def test_behind_a_wide_filter_every_kind_finds_k_allowed_rows(indexes, queries, monkeypatch, kind, count):
+    monkeypatch.setattr(uae.index.nearest, "EXHAUSTIVE_ROWS", 0)
+    allowed = np.sort(np.random.default_rng(count).choice(800, count, replace=False))
+    _, rows = search(indexes[kind], queries, K, allowed, "")
+    assert np.isin(rows, allowed).all()
+    assert all(len(set(found)) == K for found in rows.tolist())
+    tried_harder = np.isin(rows, best(queries @ as_stored(indexes[kind]).T, allowed, K)).mean()
+    assert tried_harder > (0.8 if count == 60 else 0.4)  # the fewer are allowed, the more of the index is read
+
+
+def test_a_graph_behind_a_filter_finds_too_little_and_the_rest_is_searched_exhaustively(indexes, queries, monkeypatch):
+    monkeypatch.setattr(uae.index.nearest, "EXHAUSTIVE_ROWS", 0)
+    monkeypatch.setattr(uae.index.nearest, "MOST_BREADTH", 5)
+    allowed = np.array([3, 77, 200, 410, 500, 799])
+    assert (approximate(indexes["HNSW8"], queries, K, allowed, "efSearch=5") < 0).any()
+    _, rows = search(indexes["HNSW8"], queries, K, allowed, "efSearch=5")
+    assert (rows >= 0).all()
+    assert np.isin(rows, allowed).all()
+
+
+def test_lists_too_short_for_k_are_made_up_for(indexes, queries):
+    assert (approximate(indexes["IVF16,Flat"], queries, 200, None, "nprobe=1") < 0).any()
+    _, rows = search(indexes["IVF16,Flat"], queries, 200, None, "nprobe=1")
+    assert all(len(set(found)) == 200 and min(found) >= 0 for found in rows.tolist())
+
+
+@pytest.mark.parametrize("allowed", [None, np.arange(0, 800, 2)])
+def test_ties_are_broken_by_the_given_order_however_many_there_are(vectors, allowed):
+    copied = vectors.copy()
+    copied[100:700] = copied[100]
+    index = build_index(copied, "Flat")
+    order = np.random.default_rng(4).permutation(800)
+    equal = np.arange(100, 700) if allowed is None else np.arange(100, 700, 2)
+    scores, rows = search(index, copied[100:101], 7, allowed, "", order)
+    assert rows[0].tolist() == equal[np.argsort(order[equal])][:7].tolist()
+    assert len(set(scores[0].tolist())) == 1
+    assert search(index, copied[100:101], 7, allowed, "")[1][0].tolist() == equal[:7].tolist()
+
+
+@pytest.mark.parametrize("kind", ["Flat", "HNSW8", "IVF16,SQ8"])
+def test_a_query_gets_the_same_alone_and_in_a_batch(indexes, queries, kind):
+    scores, rows = search(indexes[kind], queries, K, None, "")
+    for number in range(len(queries)):
+        alone = search(indexes[kind], queries[number : number + 1], K, None, "")
+        assert (alone[0][0].tolist(), alone[1][0].tolist()) == (scores[number].tolist(), rows[number].tolist())
+
+
+def test_k_is_limited_by_what_there_is(indexes, queries):
+    assert search(indexes["Flat"], queries, 1000, None, "")[1].shape == (40, 800)
+    assert search(indexes["HNSW8"], queries, K, np.array([], dtype=np.int64), "")[1].shape == (40, 0)
+    assert search(indexes["Flat"], queries[:0], K, None, "")[1].shape == (0, K)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_vectors_give_the_same_bytes(indexes, vectors, kind):
+    before = faiss.omp_get_max_threads()
+    again = build_index(vectors, kind)
+    assert faiss.serialize_index(again).tobytes() == faiss.serialize_index(indexes[kind]).tobytes()
+    assert faiss.omp_get_max_threads() == before
+
+
+@pytest.mark.parametrize("factory", ["Nonsense", "IVF4096,Flat", "IDMap,Flat", "LSH"])
+def test_impossible_factory_is_a_clear_error(factory):
+    with pytest.raises(ConfigError, match=f"index.factory: FAISS cannot build '{factory}' over 8 vectors: "):
+        build_index(np.eye(8, dtype=np.float32), factory)
+
+
+@pytest.mark.parametrize("kind", ["HNSW8", "IVF16,Flat", "PCA8,IVF16,Flat"])
+def test_tuning_takes_the_smallest_effort_that_reaches_the_target(indexes, vectors, queries, kind):
+    reference = as_stored(indexes[kind])
+    tuned = tune(indexes[kind], reference, queries, K, 0.9)
+    name, _, value = tuned.parameters.partition("=")
+    assert tuned.reached
+    assert 0.9 <= tuned.recall == index_recall(indexes[kind], reference, queries, K, tuned.parameters)
+    assert int(value) == 1 or index_recall(indexes[kind], reference, queries, K, f"{name}={int(value) - 1}") < 0.9
+    more = tune(indexes[kind], reference, queries, K, 0.99)
+    assert int(more.parameters.partition("=")[2]) > int(value)
+
+
+def test_where_codes_are_too_coarse_the_best_is_taken_and_said_to_miss(indexes, vectors, queries):
+    tuned = tune(indexes["IVF16,PQ2x4"], vectors, queries, K, 1.0)
+    recalls = [index_recall(indexes["IVF16,PQ2x4"], vectors, queries, K, f"nprobe={n}") for n in (1, 2, 4, 8, 16)]
+    assert not tuned.reached
+    assert tuned.recall == max(recalls) < 1.0
+    assert tuned.parameters == f"nprobe={(1, 2, 4, 8, 16)[recalls.index(max(recalls))]}"
+
+
+def test_flat_needs_no_tuning_and_other_kinds_need_queries(indexes, vectors, queries):
+    assert tune(indexes["Flat"], vectors, queries[:0], K, 0.99) == ("", 1.0, True)
+    assert tune(indexes["SQ8"], vectors, queries, K, 1.0) == ("", index_recall(indexes["SQ8"], vectors, queries, K, ""), False)
+    with pytest.raises(ConfigError, match="no queries"):
+        tune(indexes["HNSW8"], vectors, queries[:0], K, 0.9)
+
+
+def test_recall_is_by_brute_force_and_equal_passages_are_equally_right(indexes, vectors, queries):
+    _, rows = search(indexes["IVF16,Flat"], queries, K, None, "nprobe=2")
+    wanted = best(queries @ vectors.T, np.arange(800), K)
+    expected = np.mean([len(set(a) & set(b)) / K for a, b in zip(rows.tolist(), wanted.tolist(), strict=True)])
+    assert index_recall(indexes["IVF16,Flat"], vectors, queries, K, "nprobe=2") == pytest.approx(expected)
+    assert expected < 0.95
+    twice = np.vstack([vectors, vectors])
+    assert index_recall(build_index(twice, "Flat"), twice, queries, K, "") == 1.0
+
+
+def test_parameters_reach_the_search_and_leave_the_index_alone(indexes, queries):
+    for kind in ("IVF16,Flat", "PCA8,IVF16,Flat"):
+        index = indexes[kind]
+        before = faiss.extract_index_ivf(index).nprobe
+        few, many = (search(index, queries, K, None, f"nprobe={n}")[0] for n in (1, 16))
+        assert (many > few).any()
+        assert faiss.extract_index_ivf(index).nprobe == before
+    index = indexes["IVF16,Flat"]
+    assert search_parameters(index, None, "nprobe=4", 100).nprobe == 16
+    assert search_parameters(indexes["HNSW8"], None, "efSearch=30", 2).efSearch == 60
+    assert search_parameters(indexes["Flat"], None, "") is None
+
+
+def test_types_of_stored_numbers(indexes, vectors):
+    expected = ["float32", "int8", "float32", "int8", "float32", "int8", "pq", "float32", "int8"]
+    assert {kind: dtype(index) for kind, index in indexes.items()} == dict(zip(KINDS, expected, strict=True))
+    assert dtype(build_index(vectors, "SQfp16")) == "float16"
+
+
+def test_an_index_that_was_written_and_read_is_as_good(indexes, queries, tmp_path):
+    for kind, index in indexes.items():
+        faiss.write_index(index, str(tmp_path / "index"))
+        read = faiss.read_index(str(tmp_path / "index"))
+        for rows in (None, np.arange(10, 60)):
+            assert search(read, queries, K, rows, "")[1].tolist() == search(index, queries, K, rows, "")[1].tolist(), kind
+
+
+def test_the_plan_goes_by_size_and_recall():
+    assert plan_factory("IVF9,PQ4", 10, 384, 0.9) == "IVF9,PQ4"
+    plans = [plan_factory("auto", n, 384, 0.95) for n in (100, 100_000, 1_000_000)]
+    assert plans == ["Flat", "HNSW32", "IVF2048,SQ8"]
+    assert plan_factory("auto", 1_000_000, 384, 0.999) == "IVF2048,Flat"
+    assert plan_factory("auto", 100_000, 64, 0.95) == "Flat"  # small vectors: little to read

@@ -1,0 +1,152 @@
+"""What nobody should send: made up by schemathesis from our own OpenAPI document, and by hand, against real servers."""
+
+import gzip
+import json
+import socket
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
+from schemathesis.checks import CHECKS, load_all_checks
+
+JSON = {"Content-Type": "application/json"}
+_PICKLE = {"Content-Type": "application/vnd.bentoml+pickle"}
+load_all_checks()
+# Not positive_data_acceptance: a valid filter may name a field that this release has not, which is a documented 422.
+_CHECKS = [CHECKS.get_one(name) for name in (
+    "not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance",
+    "negative_data_rejection", "unsupported_method",
+)]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def schema(live):
+    # Smaller limits, in the document as well: they are found sooner.
+    return schemathesis.openapi.from_url(f"{live(max_inputs=8, max_input_characters=500, max_query_characters=300)}/openapi.json")
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
+@pytest.mark.parametrize(
+    ("path", "method"), [("/v1/search", "POST"), ("/v1/embeddings", "POST"), ("/v1/release", "GET"), ("/v1/models", "GET")]
+)
+def test_every_answer_is_a_documented_one(schema, path, method, mode):
+    if mode is GenerationMode.NEGATIVE and method == "GET":
+        pytest.skip("it takes nothing that could be wrong")
+
+    @settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @given(case=schema[path][method].as_strategy(generation_mode=mode))
+    def ask(case):
+        reply = case.call()
+        seen.add(reply.status_code)
+        case.validate_response(reply, checks=_CHECKS)
+
+    seen = set()
+    ask()
+    # Not all were refused at the door: some of what fits the document got its answer, some of what does not was told so.
+    assert seen & ({200, 404} if mode is GenerationMode.POSITIVE else {400, 422})
+
+
+def _search(body: bytes, headers: dict[str, str] = JSON) -> tuple[str, str, bytes, dict[str, str]]:
+    return "POST", "/v1/search", body, headers
+
+
+_ATTACKS = {
+    "huge": (*_search(json.dumps({"query": "x" * 3_000_000}).encode()), {413}),
+    "nested": (*_search(b'{"filters":' + b'{"a":' * 300_000), {400}),
+    "nested arrays": (*_search(b"[" * 1_900_000), {400}),
+    "many keys": (*_search(json.dumps({str(n): n for n in range(100_000)}).encode()), {422}),
+    "not a number": (*_search(b'{"query":"x","min_score":NaN}'), {400}),
+    "huge number": (*_search(b'{"query":"x","k":' + b"1" * 1_000_000 + b"}"), {400}),
+    "invalid utf-8": (*_search(b'{"query":"\xc3\x28"}'), {400}),
+    "lone surrogate": (*_search(b'{"query":"\\ud83d"}'), {422}),
+    "control characters": (*_search(b'{"query":"\\u0000\\u0007\\u001b[2J\\u202e\\uffff"}'), {200}),
+    "zero-width and combining": (*_search(json.dumps({"query": "\u200b" * 1000 + "a" + "\u0301" * 2000}).encode()), {200}),
+    "one long word": (*_search(json.dumps({"query": "x" * 4000}).encode()), {200}),
+    "gzip bomb": (*_search(gzip.compress(b" " * 50_000_000), JSON | {"Content-Encoding": "gzip"}), {415}),
+    "pickle": (*_search(b"cos\nsystem\n(S'true'\ntR.", _PICKLE), {415}),
+    "pickle to the old path": ("POST", "/search", b"cos\nsystem\n(S'true'\ntR.", _PICKLE, {404}),
+    "multipart": (*_search(b"--x\r\n\r\n--x--", {"Content-Type": "multipart/form-data; boundary=x"}), {415}),
+    "utf-16": (*_search('{"query":"x"}'.encode("utf-16"), {"Content-Type": "application/json; charset=utf-16"}), {400}),
+    "traversal": ("GET", "/page/../service.py", b"", {}, {404}),
+    "traversal, encoded": ("GET", "/page/%2e%2e%2fservice.py", b"", {}, {404}),
+    "traversal, twice": ("GET", "/page/%252e%252e/service.py", b"", {}, {404}),
+    "traversal, absolute": ("GET", "/page//etc/passwd", b"", {}, {404}),
+    "traversal, null": ("GET", "/page/%00", b"", {}, {404}),
+    "traversal, backslash": ("GET", "/page/..%5c..%5cservice.py", b"", {}, {404}),
+    "a body where none is read": ("POST", "/v1/release", b"x" * 3_000_000, JSON, {405}),
+    "an absurd id": (*_search(b'{"query":"x"}', JSON | {"X-Request-ID": "x" * 5000}), {200}),
+}  # fmt: skip
+
+
+def _raw(url: str, request: bytes) -> bytes:
+    """The first bytes of the answer to what no HTTP library would send; b"" where the connection is closed without one."""
+    at = urlsplit(url)
+    with socket.create_connection((at.hostname, at.port), timeout=20) as connection:
+        try:
+            connection.sendall(request)
+            return connection.recv(4096)
+        except (ConnectionResetError, BrokenPipeError):
+            return b""
+
+
+@pytest.mark.parametrize("name", _ATTACKS)
+def test_an_attack_gets_its_4xx_and_the_server_goes_on(bento_url, name):
+    method, path, body, headers, statuses = _ATTACKS[name]
+    at = urlsplit(bento_url)
+    # A path as it stands: libraries would tidy it up.
+    head = f"{method} {path} HTTP/1.1\r\nHost: {at.netloc}\r\nContent-Length: {len(body)}\r\n"
+    head += "".join(f"{field}: {value}\r\n" for field, value in headers.items()) + "\r\n"
+    answer = _raw(bento_url, head.encode() + body)
+    if answer:  # none: it was closed while we still sent
+        assert int(answer.split()[1]) in statuses, answer[:300]
+        assert b"Traceback" not in answer
+        assert b".py" not in answer
+    else:
+        assert len(body) > 1_000_000
+    _still_answers(bento_url)
+
+
+_CHUNKED = b"POST /v1/search HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "expected"),
+    [
+        (_CHUNKED + b"10000\r\n" + (b" " * 65536 + b"\r\n10000\r\n") * 40, b"413"),
+        (_CHUNKED + b"1\r\n{\r\n", b"408"),  # and never another chunk
+        (_CHUNKED + b"zz\r\n", b"400"),
+        (b"POST /v1/search HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: -1\r\n\r\n", b"400"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"400"),
+        (b"GET /v1/models HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 200_000 + b"\r\n\r\n", b""),
+    ],
+    ids=["endless chunks", "slow", "broken chunk", "negative length", "tls", "huge head"],
+)
+def test_broken_http_is_refused_and_the_server_goes_on(bento_url, request_bytes, expected):
+    answer = _raw(bento_url, request_bytes)
+    assert not answer or answer.split()[1][:1] == b"4" or expected == b""
+    if answer and expected:
+        assert answer.split()[1] == expected
+    _still_answers(bento_url)
+
+
+def test_clients_that_hang_up_leave_nothing_behind(bento_url):
+    at = urlsplit(bento_url)
+    body = json.dumps({"query": ["how"] * 64}).encode()
+    for _ in range(30):
+        with socket.create_connection((at.hostname, at.port), timeout=20) as connection:
+            connection.sendall(
+                b"POST /v1/search HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+                + body
+            )
+    _still_answers(bento_url)
+    text = httpx.get(f"{bento_url}/metrics", timeout=20).text
+    assert 'status="5' not in text
+
+
+def _still_answers(url: str) -> None:
+    reply = httpx.post(f"{url}/v1/search", json={"query": "Where are the keys?", "k": 1}, timeout=20)
+    assert reply.status_code == 200
+    assert len(reply.json()["results"][0]["passages"]) == 1

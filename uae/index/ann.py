@@ -1,0 +1,195 @@
+"""The kind of FAISS index: chosen by the corpus's size and the recall wanted, built the same every time, tuned on queries."""
+
+import math
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import faiss
+import numpy as np
+
+from uae.errors import ConfigError
+from uae.index.nearest import MOST_BREADTH, search, search_parameters
+
+__all__ = ["Tuned", "build_index", "dtype", "index_recall", "plan_factory", "search", "search_parameters", "tune"]
+
+# Up to this many stored numbers (rows times dimension) Flat is fast enough, up to that many HNSW's single-threaded build is
+# short enough. From benchmarks/index.py; see docs/decisions.md.
+FLAT_NUMBERS = 10_000_000
+HNSW_NUMBERS = 80_000_000
+SQ8_RECALL = 0.97  # recall@10 that 8-bit codes reach at any effort
+POINTS_PER_LIST = 64  # that k-means learns a list's centre from; FAISS asks for 39 to 256, and its time grows with them
+_TIE = 1e-6  # a row whose score is this near the k-th best is as good
+_DTYPES = {
+    faiss.ScalarQuantizer.QT_8bit: "int8",
+    faiss.ScalarQuantizer.QT_8bit_direct: "int8",
+    faiss.ScalarQuantizer.QT_8bit_uniform: "int8",
+    faiss.ScalarQuantizer.QT_fp16: "float16",
+    faiss.ScalarQuantizer.QT_bf16: "bfloat16",
+    faiss.ScalarQuantizer.QT_6bit: "int6",
+    faiss.ScalarQuantizer.QT_4bit: "int4",
+    faiss.ScalarQuantizer.QT_4bit_uniform: "int4",
+}
+
+
+class Tuned(NamedTuple):
+    parameters: str  # such as "nprobe=8"; "" where the kind of index has none
+    recall: float
+    reached: bool  # whether recall is what was asked for; if not, it is the best that was found
+
+
+def plan_factory(factory: str, n: int, dimension: int, recall_target: float) -> str:
+    """The FAISS factory string for ``n`` vectors: "auto" is decided here, anything else stays as it is.
+
+    Flat while a search through everything is cheap beside encoding the query; then HNSW, the fastest at a given recall; and
+    above what one thread builds in reasonable time inverted lists, of 8-bit codes if ``recall_target`` allows that.
+    """
+    if factory != "auto":
+        return factory
+    if n * dimension <= FLAT_NUMBERS:
+        return "Flat"
+    if n * dimension <= HNSW_NUMBERS:
+        return "HNSW32"
+    return f"IVF{list_count(n)},{'SQ8' if recall_target <= SQ8_RECALL else 'Flat'}"
+
+
+def list_count(n: int) -> int:
+    """Inverted lists for ``n`` vectors: the power of two next to 2 sqrt(n), where finding lists costs about what reading does."""
+    return 2 ** round(math.log2(2 * math.sqrt(n)))
+
+
+def build_index(vectors: np.ndarray, factory: str) -> faiss.Index:
+    """A FAISS index of unit vectors, shape (n, dim), by ``faiss.index_factory``; the same bytes from the same vectors.
+
+    A release's fingerprint and DVC's cache rest on the bytes. K-means has a fixed seed, and gives the same with any number of
+    threads. A graph is built by one thread, because with several its edges depend on which of them comes first; so is what
+    begins with a rotation (PCA, OPQ), whose last digits depend on their number.
+
+    Raises:
+        ConfigError: FAISS does not know ``factory``, cannot build it over so few vectors, or it would not give back its
+            vectors, by which a release is checked and filters are answered.
+    """
+    try:
+        index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+        lists = faiss.try_extract_index_ivf(index)
+        if lists is not None:
+            lists.cp.max_points_per_centroid = POINTS_PER_LIST
+        alone = "HNSW" in factory or "NSG" in factory or isinstance(index, faiss.IndexPreTransform)
+        with _threads(1 if alone else None):
+            index.train(vectors)
+            index.add(vectors)
+        if lists is not None:
+            lists.make_direct_map()
+        if len(vectors):
+            index.reconstruct(0)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise ConfigError(f"index.factory: FAISS cannot build {factory!r} over {len(vectors)} vectors: {reason}") from None
+    return index
+
+
+@contextmanager
+def _threads(count: int | None):
+    before = faiss.omp_get_max_threads()
+    if count is not None:
+        faiss.omp_set_num_threads(count)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def dtype(index: faiss.Index) -> str:
+    """How a number is stored: float32, float16, int8, pq and so on."""
+    inner = faiss.downcast_index(index)
+    if isinstance(inner, (faiss.IndexPreTransform, faiss.IndexRefine)):
+        return dtype(inner.index if isinstance(inner, faiss.IndexPreTransform) else inner.base_index)
+    if isinstance(inner, faiss.IndexHNSW):
+        return dtype(inner.storage)
+    if isinstance(inner, (faiss.IndexFlat, faiss.IndexIVFFlat)):
+        return "float32"
+    if isinstance(inner, (faiss.IndexScalarQuantizer, faiss.IndexIVFScalarQuantizer)):
+        return _DTYPES.get(inner.sq.qtype, type(inner).__name__)
+    return "pq" if hasattr(inner, "pq") else type(inner).__name__
+
+
+def index_recall(index: faiss.Index, vectors: np.ndarray, queries: np.ndarray, k: int, parameters: str) -> float:
+    """Recall@k against exact search: the mean share of the first ``k`` that are as near as the exact ``k``.
+
+    A row counts if its exact score is at least the exact k-th one's, so that of equal passages any is right.
+
+    Args:
+        vectors: what was indexed, unit vectors of shape (n, dim), in the index's order.
+        queries: unit vectors, shape (m, dim).
+    """
+    return recall_above(index, vectors, queries, kth_scores(vectors, queries, k), k, parameters)
+
+
+def kth_scores(vectors: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
+    """Each query's exact k-th best score (the worst, where there are fewer than ``k`` vectors), shape (m,)."""
+    k = min(k, len(vectors))
+    return faiss.knn(queries, vectors, k, metric=faiss.METRIC_INNER_PRODUCT)[0][:, -1]
+
+
+def recall_above(index: faiss.Index, vectors: np.ndarray, queries: np.ndarray, kth: np.ndarray, k: int, parameters: str) -> float:
+    """``index_recall``, with the exact ``kth_scores`` at hand: they are what takes the time."""
+    _, found = search(index, queries, k, None, parameters)
+    scores = np.einsum("nd,nkd->nk", queries, vectors[found])
+    return float((scores >= kth[:, None] - _TIE).mean())
+
+
+def tune(index: faiss.Index, vectors: np.ndarray, queries: np.ndarray, k: int, recall_target: float) -> Tuned:
+    """The smallest nprobe (IVF) or efSearch (HNSW) whose ``index_recall`` on the queries is at least ``recall_target``.
+
+    The effort is doubled until the target is reached, then halved in between. Where it never is, because the codes are too
+    coarse, the smallest effort with the best recall is taken. Other kinds of index have nothing to tune.
+
+    Raises:
+        ConfigError: there is no query to tune with.
+    """
+    inner = faiss.downcast_index(index)
+    if isinstance(inner, faiss.IndexFlat):
+        return Tuned("", 1.0, True)
+    if len(queries) == 0:
+        raise ConfigError("index.factory: no queries to measure the index's recall with; choose Flat, which needs none")
+    kth = kth_scores(vectors, queries, k)
+    name, least, most = _effort(inner, k)
+
+    def recall(value: int | None) -> float:
+        return recall_above(index, vectors, queries, kth, k, "" if value is None else f"{name}={value}")
+
+    if name is None:
+        found = recall(None)
+        return Tuned("", found, found >= recall_target)
+    value, found = _smallest(recall, least, most, recall_target)
+    return Tuned(f"{name}={value}", found, found >= recall_target)
+
+
+def _effort(index: faiss.Index, k: int) -> tuple[str | None, int, int]:
+    """Name, least and largest value of what trades recall for time."""
+    inner = faiss.downcast_index(index)
+    if isinstance(inner, faiss.IndexPreTransform):
+        return _effort(inner.index, k)
+    if isinstance(inner, faiss.IndexIVF):
+        return "nprobe", 1, inner.nlist
+    if isinstance(inner, faiss.IndexHNSW):
+        return "efSearch", k, max(k, min(inner.ntotal, MOST_BREADTH))
+    return None, 0, 0
+
+
+def _smallest(recall: Callable[[int], float], least: int, most: int, target: float) -> tuple[int, float]:
+    """The smallest value from ``least`` to ``most`` with the target's recall, which grows with the value, and that recall."""
+    seen = {least: recall(least)}
+    low, high = least, least
+    while seen[high] < target and high < most:
+        low, high = high, min(2 * high, most)
+        seen[high] = recall(high)
+    if seen[high] < target:
+        best = max(seen.values())
+        value = min(value for value, found in seen.items() if found == best)
+        return value, best
+    while high - low > 1:
+        middle = (low + high) // 2
+        seen[middle] = recall(middle)
+        low, high = (low, middle) if seen[middle] >= target else (middle, high)
+    return high, seen[high]

@@ -1,0 +1,167 @@
+"""Searching a FAISS index of any kind: filters, ties, and enough results.
+
+What FAISS finds is scored anew from the stored vectors, in double precision: equal vectors get equal scores, and a query the
+same ones alone and in a batch (FAISS takes other code paths for each). So ties can be told and broken by a given order.
+"""
+
+import faiss
+import numpy as np
+
+# A filter that allows this many rows is answered by comparing all of them; with more the graph or the lists are used.
+# From benchmarks/index.py; see docs/decisions.md.
+EXHAUSTIVE_ROWS = 20_000
+_SPARE = 8  # more than asked for, so that ties at the end are seen
+_TIE = 1e-6  # scores of unit vectors nearer than this may be equal: float32 sums of different order
+# Reading one row out of codes or lists takes as long as passing over this many. From benchmarks/index.py.
+_READ_BY_ROW = 500
+_RANKED_AT_ONCE = 64  # queries, to bound the memory
+# A graph's queue is searched through at each step: its time grows with the square of efSearch.
+MOST_BREADTH = 4096
+_FILTERABLE_LISTS = (faiss.IndexIVFFlat, faiss.IndexIVFScalarQuantizer, faiss.IndexIVFPQ)
+_SCANS = (faiss.IndexFlat, faiss.IndexScalarQuantizer)
+
+
+def search(
+    index: faiss.Index,
+    vectors: np.ndarray,
+    k: int,
+    rows: np.ndarray | None,
+    parameters: str,
+    order: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ``k`` stored vectors of largest inner product with each query, best first.
+
+    A Flat index, and a filter that allows few rows, are searched exhaustively: then every tie at the k-th place is seen. Where
+    an approximate search finds fewer than ``k`` (HNSW behind a filter, short lists of an IVF), the query is searched
+    exhaustively after all.
+
+    Args:
+        vectors: queries, shape (n, dim), float32.
+        rows: the distinct rows that may be found, int64; None: all.
+        parameters: as ``tune`` gives them, such as "nprobe=8"; "": the index's own.
+        order: a rank of each of the index's rows, lower first among equal scores; None: the row numbers.
+
+    Returns:
+        Scores, float32, and rows, int64, both of shape (n, min(k, allowed rows)).
+    """
+    allowed = index.ntotal if rows is None else len(rows)
+    k = min(k, allowed)
+    if k <= 0 or len(vectors) == 0:
+        return np.empty((len(vectors), max(k, 0)), np.float32), np.empty((len(vectors), max(k, 0)), np.int64)
+    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    if is_exhaustive(index) or (rows is not None and allowed <= EXHAUSTIVE_ROWS):
+        return _all_ties(index, vectors, k, rows, allowed, order)
+    scores, found = _ranked(index, vectors, approximate(index, vectors, min(k + _SPARE, allowed), rows, parameters), k, order)
+    short = np.flatnonzero(found[:, -1] < 0)
+    if len(short):
+        scores[short], found[short] = _all_ties(index, vectors[short], k, rows, allowed, order)
+    return scores, found
+
+
+def _all_ties(index, vectors, k, rows, allowed, order) -> tuple[np.ndarray, np.ndarray]:
+    width = min(k + _SPARE, allowed)
+    while True:
+        scores, found = exhaustive(index, vectors, width, rows)
+        if width == allowed or (scores[:, -1] < scores[:, k - 1] - _TIE).all():
+            return _ranked(index, vectors, found, k, order)
+        width = min(2 * width, allowed)
+
+
+def _ranked(index, vectors, found, k, order) -> tuple[np.ndarray, np.ndarray]:
+    """The first ``k`` of the rows ``found``, shape (n, width), scored from what is stored. -1 stands for none and comes last."""
+    rows = np.maximum(found, 0)
+    scores = np.empty(rows.shape, dtype=np.float32)
+    for start in range(0, len(rows), _RANKED_AT_ONCE):
+        part = slice(start, start + _RANKED_AT_ONCE)
+        distinct, place = np.unique(rows[part], return_inverse=True)
+        stored = index.reconstruct_batch(distinct).astype(np.float64)[place.reshape(rows[part].shape)]
+        scores[part] = np.einsum("nd,nwd->nw", vectors[part].astype(np.float64), stored)
+    scores[found < 0] = -np.inf
+    ranks = rows if order is None else np.asarray(order)[rows]
+    best = np.lexsort((ranks, -scores), axis=-1)[:, :k]
+    return np.take_along_axis(scores, best, axis=1), np.take_along_axis(found, best, axis=1)
+
+
+def approximate(index: faiss.Index, vectors: np.ndarray, k: int, rows: np.ndarray | None, parameters: str) -> np.ndarray:
+    """Rows that the index's own method finds, shape (n, k), -1 where there are fewer.
+
+    Behind a filter the effort (nprobe, efSearch) grows with the share of rows that it shuts out, because most of what a list or
+    a walk through the graph meets does not count.
+    """
+    if rows is None:
+        return index.search(vectors, k, params=search_parameters(index, None, parameters))[1]
+    if not _takes_selectors(index):
+        return exhaustive(index, vectors, k, rows)[1]
+    selector = _bitmap(rows, index.ntotal)
+    effort = index.ntotal / len(rows)
+    return index.search(vectors, k, params=search_parameters(index, selector, parameters, effort))[1]
+
+
+def exhaustive(index: faiss.Index, vectors: np.ndarray, k: int, rows: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and rows of the best ``k`` of all allowed rows, of which there are so many, whatever the kind of index."""
+    inner = faiss.downcast_index(index)
+    if isinstance(inner, faiss.IndexHNSW):
+        inner = faiss.downcast_index(inner.storage)
+    if isinstance(inner, faiss.IndexFlat):  # with an array it reads these rows alone, where they lie
+        return inner.search(vectors, k, params=None if rows is None else _selecting(faiss.IDSelectorArray(rows)))
+    if rows is None or len(rows) * _READ_BY_ROW > index.ntotal:
+        selector = None if rows is None else _bitmap(rows, index.ntotal)
+        if isinstance(inner, _SCANS):
+            return inner.search(vectors, k, params=None if selector is None else _selecting(selector))
+        if isinstance(inner, _FILTERABLE_LISTS):
+            everything = f"nprobe={inner.nlist}"
+            return inner.search(vectors, k, params=search_parameters(inner, selector, everything))
+    # Few rows, or a kind that takes no filter: their vectors, decoded.
+    rows = np.arange(index.ntotal) if rows is None else rows
+    scores, places = faiss.knn(vectors, index.reconstruct_batch(rows), k, metric=faiss.METRIC_INNER_PRODUCT)
+    return scores, rows[places]
+
+
+def _selecting(selector: faiss.IDSelector) -> faiss.SearchParameters:
+    return faiss.SearchParameters(sel=selector)
+
+
+def _bitmap(rows: np.ndarray, n: int) -> faiss.IDSelectorBitmap:
+    bits = np.zeros(n, dtype=bool)
+    bits[rows] = True
+    return faiss.IDSelectorBitmap(np.packbits(bits, bitorder="little"))
+
+
+def is_exhaustive(index: faiss.Index) -> bool:
+    """Whether the index compares a query with everything that it holds."""
+    return isinstance(faiss.downcast_index(index), _SCANS)
+
+
+def search_parameters(
+    index: faiss.Index, selector: faiss.IDSelector | None, parameters: str, effort: float = 1.0
+) -> faiss.SearchParameters | None:
+    """FAISS's parameters for one search; the index itself is not changed, so that several threads may search it.
+
+    Args:
+        selector: the rows that may be found; None: all. Only for kinds of index that take one.
+        parameters: as ``tune`` gives them; "": the index's own.
+        effort: what nprobe or efSearch is multiplied by.
+
+    Returns:
+        None where there is nothing to say.
+    """
+    inner = faiss.downcast_index(index)
+    chosen = dict(part.split("=") for part in parameters.split(",") if part)
+    selected = {} if selector is None else {"sel": selector}
+    if isinstance(inner, faiss.IndexPreTransform):
+        deeper = search_parameters(inner.index, selector, parameters, effort)
+        return None if deeper is None else faiss.SearchParametersPreTransform(index_params=deeper)
+    if isinstance(inner, faiss.IndexIVF):
+        nprobe = int(chosen.get("nprobe", inner.nprobe)) * effort
+        return faiss.SearchParametersIVF(nprobe=min(int(np.ceil(nprobe)), inner.nlist), **selected)
+    if isinstance(inner, faiss.IndexHNSW):
+        breadth = int(chosen.get("efSearch", inner.hnsw.efSearch)) * effort
+        return faiss.SearchParametersHNSW(efSearch=min(int(np.ceil(breadth)), MOST_BREADTH), **selected)
+    return faiss.SearchParameters(**selected) if selected else None
+
+
+def _takes_selectors(index: faiss.Index) -> bool:
+    inner = faiss.downcast_index(index)
+    if isinstance(inner, faiss.IndexPreTransform):
+        return _takes_selectors(inner.index)
+    return isinstance(inner, (faiss.IndexHNSW, *_SCANS, *_FILTERABLE_LISTS))

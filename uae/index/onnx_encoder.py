@@ -1,0 +1,143 @@
+"""An encoder as ONNX Runtime serves it: a tokenizer, a graph from token ids to unit vectors, and no torch.
+
+serving.json      the settings below
+tokenizer.json    of the ``tokenizers`` library; of a Router one for each side (tokenizer_query.json, tokenizer_document.json)
+encoder.onnx      ids and mask, int64 of shape (n, tokens), to unit vectors, float32 of shape (n, dim). Of a Router query.onnx and
+                  document.onnx
+"""
+
+import mmap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+from uae.errors import ArtefactError
+from uae.files import read_json
+
+SETTINGS = "serving.json"
+KINDS = ("query", "document")
+_BATCH_TEXTS = 32
+_BATCH_TOKENS = 2048  # with padding: what a batch needs in memory and in the CPU's caches grows with it
+_PADDED = 1.25  # a batch's longest text is at most this many times its shortest, and a few tokens more
+# How protobuf writes the key by which a tensor's bytes lie in another file, anywhere on the disk.
+_OUTSIDE = b"\x0a\x08location"
+
+
+class OnnxEncoder:
+    """A serving folder, opened. ``encode`` and ``token_lengths`` may be called from several threads."""
+
+    def __init__(self, folder: Path, threads: int | None):
+        """
+        Args:
+            threads: that work on one batch; None: as many as there are cores.
+
+        Raises:
+            ArtefactError: a file is missing, damaged or not of this layout.
+        """
+        folder = Path(folder)
+        settings = read_json(folder / SETTINGS)
+        try:
+            self.dimension = int(settings["dimension"])
+            self._prompts = {kind: str(settings["prompts"][kind]) for kind in KINDS}
+            self._pad_id, self._pad_left = int(settings["pad_id"]), settings["padding_side"] == "left"
+            files = {kind: (settings["graphs"][kind], settings["tokenizers"][kind]) for kind in KINDS}
+            limits = {kind: (int(settings["max_tokens"][kind]), settings["truncation_side"]) for kind in KINDS}
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtefactError(f"{folder / SETTINGS} is not of the layout this version reads ({error!r})") from None
+        names = {name for pair in files.values() for name in pair}
+        if strange := sorted(str(name) for name in names if not isinstance(name, str) or Path(name).name != name):
+            raise ArtefactError(f"{folder / SETTINGS} names {strange[0]!r}, which is no file of its folder")
+        sessions = {graph: _session(folder / graph, threads) for graph, _ in files.values()}
+        self._sessions = {kind: sessions[graph] for kind, (graph, _) in files.items()}
+        # One tokenizer a side: how much it keeps of a text is a state of it.
+        self._tokenizers = {kind: _tokenizer(folder / name, *limits[kind]) for kind, (_, name) in files.items()}
+
+    def encode(self, texts: Sequence[str], kind: str) -> np.ndarray:
+        """Unit vectors of queries (``kind="query"``) or passages (``kind="document"``), shape (n, dim), float32.
+
+        Texts of about the same length go through the graph together, so that little is computed for padding. A text without
+        any token (an empty one, where the tokenizer adds no marks) gets the zero vector.
+        """
+        tokens = self._tokens(texts, kind)
+        vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
+        for rows in batches([len(ids) for ids in tokens]):
+            ids, mask = self._padded([tokens[row] for row in rows])
+            (vectors[rows],) = self._sessions[kind].run(["vectors"], {"ids": ids, "mask": mask})
+        return vectors
+
+    def token_lengths(self, texts: Sequence[str], kind: str) -> list[int]:
+        """Tokens of each text as the graph gets it: with prompt and marks, and cut where it is too long."""
+        return [len(ids) for ids in self._tokens(texts, kind)]
+
+    def close(self) -> None:
+        self._sessions.clear()
+        self._tokenizers.clear()
+
+    def _tokens(self, texts: Sequence[str], kind: str) -> list[list[int]]:
+        prompt = self._prompts[kind]
+        return [found.ids for found in self._tokenizers[kind].encode_batch([prompt + text for text in texts])]
+
+    def _padded(self, tokens: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+        longest = max(map(len, tokens))
+        ids = np.full((len(tokens), longest), self._pad_id, dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for row, found in enumerate(tokens):
+            place = slice(longest - len(found), longest) if self._pad_left else slice(0, len(found))
+            ids[row, place], mask[row, place] = found, 1
+        return ids, mask
+
+
+def batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Row numbers of texts to encode together, the longest first. Texts of no token are in none.
+
+    Args:
+        lengths: tokens of each text.
+    """
+    batch: list[int] = []
+    for row in sorted((row for row, length in enumerate(lengths) if length), key=lambda row: -lengths[row]):
+        longest = lengths[batch[0]] if batch else 0
+        full = len(batch) == _BATCH_TEXTS or (len(batch) + 1) * longest > _BATCH_TOKENS
+        if batch and (full or longest > _PADDED * lengths[row] + 4):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def _session(path: Path, threads: int | None) -> onnxruntime.InferenceSession:
+    try:
+        with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if content.find(_OUTSIDE) >= 0:
+                raise ArtefactError(f"{path} takes weights from another file: a release's graph has to be whole in itself")
+    except FileNotFoundError:
+        raise ArtefactError(f"{path} does not exist: build the release again") from None
+    except (OSError, ValueError) as error:  # mmap takes no empty file
+        raise ArtefactError(f"{path} cannot be read ({error}): build the release again") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # It keeps a plan for every shape it ever saw, and every query has another: memory would grow without end.
+    options.enable_mem_pattern = False
+    # Idle threads would burn the cores that the server and FAISS need.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own kinds have no common base but this
+        raise ArtefactError(f"{path} cannot be opened by ONNX Runtime: {str(error).splitlines()[0]}") from error
+
+
+def _tokenizer(path: Path, max_tokens: int, truncation_side: str) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtefactError(f"{path} does not exist: build the release again") from None
+    except Exception as error:  # what the library raises is a bare Exception
+        raise ArtefactError(f"{path} is no tokenizer: {str(error).splitlines()[0]}") from error
+    tokenizer.enable_truncation(max_tokens, direction=truncation_side)
+    tokenizer.no_padding()
+    return tokenizer

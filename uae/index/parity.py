@@ -1,0 +1,86 @@
+"""Does what is served do what was trained? The vectors of real queries by both encoders, and what is found by them.
+
+Measured twice: when a release is built, to choose the encoder that serves it, and before it is promoted, on the test questions.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import faiss
+import numpy as np
+import pandas as pd
+
+from uae.index.nearest import search
+
+
+class Parity(NamedTuple):
+    """``cosine``, the lowest over the questions; recalls, means over those of them that have evidence (None: there are none)."""
+
+    cosine: float
+    mean_cosine: float
+    trained_recall: float | None  # Recall@1 by the trained encoder's vectors, on the same index
+    served_recall: float | None
+    questions: int
+
+    @property
+    def recall_loss(self) -> float:
+        """The share of the trained encoder's Recall@1 that is lost by serving; negative: serving finds more."""
+        if not self.trained_recall:
+            return 0.0
+        return 1 - self.served_recall / self.trained_recall
+
+
+class Corpus(NamedTuple):
+    """What is searched, in the index's order."""
+
+    passage_ids: np.ndarray
+    doc_ids: np.ndarray
+    index: faiss.Index
+    parameters: str  # as ``ann.tune`` gives them
+
+
+def measure_parity(trained: np.ndarray, served: np.ndarray, questions: pd.DataFrame, corpus: Corpus, scope: str) -> Parity:
+    """Compare the two encoders' vectors of the questions, shape (n, dim) each, and what they find in their scope.
+
+    Args:
+        questions: as QUESTIONS, n rows.
+    """
+    cosines = np.einsum("nd,nd->n", trained.astype(np.float64), served.astype(np.float64))
+    known = np.flatnonzero(questions["evidence"].str.len() > 0)
+    recalls = (None, None)
+    if len(known):
+        asked = questions.iloc[known]
+        recalls = tuple(recall_at_1(vectors[known], asked, corpus, scope) for vectors in (trained, served))
+    return Parity(float(cosines.min()), float(cosines.mean()), *recalls, len(questions))
+
+
+def recall_at_1(vectors: np.ndarray, questions: pd.DataFrame, corpus: Corpus, scope: str) -> float:
+    """The mean share of a question's evidence that is the first passage found, searched as it is served."""
+    places = np.argsort(np.argsort(corpus.passage_ids))
+    scopes = {None: None}
+    if scope == "document":
+        wanted = set(questions["doc_id"])
+        scopes = {doc: rows for doc, rows in rows_of(corpus.doc_ids).items() if doc in wanted}
+    recall = np.zeros(len(questions))
+    for number, (doc_id, evidence) in enumerate(zip(questions["doc_id"], questions["evidence"], strict=True)):
+        rows = scopes.get(doc_id, np.empty(0, dtype=np.int64)) if scope == "document" else None
+        _, found = search(corpus.index, vectors[number : number + 1], 1, rows, corpus.parameters, places)
+        best = set(corpus.passage_ids[found[0]])
+        recall[number] = len(best & set(evidence)) / len(evidence)
+    return float(recall.mean())
+
+
+def rows_of(doc_ids: np.ndarray) -> dict[str, np.ndarray]:
+    """doc_id -> its rows, ascending."""
+    names, numbers = np.unique(doc_ids, return_inverse=True)
+    order = np.argsort(numbers, kind="stable")
+    ends = np.cumsum(np.bincount(numbers, minlength=len(names)))
+    return dict(zip(names, np.split(order, ends[:-1]), strict=True))
+
+
+def lowest_cosine(encoder, index: faiss.Index, rows: Sequence[int], texts: Sequence[str]) -> float:
+    """How well the vectors in the index fit the encoder: the lowest cosine over the passages of these rows, encoded anew."""
+    stored = index.reconstruct_batch(np.asarray(rows, dtype=np.int64))
+    stored = stored / np.maximum(np.linalg.norm(stored, axis=1, keepdims=True), 1e-12)
+    found = encoder.encode(list(texts), "document")
+    return float(np.einsum("nd,nd->n", stored.astype(np.float64), found.astype(np.float64)).min())

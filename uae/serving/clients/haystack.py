@@ -1,0 +1,141 @@
+"""A Haystack retriever component over a running service."""
+
+from typing import Any, Literal
+
+from haystack import Document, component, default_from_dict, default_to_dict
+from haystack.utils import Secret
+
+from uae.serving.clients.service import SearchService
+
+
+@component
+class UaeRetriever:
+    """Passages of a release, most useful first.
+
+    Each document's ``content`` is the passage and its ``score`` the cosine similarity; its ``meta`` holds passage_id, doc_id,
+    title, section, start and end (characters in the document), score, release (the fingerprint that answered) and metadata
+    (the document's own).
+    """
+
+    def __init__(
+        self,
+        url: str,
+        api_key: Secret | None = None,
+        top_k: int = 5,
+        filters: dict[str, Any] | None = None,
+        min_score: float | None = None,
+        system: Literal["uae", "base"] = "uae",
+        timeout: float = 30.0,
+        attempts: int = 4,
+    ):
+        """
+        Args:
+            url: where the service is, e.g. ``http://localhost:3000``.
+            api_key: e.g. ``Secret.from_env_var("UAE_API_KEY")``; a pipeline with one given as text cannot be saved.
+            filters: ``{"field": value}``, ``{"field": [values]}`` or ``{"field": {"gte": x, "lte": y}}``; a field is ``doc_id``
+                or one of the document's metadata. They are the service's own, not Haystack's language of filters.
+            timeout: seconds.
+            attempts: how often a request is sent at most, where the service is busy (429, 503) or the connection breaks.
+
+        Raises:
+            ValueError: ``top_k`` is less than 1.
+        """
+        if top_k < 1:
+            raise ValueError(f"top_k: {top_k}; a retriever returns at least one document")
+        self.url = url
+        self.api_key = api_key
+        self.top_k = top_k
+        self.filters = filters
+        self.min_score = min_score
+        self.system = system
+        self.timeout = timeout
+        self.attempts = attempts
+        self._service: SearchService | None = None
+
+    def warm_up(self) -> None:
+        """Read the key and set up connections, once. Not before: a pipeline can be loaded where its key is not known.
+
+        Raises:
+            ValueError: ``url`` is no address, ``attempts`` is less than 1, or the key is not where it should be.
+        """
+        if self._service is None:
+            key = None if self.api_key is None else self.api_key.resolve_value()
+            self._service = SearchService(self.url, key, self.timeout, self.attempts)
+
+    def close(self) -> None:
+        """Give back the connections of ``run``."""
+        if self._service is not None:
+            self._service.close()
+            self._service = None
+
+    async def close_async(self) -> None:
+        """Give back all connections."""
+        if self._service is not None:
+            await self._service.close_async()
+        self.close()
+
+    def to_dict(self) -> dict[str, Any]:
+        """For ``Pipeline.dump``: the settings; of the key, only where it is found."""
+        return default_to_dict(
+            self,
+            url=self.url,
+            api_key=self.api_key,
+            top_k=self.top_k,
+            filters=self.filters,
+            min_score=self.min_score,
+            system=self.system,
+            timeout=self.timeout,
+            attempts=self.attempts,
+        )
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "UaeRetriever":
+        """For ``Pipeline.load``."""
+        # Haystack takes a dictionary with a key "type" for an object to restore, and metadata may have such a field.
+        parameters = dict(data["init_parameters"])
+        filters = parameters.pop("filters", None)
+        loaded = default_from_dict(cls, data | {"init_parameters": parameters})
+        loaded.filters = filters
+        return loaded
+
+    @component.output_types(documents=list[Document])
+    def run(
+        self, query: str, top_k: int | None = None, filters: dict[str, Any] | None = None, min_score: float | None = None
+    ) -> dict[str, list[Document]]:
+        """The best passages of ``query``, best first; what is given here stands before what the component was made with.
+
+        Raises:
+            ServiceError: the service refused, or could not be asked.
+        """
+        self.warm_up()
+        return _documents(*self._service.search(query, **self._with(top_k, filters, min_score)))
+
+    @component.output_types(documents=list[Document])
+    async def run_async(
+        self, query: str, top_k: int | None = None, filters: dict[str, Any] | None = None, min_score: float | None = None
+    ) -> dict[str, list[Document]]:
+        """As ``run``, for ``Pipeline.run_async``."""
+        self.warm_up()
+        return _documents(*await self._service.search_async(query, **self._with(top_k, filters, min_score)))
+
+    def _with(self, top_k: int | None, filters: dict[str, Any] | None, min_score: float | None) -> dict[str, Any]:
+        return {
+            "k": self.top_k if top_k is None else top_k,
+            "filters": self.filters if filters is None else filters,
+            "min_score": self.min_score if min_score is None else min_score,
+            "system": self.system,
+        }
+
+
+def _documents(release: str, passages: list[dict[str, Any]]) -> dict[str, list[Document]]:
+    return {
+        "documents": [
+            Document(
+                id=passage["passage_id"],
+                content=passage["text"],
+                score=passage["score"],
+                meta={name: value for name, value in passage.items() if name != "text"} | {"release": release},
+            )
+            for passage in passages
+        ]
+    }

@@ -1,0 +1,77 @@
+"""A LangChain retriever over a running service."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
+from langchain_core.documents import Document
+from langchain_core.retrievers import BaseRetriever
+from pydantic import Field, PrivateAttr, SecretStr
+
+from uae.serving.clients.service import SearchService
+
+
+class UaeRetriever(BaseRetriever):
+    """Passages of a release, most useful first.
+
+    ``k``, ``filters`` and ``min_score`` hold for every call; a call may give its own: ``retriever.invoke(question, k=3)``.
+
+    Each document's ``page_content`` is the passage; its ``metadata`` holds passage_id, doc_id, title, section, start and end
+    (characters in the document), score (cosine similarity), release (the fingerprint that answered) and metadata (the
+    document's own).
+
+    Raises:
+        ServiceError: (when asked) the service refused, or could not be asked.
+    """
+
+    url: str
+    """Where the service is, e.g. ``http://localhost:3000``."""
+    api_key: SecretStr | None = None
+    k: int = Field(default=5, ge=1)
+    filters: dict[str, Any] = Field(default_factory=dict)
+    """``{"field": value}``, ``{"field": [values]}`` or ``{"field": {"gte": x, "lte": y}}``; a field is ``doc_id`` or one of the
+    document's metadata."""
+    min_score: float | None = None
+    system: Literal["uae", "base"] = "uae"
+    timeout: float = Field(default=30.0, gt=0)
+    """Seconds."""
+    attempts: int = Field(default=4, ge=1)
+    """How often a request is sent at most, where the service is busy (429, 503) or the connection breaks."""
+
+    _service: SearchService = PrivateAttr()
+
+    def model_post_init(self, context: Any) -> None:
+        key = None if self.api_key is None else self.api_key.get_secret_value()
+        self._service = SearchService(self.url, key, self.timeout, self.attempts)
+
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **settings: Any
+    ) -> list[Document]:
+        return _documents(*self._service.search(query, **self._with(**settings)))
+
+    async def _aget_relevant_documents(
+        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **settings: Any
+    ) -> list[Document]:
+        return _documents(*await self._service.search_async(query, **self._with(**settings)))
+
+    def _with(
+        self, *, k: int | None = None, filters: Mapping[str, Any] | None = None, min_score: float | None = None
+    ) -> dict[str, Any]:
+        """What this call asks for: its own where it gives it, else what holds for all."""
+        return {
+            "k": self.k if k is None else k,
+            "filters": self.filters if filters is None else filters,
+            "min_score": self.min_score if min_score is None else min_score,
+            "system": self.system,
+        }
+
+
+def _documents(release: str, passages: list[dict[str, Any]]) -> list[Document]:
+    return [
+        Document(
+            id=passage["passage_id"],
+            page_content=passage["text"],
+            metadata={name: value for name, value in passage.items() if name != "text"} | {"release": release},
+        )
+        for passage in passages
+    ]

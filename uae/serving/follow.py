@@ -1,0 +1,150 @@
+"""From MLflow's registry into the store of releases: one version, or whatever an alias points at, as it moves."""
+
+import logging
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from uae.errors import ArtefactError, InputError, UaeError
+from uae.files import read_json, write_json
+from uae.registry.tracking import RELEASE_TAG
+from uae.serving.releases import ReleaseStore
+
+_METRICS = "test/uae/"  # as promote logs them to a version's run
+_LONGEST_PAUSE_S = 600.0
+
+log = logging.getLogger(__name__)
+
+
+def registered(client: MlflowClient, model: str, version: str) -> ModelVersion:
+    """A version by its number or an alias.
+
+    Raises:
+        InputError: there is no such version.
+        ArtefactError: the registry does not answer.
+    """
+    try:
+        if version.isdigit():
+            return client.get_model_version(model, version)
+        return client.get_model_version_by_alias(model, version)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise _silent(error) from error
+        kind = "version" if version.isdigit() else "alias"
+        raise InputError(f"{model} has no {kind} {version!r} in the MLflow registry") from None
+    except OSError as error:
+        raise _silent(error) from error
+
+
+def install_version(client: MlflowClient, version: ModelVersion, store: ReleaseStore) -> str:
+    """Bring a version's release into the store, with where it came from. It is fetched only if it is not there.
+
+    Returns:
+        Its fingerprint.
+
+    Raises:
+        ArtefactError: the registry does not answer, the artefacts are gone or damaged, or not those that were registered.
+    """
+    name = f"{version.name} version {version.version}"
+    try:
+        origin = origin_of(client, version)
+        tag = version.tags.get(RELEASE_TAG, "")
+        if store.is_intact(tag):
+            store.note_origin(tag, origin)
+            fingerprint = tag
+        else:
+            store.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=store.folder, prefix=".download-") as scratch:
+                uri = f"models:/{version.name}/{version.version}/artifacts/release"
+                fingerprint = store.install(Path(mlflow.artifacts.download_artifacts(uri, dst_path=scratch)), origin)
+    except (MlflowException, OSError) as error:
+        raise ArtefactError(f"{name}: its release cannot be read: {_first_line(error)}") from error
+    if tag and fingerprint != tag:
+        raise ArtefactError(f"{name} was registered as release {tag[:12]}, but its artefacts are release {fingerprint[:12]}")
+    return fingerprint
+
+
+def origin_of(client: MlflowClient, version: ModelVersion) -> dict:
+    """{"model", "version", "promoted_at", "metrics"}: the means over the test questions that the gate saw.
+
+    A run holds the metrics of all versions that have its encoder, so they are taken as they were when this one was registered.
+    """
+    metrics = {}
+    for key in sorted(client.get_run(version.run_id).data.metrics) if version.run_id else ():
+        if key.startswith(_METRICS):
+            history = client.get_metric_history(version.run_id, key)
+            logged = [(each.timestamp, each.value) for each in history if each.timestamp <= version.creation_timestamp]
+            if logged:
+                metrics[key.removeprefix(_METRICS).replace("_at_", "@")] = max(logged)[1]
+    registered_at = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
+    return {
+        "model": version.name,
+        "version": int(version.version),
+        "promoted_at": registered_at.isoformat(timespec="seconds"),
+        "metrics": metrics,
+    }
+
+
+def follow(
+    connect: Callable[[], MlflowClient],
+    model: str,
+    alias: str,
+    store: ReleaseStore,
+    every_s: float,
+    once: bool,
+    announce: Callable[[str], None],
+) -> None:
+    """Install and activate what the alias points at when it has moved, for ever or ``once``.
+
+    What was followed last is kept in the store (followed.json): a rollback by hand stays until the alias moves again, also over
+    a restart. What fails is logged and tried again, after pauses that grow to ten minutes where ``every_s`` is less.
+
+    Args:
+        connect: makes a client of the registry; may raise ArtefactError where that cannot be reached.
+        announce: is told of every activation.
+
+    Raises:
+        UaeError: of ``once`` only: what failed.
+    """
+    pause = every_s
+    while True:
+        try:
+            step(connect(), model, alias, store, announce)
+            pause = every_s
+        except (UaeError, MlflowException, OSError) as error:
+            if once:
+                raise error if isinstance(error, UaeError) else _silent(error) from error
+            pause = max(every_s, min(2 * pause, _LONGEST_PAUSE_S))
+            log.error("%s@%s not followed, next try in %g s: %s", model, alias, pause, error)
+        if once:
+            return
+        time.sleep(pause)
+
+
+def step(client: MlflowClient, model: str, alias: str, store: ReleaseStore, announce: Callable[[str], None]) -> bool:
+    """Look at the alias once. Whether it had moved, and its release is active now."""
+    version = registered(client, model, alias)
+    path, key = store.folder / "followed.json", f"{model}@{alias}"
+    followed = read_json(path) if path.exists() else {}
+    if followed.get(key) == int(version.version):
+        return False
+    fingerprint = install_version(client, version, store)
+    store.activate(fingerprint)
+    write_json(path, followed | {key: int(version.version)})
+    announce(f"{model} version {version.version} ({alias}) is active: release {fingerprint[:12]}")
+    return True
+
+
+def _silent(error: Exception) -> ArtefactError:
+    return ArtefactError(f"the MLflow registry does not answer (tracking.uri): {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [repr(error)])[0]
