@@ -11,6 +11,7 @@ export GX_ANALYTICS_ENABLED = false
 export DVC_NO_ANALYTICS = 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 export DAGSTER_DISABLE_TELEMETRY = yes
+export HAYSTACK_TELEMETRY_ENABLED = False
 export DAGSTER_HOME := $(CURDIR)/.dagster
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
@@ -26,7 +27,7 @@ pipeline: setup models  ## set up if needed, run the whole chain on the bundled 
 	@uae summary
 
 test: setup  ## set up if needed, run the tests
-	@pytest
+	@OMP_NUM_THREADS=1 pytest -n auto --dist loadfile
 
 dagster: setup models  ## the Dagster UI on port 3001
 	@mkdir -p $(DAGSTER_HOME) && cp -n dagster_project/dagster.yaml $(DAGSTER_HOME)/ 2>/dev/null || true
