@@ -52,8 +52,10 @@ class OnnxEncoder:
             raise ArtefactError(f"{folder / SETTINGS} names {strange[0]!r}, which is no file of its folder")
         sessions = {graph: _session(folder / graph, threads) for graph, _ in files.values()}
         self._sessions = {kind: sessions[graph] for kind, (graph, _) in files.items()}
-        # One tokenizer a side: how much it keeps of a text is a state of it.
-        self._tokenizers = {kind: _tokenizer(folder / name, *limits[kind]) for kind, (_, name) in files.items()}
+        # How much it keeps of a text is a state of a tokenizer: one for both sides only where they keep the same.
+        rules = {kind: (folder / name, *limits[kind]) for kind, (_, name) in files.items()}
+        tokenizers = {rule: _tokenizer(*rule) for rule in set(rules.values())}
+        self._tokenizers = {kind: tokenizers[rules[kind]] for kind in KINDS}
 
     def encode(self, texts: Sequence[str], kind: str) -> np.ndarray:
         """Unit vectors of queries (``kind="query"``) or passages (``kind="document"``), shape (n, dim), float32.
