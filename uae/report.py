@@ -62,7 +62,8 @@ def print_summary(workspace: Workspace) -> None:
     console.print("Next:")
     if not workspace.flat_reports:
         console.print("  make mlflow    runs, curves and versions          make dagster   the chain as assets")
-        console.print("  make serve     a page and POST /v1/search on port 3000" if package["built"] else f"  no Bento: {package['reason']}")
+        served = "  make serve     a page and POST /v1/search on port 3000"
+        console.print(served if package["built"] else f"  no Bento: {package['reason']}")
         console.print(f"  .venv/bin/uae lineage {promotion['version']}   what this version was made from")
     elif package["built"]:
         console.print(f"  bentoml serve {(workspace.path('bento') / 'bento').resolve()}", soft_wrap=True)
