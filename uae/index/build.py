@@ -264,7 +264,7 @@ def _failure(parity: Parity, recipe: IndexRecipe) -> str | None:
             f"a question's vector has a cosine of {parity.cosine:.4f} with the trained encoder's; "
             f"index.min_cosine is {recipe.min_cosine:g}"
         )
-    if parity.recall_loss > recipe.max_recall_loss:
+    if parity.recall_loss > recipe.max_recall_loss + 1e-9:  # one of 200 questions is 0.005, and a hair more in floating point
         return (
             f"Recall@1 is {parity.served_recall:.4f} against {parity.trained_recall:.4f} of the trained encoder; "
             f"index.max_recall_loss is {recipe.max_recall_loss:g} of it"
