@@ -5,6 +5,8 @@ Dockerfile that makes an image of it.
 """
 
 import argparse
+import atexit
+import functools
 import importlib.metadata
 import os
 import shutil
@@ -36,12 +38,8 @@ def build(release: Path, out: Path, name: str, version: str) -> None:
         ModuleNotFoundError: a package that serving needs is not installed here, so that its version is not known.
     """
     packages = pinned(requirements(read_manifest(release)))
+    bentoml = _bentoml()
     with tempfile.TemporaryDirectory(prefix="bento-") as scratch:
-        # BentoML reads its home at import: a store of our own keeps the build out of the user's.
-        os.environ["BENTOML_HOME"] = str(Path(scratch) / "home")
-        os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
-        import bentoml
-
         context = Path(scratch) / "context"
         copy_code(context)
         shutil.copytree(release, context / "release")
@@ -55,8 +53,21 @@ def build(release: Path, out: Path, name: str, version: str) -> None:
             python={"packages": packages, "lock_packages": False},
         )
         shutil.copytree(bento.path, out)
+        bentoml.bentos.delete(bento.tag)
     shutil.copyfile(_HERE / "container" / "Dockerfile", Path(out) / "Dockerfile")
     shutil.copyfile(_HERE / "container" / "Dockerfile.dockerignore", Path(out) / ".dockerignore")
+
+
+@functools.cache
+def _bentoml():
+    """BentoML with a store of this process's own, which keeps the build out of the user's. It reads where that is at import."""
+    home = tempfile.TemporaryDirectory(prefix="bentoml-")
+    atexit.register(home.cleanup)
+    os.environ["BENTOML_HOME"] = home.name
+    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+    import bentoml
+
+    return bentoml
 
 
 def copy_code(target: Path) -> None:

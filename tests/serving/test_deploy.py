@@ -200,7 +200,8 @@ def machine(bento, tmp_path_factory) -> Path:
             if file.parts[0] != ".." and "__pycache__" not in file.parts:
                 (site / file).parent.mkdir(parents=True, exist_ok=True)
                 (site / file).symlink_to(distribution.locate_file(file))
-    (site / "sitecustomize.py").write_text(SPY.format(log=str(folder / "spied")))
+    (site / "spying.py").write_text(SPY.format(log=str(folder / "spied")))
+    (site / "spying.pth").write_text("import spying\n")  # sitecustomize would be Debian's own
     return folder
 
 
