@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +13,7 @@ from unittest import mock
 import httpx
 import pytest
 import uvicorn
+from ports import free_port
 from starlette.testclient import TestClient
 
 import uae.index.build
@@ -99,12 +99,6 @@ def serve(release):
     yield start
     for client in clients:
         client.__exit__(None, None, None)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import kubernetes_validate
 import promql_parser
 import pytest
 import yaml
-from conftest import free_port
+from ports import free_port
 from prometheus_client.parser import text_string_to_metric_families
 from tiny_releases import tiny_release
 

@@ -2,7 +2,6 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from ports import free_port
 from tiny_releases import tiny_release
 
 from uae.serving.releases import ReleaseStore
@@ -45,9 +45,7 @@ def named(store: ReleaseStore) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def service(store, tmp_path_factory):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     home = tmp_path_factory.mktemp("bentoml")
     environment = os.environ | {
         "BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(home), "UAE_STORE": str(store.folder), "UAE_WATCH_SECONDS": "0.05",
