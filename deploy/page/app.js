@@ -270,9 +270,9 @@ function address() {
   if (search !== location.search) history.pushState(filter, "", search || location.pathname);
 }
 
-function restore() {
+function restore(typed = "") {
   const parameters = new URLSearchParams(location.search);
-  $("question").value = parameters.get("q") ?? "";
+  $("question").value = parameters.get("q") ?? typed;
   $("k").value = parameters.get("k") ?? "5";
   if (!$("k").value) $("k").value = "5";
   const id = parameters.get("doc");
@@ -351,5 +351,5 @@ async function start() {
 }
 
 addEventListener("popstate", () => { restore(); ask(); });
-restore();
+restore($("question").value);  // who was faster than this script keeps what they typed
 start();

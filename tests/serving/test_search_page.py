@@ -62,6 +62,7 @@ def page(browser: Browser):
 
 
 def ask(page: Page, question: str = QUESTION) -> None:
+    expect(page.locator("#question")).to_be_focused()  # the browser sees to that a moment after the page is there
     page.keyboard.type(question)
     page.keyboard.press("Enter")
     marked(page)
