@@ -9,6 +9,7 @@ import pytest
 from over_http import service
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+expect.set_options(timeout=30_000)  # the machine may be busy
 PAGE = Path(__file__).resolve().parents[2] / "deploy" / "page"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 QUESTION = "How is the pump primed?"
