@@ -10,26 +10,24 @@ python benchmarks/serving.py --set ingest.max_documents=8 --seconds 2 --repeats 
 """
 
 import contextlib
-import http.client
 import json
 import os
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
-import psutil
 import typer
 from load import percentile
+from servers import ask, free_port, retriever, rss_mb, running
 
 from uae.evaluation.cost import reranking, time_queries, vector_search
 from uae.evaluation.rerank import rerank_by_query_likelihood
@@ -49,45 +47,6 @@ K = 5  # passages an answer
 
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def ask(port: int, method: str, path: str, body: str | None = None) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    try:
-        connection.request(method, path, body, {"Content-Type": "application/json"})
-        reply = connection.getresponse()
-        return reply.status, reply.read()
-    finally:
-        connection.close()
-
-
-@contextlib.contextmanager
-def running(command: list[str], ready: Callable[[], bool], environment: dict, log: Path) -> Iterator[psutil.Process]:
-    """A server process, when it is ready."""
-    with open(log, "w", encoding="utf-8") as stream:
-        server = subprocess.Popen(command, env=os.environ | environment, stdout=stream, stderr=stream)
-        try:
-            deadline = time.monotonic() + 600
-            while True:
-                with contextlib.suppress(OSError):
-                    if ready():
-                        break
-                if server.poll() is not None or time.monotonic() > deadline:
-                    raise SystemExit(f"the server did not start: {log.read_text(encoding='utf-8')[-2000:]}")
-                time.sleep(0.2)
-            yield psutil.Process(server.pid)
-        finally:
-            server.send_signal(signal.SIGTERM)
-            try:
-                server.wait(60)
-            except subprocess.TimeoutExpired:
-                server.kill()
 
 
 def make_release(folder: Path, settings: Settings, student: Path | None, prefix: str) -> Workspace:
@@ -122,25 +81,7 @@ class Bench:
 
     @contextlib.contextmanager
     def ours(self) -> Iterator[int]:
-        port = free_port()
-        command = [
-            sys.executable,
-            "-m",
-            "bentoml",
-            "serve",
-            "deploy.service:Retriever",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(port),
-        ]
-        environment = {
-            "UAE_STORE": str(self.store.folder),
-            "BENTOML_DO_NOT_TRACK": "True",
-            "BENTOML_HOME": str(self.scratch / "bentoml"),
-        }
-        log = self.scratch / "ours.log"
-        with running(command, lambda: ask(port, "GET", "/v1/release")[0] == 200, environment, log) as self.server:
+        with retriever(self.scratch, {"UAE_STORE": str(self.store.folder)}) as (port, self.server):
             yield port
 
     @contextlib.contextmanager
@@ -155,11 +96,6 @@ class Bench:
         command += ["--port", str(port), "--log-level", "warning"]
         with running(command, lambda: ask(port, "GET", "/docs")[0] == 200, environment, self.scratch / "plain.log"):
             yield port
-
-    def rss_mb(self) -> int:
-        """Of our service's processes together."""
-        processes = [self.server, *self.server.children(recursive=True)]
-        return round(sum(each.memory_info().rss for each in processes) / 2**20)
 
     def load(self, port: int, path: str, clients: int, seconds: float, *more: str) -> subprocess.Popen:
         command = [sys.executable, str(HERE / "load.py"), str(port), path, str(self.bodies)]
@@ -272,7 +208,7 @@ def swapped(bench: Bench, port: int, swaps: int, window: float) -> dict:
     moments = []
     try:
         time.sleep(window)  # connections, caches
-        rss = [bench.rss_mb()]
+        rss = [round(rss_mb(bench.server))]
         for turn in range(swaps):
             time.sleep(window)
             started = time.monotonic()
@@ -285,7 +221,7 @@ def swapped(bench: Bench, port: int, swaps: int, window: float) -> dict:
             ended = max(written + window, switched + 1.0)
             moments.append((started, written, switched, ended))
             time.sleep(max(0.0, ended - time.monotonic()))
-            rss.append(bench.rss_mb())
+            rss.append(round(rss_mb(bench.server)))
     finally:
         load.send_signal(signal.SIGTERM)
         out, _ = load.communicate()
@@ -324,7 +260,7 @@ def wait_for(bench: Bench, port: int, fingerprint: str) -> float:
         if served and b"uae_releases_draining 0.0" in ask(port, "GET", "/metrics")[1]:
             return time.monotonic()
         time.sleep(0.1)
-    raise SystemExit(f"release {fingerprint[:12]} was activated and is not served: see {bench.scratch / 'ours.log'}")
+    raise SystemExit(f"release {fingerprint[:12]} was activated and is not served: see {bench.scratch / 'retriever.log'}")
 
 
 def main(

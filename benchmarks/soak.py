@@ -13,22 +13,16 @@ import argparse
 import asyncio
 import gzip
 import json
-import os
 import random
-import socket
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import psutil
+from servers import retriever, rss_mb
 
-ROOT = Path(__file__).resolve().parent.parent
 WORDS = ("pump", "valve", "seal", "brine", "pressure", "fan", "ice", "lodge", "keys", "manual", "torn", "who", "why", "where")
 JSON = "application/json"
 
@@ -119,22 +113,16 @@ async def _answer(reader: asyncio.StreamReader) -> tuple[str, bool]:
     return head.split()[1], fields.get("connection") == "close"
 
 
-def memory_mb(server: subprocess.Popen) -> float:
-    """Of the server and what it has started, resident."""
-    processes = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
-    return sum(process.memory_info().rss for process in processes) / 2**20
-
-
-async def soak(port: int, server: subprocess.Popen, requests: int, clients: int, share: float, seed: int) -> dict:
+async def soak(port: int, server: psutil.Process, requests: int, clients: int, share: float, seed: int) -> dict:
     """Send them all; memory is sampled every second, against the number of requests sent by then."""
     left, seen, samples = [requests], Counter(), []
     started = time.monotonic()
     tasks = [asyncio.create_task(client(port, random.Random(seed * 1000 + n), share, left, seen)) for n in range(clients)]
     while not all(task.done() for task in tasks):
-        samples.append((requests - left[0], memory_mb(server)))
+        samples.append((requests - left[0], rss_mb(server)))
         await asyncio.wait(tasks, timeout=1)
     await asyncio.gather(*tasks)
-    samples.append((requests, memory_mb(server)))
+    samples.append((requests, rss_mb(server)))
     warm = np.array([sample for sample in samples if sample[0] >= requests / 10])
     return {
         "requests": sum(seen.values()),
@@ -156,44 +144,10 @@ def main() -> None:
     parser.add_argument("--hostile", type=float, default=0.5, help="their share")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with tempfile.TemporaryDirectory(prefix="soak-") as home:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("UAE_")}
-        environment |= {"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": home, "UAE_RELEASE": str(options.release.resolve())}
-        command = [
-            sys.executable,
-            "-m",
-            "bentoml",
-            "serve",
-            "deploy.service:Retriever",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(port),
-        ]
-        with open(Path(home) / "log", "w") as log:
-            server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
-            try:
-                wait_until_ready(port, server, Path(home) / "log")
-                result = asyncio.run(soak(port, server, options.requests, options.clients, options.hostile, options.seed))
-            finally:
-                server.terminate()
-                server.wait(60)
+    environment = {"UAE_RELEASE": str(options.release.resolve())}
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder, retriever(Path(folder), environment) as (port, server):
+        result = asyncio.run(soak(port, server, options.requests, options.clients, options.hostile, options.seed))
     print(json.dumps(result))
-
-
-def wait_until_ready(port: int, server: subprocess.Popen, log: Path) -> None:
-    for _ in range(600):
-        if server.poll() is not None:
-            sys.exit(f"the server ended:\n{log.read_text()[-3000:]}")
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=10):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.5)
-    sys.exit(f"the server is not ready:\n{log.read_text()[-3000:]}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from unittest import mock
 import httpx
 import pytest
 import uvicorn
+from playwright.sync_api import Browser, sync_playwright
 from ports import free_port
 from starlette.testclient import TestClient
 
@@ -24,6 +25,7 @@ from deploy.logs import open_log
 from uae.index.build import IndexRecipe, build_release
 from uae.tables import DOCUMENTS, PASSAGES, write_table
 
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 TEXTS = (
     "The seal is torn.", "Keys hang in the lodge.", "Ice forms on the fan.", "Call Lunde first.", "The pump is primed by hand.",
     "A torn seal lets the brine out, and then the pressure falls within the hour.",
@@ -142,6 +144,33 @@ def bento_url(release, tmp_path_factory):
         finally:
             server.terminate()
             server.wait(30)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium; where the machine has none, its tests are skipped."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium to test the page in: apt-get install chromium")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])  # CI runs as root
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Browser):
+    """A fresh tab; fails the test where a script failed, or the page asked for something from elsewhere."""
+    context = browser.new_context(viewport={"width": 1200, "height": 900}, permissions=["clipboard-read", "clipboard-write"])
+    tab = context.new_page()
+    failures: list[str] = []
+    tab.on("pageerror", lambda error: failures.append(str(error)))
+    tab.on("console", lambda message: "Content Security" in message.text and failures.append(message.text))
+    tab.on("request", lambda request: request.url.startswith("http://127.0.0.1:") or failures.append(request.url))
+    yield tab
+    title = tab.title()
+    context.close()
+    assert failures == []
+    assert title != "owned"
 
 
 def wait_until_ready(url: str, seconds: float) -> None:

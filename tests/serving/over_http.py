@@ -15,7 +15,8 @@ import numpy as np
 import uvicorn
 from starlette.applications import Starlette
 
-import deploy.app
+import deploy.retrieval
+from deploy.app import create_app
 from deploy.config import Config
 from uae.index.release import Hit
 
@@ -58,8 +59,8 @@ def service(
     (root / "manifest.json").write_text(json.dumps({"fingerprint": opened.fingerprint}))
     if origin:
         (folder / f"{opened.fingerprint}.origin.json").write_text(json.dumps(origin))
-    with mock.patch.object(deploy.app, "Release", return_value=opened):
-        app = deploy.app.create_app(Config(release=root, **settings))
+    with mock.patch.object(deploy.retrieval, "Release", return_value=opened):
+        app = create_app(Config(release=root, **settings))
         with on_a_port(app) as url:
             yield url
 

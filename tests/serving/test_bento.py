@@ -2,6 +2,7 @@
 
 import httpx
 import pytest
+from the_page import ask, shown
 
 from uae.index.release import Release
 
@@ -52,3 +53,16 @@ def test_errors_have_our_shape_behind_bentoml_too(service):
         reply = service.request(method, path)
         assert reply.status_code == status
         assert set(reply.json()) == {"error", "request_id"}
+
+
+def test_the_page_shows_what_the_release_ranks(page, bento_url, release):
+    page.goto(bento_url)
+    ask(page, "Where are the keys?")
+    opened = Release(release, "cpu")
+    for system in ("base", "uae"):
+        vectors = opened.encode(["Where are the keys?"], "query", system)
+        (expected,) = opened.find(vectors, 5, system=system)
+        assert shown(page, system) == [hit.passage_id for hit in expected]
+        assert page.locator(f".{system} .passage").all_text_contents() == [hit.text for hit in expected]
+        assert page.locator(f".{system} mark").all_text_contents() == [hit.text for hit in expected]  # of one sentence each
+    assert opened.fingerprint[:12] in page.locator("#release").inner_text()

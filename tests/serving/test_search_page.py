@@ -1,17 +1,15 @@
 """The page in headless Chromium, over the running application. Where the machine has no Chromium these tests are skipped."""
 
 import re
-import shutil
 from pathlib import Path
 
 import httpx
 import pytest
 from over_http import service
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import expect
+from the_page import ask, marked, shown
 
-expect.set_options(timeout=30_000)  # the machine may be busy
 PAGE = Path(__file__).resolve().parents[2] / "deploy" / "page"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 QUESTION = "How is the pump primed?"
 KEY = "lodge-key-1"
 EVIL = "<script>document.title='owned'</script>"
@@ -29,16 +27,6 @@ ORIGIN = {
     "metrics": {"map": 0.7401, "recall@1": 0.5962},
 }  # fmt: skip
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to test the page in: apt-get install chromium")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])  # CI runs as root
-        yield chromium
-        chromium.close()
-
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
@@ -46,48 +34,15 @@ def url(tmp_path_factory):
         yield address
 
 
-@pytest.fixture
-def page(browser: Browser):
-    """A fresh tab; fails the test where a script failed, or the page asked for something from elsewhere."""
-    context = browser.new_context(viewport={"width": 1200, "height": 900}, permissions=["clipboard-read", "clipboard-write"])
-    tab = context.new_page()
-    failures: list[str] = []
-    tab.on("pageerror", lambda error: failures.append(str(error)))
-    tab.on("console", lambda message: "Content Security" in message.text and failures.append(message.text))
-    tab.on("request", lambda request: request.url.startswith("http://127.0.0.1:") or failures.append(request.url))
-    yield tab
-    title = tab.title()
-    context.close()
-    assert failures == []
-    assert title != "owned"
-
-
-def ask(page: Page, question: str = QUESTION) -> None:
-    expect(page.locator("#question")).to_be_focused()  # the browser sees to that a moment after the page is there
-    page.keyboard.type(question)
-    page.keyboard.press("Enter")
-    marked(page)
-
-
-def marked(page: Page) -> None:
-    """Wait until all is there, the marks too."""
-    expect(page.locator("#results")).not_to_have_attribute("aria-busy", "true")
-    expect(page.locator("#results mark").first).to_be_visible()
-
-
 def found(url: str, system: str, **body) -> list[dict]:
     reply = httpx.post(f"{url}/v1/search", json={"query": QUESTION, "k": 5, "system": system} | body, timeout=30)
     return reply.json()["results"][0]["passages"]
 
 
-def shown(page: Page, system: str) -> list[str | None]:
-    return [item.get_attribute("data-passage") for item in page.locator(f".{system} li").all()]
-
-
 def test_both_sides_stand_beside_each_other_as_the_service_ranked_them(page, url):
     page.goto(url)
     expect(page.locator("#question")).to_be_focused()
-    ask(page)
+    ask(page, QUESTION)
     sides = {system: found(url, system) for system in ("base", "uae")}
     places = {system: {hit["passage_id"]: n for n, hit in enumerate(hits, 1)} for system, hits in sides.items()}
     assert places["base"] != places["uae"], "the sides agree: the test shows nothing"
@@ -120,7 +75,7 @@ def test_both_sides_stand_beside_each_other_as_the_service_ranked_them(page, url
 
 def test_the_sentence_nearest_to_the_question_is_marked_and_not_called_the_answer(page, url):
     page.goto(url)
-    ask(page)
+    ask(page, QUESTION)
     passage = page.locator(".uae li[data-passage=p0] .passage")
     assert passage.locator("mark").all_text_contents() == ["The pump is primed by\nhand."]
     assert passage.text_content() == PASSAGES[0]["text"]
@@ -176,7 +131,7 @@ def test_release_is_shown_and_its_fingerprint_can_be_copied(page, url):
 def test_release_without_base_encoder_and_registry(page, tmp_path):
     with service(tmp_path, PASSAGES, base=False) as url:
         page.goto(url)
-        ask(page)
+        ask(page, QUESTION)
         assert page.locator("#results > section").count() == 1
         expect(page.locator("#status")).to_contain_text("This release holds no base encoder, so there is nothing to compare with")
         expect(page.locator("#release")).to_contain_text("not from a registry")
@@ -205,7 +160,7 @@ def test_key_is_asked_for_and_stays_in_the_tab(page, tmp_path):
 
 def test_keyboard_alone(page, url):
     page.goto(url)
-    ask(page)
+    ask(page, QUESTION)
 
     def at() -> tuple[str, str] | None:
         return page.evaluate(
@@ -235,7 +190,7 @@ def test_keyboard_alone(page, url):
 
 def test_twin_is_pointed_at_on_the_other_side(page, url):
     page.goto(url)
-    ask(page)
+    ask(page, QUESTION)
     both = set(shown(page, "base")) & set(shown(page, "uae"))
     name = min(both)
     page.locator(f".uae li[data-passage={name}]").hover()
@@ -246,7 +201,7 @@ def test_address_can_be_shared_and_gone_back_to(page, url):
     page.goto(url)
     page.locator("#k").select_option("2")
     page.locator("#question").focus()
-    ask(page)
+    ask(page, QUESTION)
     assert page.url == f"{url}/?q=How+is+the+pump+primed%3F&k=2"
     page.locator(".uae li[data-passage=p0] button").click()
     expect(page.locator("#filter-name")).to_have_text("Handbook")

@@ -88,6 +88,8 @@ def evaluate(
     for system, table in first.items():
         scores[system] = scores[system].join(table[["token_f1", "exact_match"]])
     terms = {"confidence": confidence, "resamples": resamples, "seed": seed}
+    curve = _recall_curve({system: rankings[system] for system in (BM25, *folders, HYBRID)}, evidence)
+    models = {name: fingerprint(path) for name, path in ({BASE: base_path} | dict(rival_paths) | dict(reader_paths)).items()}
     evaluation = {
         "dataset": test_set_hash(questions, passages),
         "scope": scope,
@@ -100,27 +102,17 @@ def evaluate(
             "test_documents": int(questions["doc_id"].nunique()),
             "answered_questions": len(first[BASE]),
         },
-        "models": {
-            **{system: fingerprint(folder) for system, folder in folders.items() if system != UAE},
-            UAE: manifest["encoder"],
-            **{name: fingerprint(path) for name, path in reader_paths.items()},
-        },
+        "models": models | {UAE: manifest["encoder"]},
         "release": manifest["fingerprint"],
-        "systems": {system: summarise(table, **terms) for system, table in scores.items()},
-        "gains": {system: gains_over(scores[BASE], table, **terms) for system, table in scores.items() if system != BASE},
-        "gains_over": {rival: {UAE: gains_over(scores[rival], scores[UAE], **terms)} for rival in rival_paths},
-        "recall_curve": _recall_curve({system: rankings[system] for system in (BM25, *folders, HYBRID)}, evidence),
-        "readers": {
-            name: {system: summarise(table[["token_f1", "exact_match"]], **terms) for system, table in tables.items()}
-            for name, tables in answers.items()
-        },
+        **_compared(scores, answers, list(rival_paths), terms),
+        "recall_curve": curve,
         "training": {"curve": _training_curve(training_curve_path)},
         **parts,
     }
     cost = evaluation.pop("cost", {})
     runs = pd.DataFrame(_runs(rankings, scores, first, depth=max(20, *cutoffs)))
     write_table(runs_path, RUNS, runs)
-    write_text(curve_path, _curve_csv(evaluation["recall_curve"]))
+    write_text(curve_path, _curve_csv(curve))
     evaluation_page(evaluation | {"cost": cost}, runs, everything, passages, page_path)
     write_json(cost_path, cost)  # by itself: no two runs take the same time, and the gate must not run anew for that
     write_json(evaluation_path, evaluation)
@@ -134,6 +126,19 @@ def _retrieve(folders: Mapping[str, Path], questions: pd.DataFrame, passages: pd
         rankings[system] = rank_with(folder, questions, passages, scope, device, f"{system}: passages")
     rankings[HYBRID] = reciprocal_rank_fusion([rankings[BM25], rankings[BASE]])
     return rankings
+
+
+def _compared(scores: Mapping[str, pd.DataFrame], answers: Mapping[str, Mapping], rivals: Sequence[str], terms: Mapping) -> dict:
+    """Means and gains with their intervals, by system."""
+    return {
+        "systems": {system: summarise(table, **terms) for system, table in scores.items()},
+        "gains": {system: gains_over(scores[BASE], table, **terms) for system, table in scores.items() if system != BASE},
+        "gains_over": {rival: {UAE: gains_over(scores[rival], scores[UAE], **terms)} for rival in rivals},
+        "readers": {
+            name: {system: summarise(table[["token_f1", "exact_match"]], **terms) for system, table in tables.items()}
+            for name, tables in answers.items()
+        },
+    }
 
 
 def gains_over(base: pd.DataFrame, system: pd.DataFrame, confidence: float, resamples: int, seed: int) -> dict:

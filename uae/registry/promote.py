@@ -81,13 +81,11 @@ def promote(
     if champion is not None and champion.tags.get(RELEASE_TAG) == manifest["fingerprint"]:
         decision, version = Decision(True, [f"this release is version {champion.version}, the {alias} already"]), champion
     else:
+        reference = None
+        if champion is not None:
+            reference = _measure(champion, questions, passages, scope, device, evaluation["systems"][UAE])
         name = f"version {champion.version} ({alias})" if champion else "the base encoder (there is no champion yet)"
-        means = {name: values["mean"] for name, values in evaluation["systems"][UAE].items()}
-        if champion is None:
-            reference = {name: values["mean"] for name, values in evaluation["systems"][BASE].items()}
-        else:
-            reference = _measure(champion, questions, passages, scope, device, means)
-        better = decide(means, reference, name, metric, min_gain, guarded, max_loss)
+        better = decide_better(evaluation, reference, name, metric, min_gain, guarded, max_loss)
         parity, recall = measure_serving(release_path, manifest, questions, scope, device)
         same = decide_serving(parity, recall, min_cosine, max_serving_loss, max_index_loss)
         decision = Decision(better.passed and same.passed, better.reasons + same.reasons)
@@ -95,19 +93,40 @@ def promote(
         version = _register(client, model, run_id, release_path, manifest, evaluation, lineage, decision)
         if decision.passed:
             client.set_registered_model_alias(model, alias, version.version)
-    promotion = {
-        "promoted": decision.passed,
-        "model": model,
-        "version": int(version.version),
-        "alias": alias,
-        "champion": int(version.version) if decision.passed else (int(champion.version) if champion else None),
-        "replaced": int(champion.version) if champion and decision.passed and champion.version != version.version else None,
-        "reasons": decision.reasons,
-        "release": manifest["fingerprint"],
-        "run_id": version.run_id,
-    }
+    promotion = _outcome(decision, model, alias, version, champion) | {"release": manifest["fingerprint"]}
     write_json(promotion_path, promotion)
     return promotion
+
+
+def _outcome(decision: Decision, model: str, alias: str, version: ModelVersion, champion: ModelVersion | None) -> dict:
+    before = int(champion.version) if champion else None
+    now = int(version.version)
+    return {
+        "promoted": decision.passed,
+        "model": model,
+        "version": now,
+        "alias": alias,
+        "champion": now if decision.passed else before,
+        "replaced": before if decision.passed and before != now else None,
+        "reasons": decision.reasons,
+        "run_id": version.run_id,
+    }
+
+
+def decide_better(
+    evaluation: Mapping,
+    reference: Mapping[str, float] | None,
+    name: str,
+    metric: str,
+    min_gain: float,
+    guarded: Sequence[str],
+    max_loss: float,
+) -> Decision:
+    """``gate.decide`` on what the evaluation found of UAE; reference: the champion's means; None: the base encoder's."""
+    means = {name: values["mean"] for name, values in evaluation["systems"][UAE].items()}
+    if reference is None:
+        reference = {name: values["mean"] for name, values in evaluation["systems"][BASE].items()}
+    return decide(means, reference, name, metric, min_gain, guarded, max_loss)
 
 
 def _measure(champion, questions: pd.DataFrame, passages: pd.DataFrame, scope: str, device: str, metrics) -> dict[str, float]:

@@ -1,0 +1,109 @@
+"""What the routes do, apart from HTTP: the switch with the release that is served, its batches, and threads to search it."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from deploy.config import Config
+from deploy.logs import Call
+from deploy.metrics import Metrics
+from deploy.schemas import ApiError
+from uae.index.release import Release
+from uae.serving.batching import MicroBatcher, QueueFull
+from uae.serving.releases import ReleaseStore, read_origin
+from uae.serving.switch import NotReady, Served, Switch
+
+# Tokenising so many characters on the event loop takes less time than handing them to a thread.
+_INLINE_CHARACTERS = 4000
+T = TypeVar("T")
+
+
+class Retrieval:
+    """A service's retrieval. ``running`` is its life; all methods are called on one event loop."""
+
+    def __init__(self, config: Config, metrics: Metrics):
+        self.config, self.metrics = config, metrics
+        self.switch = Switch(self._open, config.drain_seconds)
+        self._finding = ThreadPoolExecutor(config.find_threads, "finding")
+        self._loaded_at: dict[str, datetime] = {}
+
+    def _open(self, folder: Path) -> Served:
+        config = self.config
+        release = Release(folder, config.device, config.threads or None)
+        batcher = MicroBatcher(
+            release.encode,
+            max_texts=config.batch_texts,
+            max_tokens=config.batch_tokens,
+            padding=config.batch_padding,
+            max_waiting=config.queue_texts,
+            workers=config.model_workers,
+            observe=self.metrics.batch,
+        )
+        self._loaded_at[release.fingerprint] = datetime.now(UTC)
+        return Served(release, batcher, read_origin(folder))
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Serve the configured release, and what is activated in the configured store, until the context ends.
+
+        Raises:
+            UaeError: the release cannot be served, or the store's active one cannot.
+        """
+        watching = None
+        try:
+            if self.config.store:
+                store = ReleaseStore(self.config.store)
+                if active := await asyncio.to_thread(store.active):
+                    await self.switch.to(active.folder)
+                watching = asyncio.create_task(self.switch.watch(store, self.config.watch_seconds))
+            elif self.config.release:
+                await self.switch.to(self.config.release)
+            yield
+        finally:
+            if watching:
+                watching.cancel()
+            await self.switch.close()
+            self._finding.shutdown()
+
+    @contextlib.asynccontextmanager
+    async def leased(self, call: Call) -> AsyncIterator[Served]:
+        """What is served, for one request.
+
+        Raises:
+            ApiError: 503 while nothing is, 429 where the queue is full, 422 where the release knows no such thing.
+        """
+        try:
+            async with self.switch.lease() as served:
+                call.release = served.fingerprint
+                yield served
+        except NotReady:
+            raise ApiError(503, "not_ready", "no release is loaded yet", headers={"Retry-After": "5"}) from None
+        except QueueFull as error:
+            raise ApiError(429, "queue_full", str(error), headers={"Retry-After": str(error.retry_after_s)}) from None
+
+    async def encode(self, served: Served, texts: Sequence[str], kind: str, system: str) -> tuple[np.ndarray, int]:
+        """Unit vectors, shape (n, dim), and the number of tokens read."""
+        if sum(map(len, texts)) <= _INLINE_CHARACTERS:
+            lengths = served.release.token_lengths(texts, kind)
+        else:
+            lengths = await self.in_thread(served.release.token_lengths, texts, kind)
+        return await served.batcher.encode(texts, lengths, kind, system), sum(lengths)
+
+    async def in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Like ``asyncio.to_thread``; cancelled, it still waits: what runs in the thread uses the lease."""
+        work = asyncio.get_running_loop().run_in_executor(self._finding, function, *arguments)
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            if not work.cancel():  # it has begun
+                await asyncio.wait([work])
+            raise
+
+    def loaded_at(self, served: Served) -> datetime:
+        return self._loaded_at[served.fingerprint]

@@ -1,0 +1,211 @@
+"""The API, version 1: what is asked, and how the answers look."""
+
+import json
+from base64 import b64encode
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Depends, Request
+from fastapi.routing import APIRoute
+from fastapi.security import APIKeyHeader, HTTPBearer
+from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError, to_json
+from starlette.responses import Response
+
+from deploy.config import Config
+from deploy.logs import Call
+from deploy.retrieval import Retrieval
+from deploy.schemas import (
+    ApiError,
+    EmbeddingsResponse,
+    ErrorResponse,
+    ModelsResponse,
+    ReleaseResponse,
+    SearchResponse,
+    parse,
+    request_models,
+)
+from uae.errors import InputError
+from uae.index.release import Hit
+from uae.serving.switch import Served
+
+_ERRORS = {
+    400: "The body is not JSON, or asks for what this model cannot do",
+    401: "No valid API key",
+    404: "There is no such model",
+    408: "The body came too slowly",
+    413: "The body is too large",
+    415: "The body is not application/json, or is compressed",
+    422: "A field is missing, unknown or out of its limits",
+    429: "The queue is full: try again after Retry-After seconds",
+    503: "No release is loaded yet, or the answer took too long",
+}
+
+
+class V1:
+    """``router`` has the API's routes, documented with their errors and, where the service asks for keys, with those."""
+
+    def __init__(self, config: Config, retrieval: Retrieval):
+        self._config, self._retrieval = config, retrieval
+        self.router = APIRouter(tags=["v1"], route_class=_BodyRoute)
+        requests = request_models(config)
+        self._add_search(requests.search)
+        self._add_embeddings(requests.embeddings)
+        self._add_release()
+        self._add_models()
+
+    def _route(self, method: str, path: str, response: Any, *statuses: int, summary: str) -> Callable:
+        """Decorates the endpoint of a route."""
+        secured = []
+        if self._config.keys_file:  # for the document; RequireKey does the asking
+            secured = [Depends(HTTPBearer(auto_error=False)), Depends(APIKeyHeader(name="X-API-Key", auto_error=False))]
+            statuses = (*statuses, 401)
+        responses = {status: {"model": ErrorResponse, "description": _ERRORS[status]} for status in statuses}
+        return self.router.api_route(
+            path, methods=[method], response_model=response, responses=responses, summary=summary, dependencies=secured
+        )
+
+    def _add_search(self, model: type[BaseModel]) -> None:
+        summary = "The most useful passages for a question"
+
+        @self._route("POST", "/v1/search", SearchResponse, 400, 408, 413, 415, 422, 429, 503, summary=summary)
+        async def search(request: Request, body: model) -> Response:
+            queries = [body.query] if isinstance(body.query, str) else body.query
+            call = self._called(request, queries)
+            call.k = body.k
+            retrieval = self._retrieval
+            async with retrieval.leased(call) as served:
+                release = served.release
+                if body.system not in release.systems:
+                    raise ApiError(422, "invalid_value", "system: this release holds no base encoder", "system")
+                rows = await self._rows(served, body.filters) if body.filters else None
+                vectors, _ = await retrieval.encode(served, queries, "query", body.system)
+
+                def answer() -> bytes:
+                    found = release.find(vectors, body.k, rows, body.min_score, body.system)
+                    return _found(release.fingerprint, body.system, queries, found, call.request_id)
+
+                return _json(await retrieval.in_thread(answer))
+
+    async def _rows(self, served: Served, filters: dict[str, Any]) -> np.ndarray | None:
+        plain = {
+            name: condition.model_dump(exclude_none=True) if isinstance(condition, BaseModel) else condition
+            for name, condition in filters.items()
+        }
+        try:
+            return await self._retrieval.in_thread(served.release.rows, plain)
+        except InputError as error:
+            raise ApiError(422, "invalid_filter", str(error), "filters") from None
+
+    def _add_embeddings(self, model: type[BaseModel]) -> None:
+        summary = "Vectors of texts, as OpenAI's clients ask for them"
+
+        @self._route("POST", "/v1/embeddings", EmbeddingsResponse, 400, 404, 408, 413, 415, 422, 429, 503, summary=summary)
+        async def embeddings(request: Request, body: model) -> Response:
+            texts = [body.input] if isinstance(body.input, str) else body.input
+            call = self._called(request, texts)
+            retrieval = self._retrieval
+            async with retrieval.leased(call) as served:
+                system = _model_names(served).get(body.model)
+                if system is None:
+                    raise ApiError(404, "model_not_found", "there is no such model here: GET /v1/models names them", "model")
+                manifest = served.release.manifest
+                dimension = (manifest if system == "uae" else manifest["base"])["dimension"]
+                if body.dimensions not in (None, dimension):
+                    message = f"this model's vectors have {dimension} dimensions and are not cut"
+                    raise ApiError(400, "dimensions", message, "dimensions")
+                vectors, tokens = await retrieval.encode(served, texts, body.input_type, system)
+
+            def answer() -> bytes:
+                return _embedded(body.model, vectors, tokens, body.encoding_format)
+
+            return _json(answer() if len(texts) == 1 else await retrieval.in_thread(answer))
+
+    def _add_release(self) -> None:
+        @self._route("GET", "/v1/release", ReleaseResponse, 503, summary="What is served")
+        async def release(request: Request) -> Response:
+            async with self._retrieval.leased(request.scope["uae"]) as served:
+                return _json(to_json(_described(served, self._retrieval)))
+
+    def _add_models(self) -> None:
+        @self._route("GET", "/v1/models", ModelsResponse, 503, summary="The names that /v1/embeddings takes")
+        async def models(request: Request) -> Response:
+            async with self._retrieval.leased(request.scope["uae"]) as served:
+                created = int(self._retrieval.loaded_at(served).timestamp())
+                names = _model_names(served)
+                data = [{"id": name, "object": "model", "created": created, "owned_by": "uae"} for name in names]
+                return _json(to_json({"object": "list", "data": data}))
+
+    def _called(self, request: Request, texts: list[str]) -> Call:
+        """The request's record, with what it asked; its texts only where the configuration has them logged."""
+        call: Call = request.scope["uae"]
+        call.queries = len(texts)
+        if self._config.log_queries:
+            call.texts = texts
+        return call
+
+
+class _BodyRoute(APIRoute):
+    """A route whose endpoint may take (request, body). FastAPI documents it; the body is parsed once, by the model itself."""
+
+    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:
+        if self.body_field is None:
+            return super().get_route_handler()
+        model, endpoint = self.body_field.field_info.annotation, self.endpoint
+
+        async def handle(request: Request) -> Response:
+            return await endpoint(request, parse(model, await request.body()))
+
+        return handle
+
+
+def _found(fingerprint: str, system: str, queries: Sequence[str], found: Sequence[list[Hit]], request_id: str) -> bytes:
+    results = [{"query": query, "passages": [hit._asdict() for hit in hits]} for query, hits in zip(queries, found, strict=True)]
+    answer = {"release": fingerprint, "system": system, "results": results, "request_id": request_id}
+    try:
+        return to_json(answer)
+    except PydanticSerializationError:  # metadata may hold half a surrogate pair, written as an escape; so may the answer
+        return json.dumps(answer).encode()
+
+
+def _embedded(model: str, vectors: np.ndarray, tokens: int, encoding: str) -> bytes:
+    if encoding == "base64":
+        rendered = [b64encode(vector.astype("<f4").tobytes()).decode() for vector in vectors]
+    else:
+        rendered = vectors.tolist()
+    data = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(rendered)]
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return to_json({"object": "list", "data": data, "model": model, "usage": usage})
+
+
+def _json(content: bytes) -> Response:
+    return Response(content, media_type="application/json")
+
+
+def _model_names(served: Served) -> dict[str, str]:
+    """What ``model`` may be in /v1/embeddings, and the system each name stands for."""
+    names = {system: system for system in served.release.systems}
+    names[served.fingerprint] = "uae"
+    if name := (served.origin or {}).get("model"):
+        names.setdefault(name, "uae")
+    return names
+
+
+def _described(served: Served, retrieval: Retrieval) -> dict[str, Any]:
+    manifest, origin = served.release.manifest, served.origin or {}
+    return {
+        "fingerprint": served.fingerprint,
+        "model": origin.get("model"),
+        "version": None if origin.get("version") is None else str(origin["version"]),
+        "promoted_at": origin.get("promoted_at"),
+        "metrics": origin.get("metrics"),
+        "data_hash": manifest.get("passage_texts"),
+        "passages": manifest["passages"],
+        "dimension": served.release.dimension,
+        "max_tokens": manifest["max_tokens"],
+        "backend": manifest["serving"]["backend"],
+        "systems": served.release.systems,
+        "loaded_at": retrieval.loaded_at(served).isoformat(timespec="seconds"),
+        "loading": retrieval.switch.loading is not None,
+    }
