@@ -8,6 +8,7 @@ measured on a part of them. Prints one JSON line last.
 python benchmarks/labelling.py --data ../shared/data/covidqa/200423_covidQA.json
 python benchmarks/labelling.py --data FILE --reference 300 --bfloat16 100
 python benchmarks/labelling.py --data FILE --random-weights 7b --device cuda --dtype bfloat16 --pairs 20000
+python benchmarks/labelling.py --data FILE --random-weights 7b --shared-layers --documents 1 --pairs 2 --slices 1      on a CPU
 """
 
 import json
@@ -76,10 +77,29 @@ def read_pairs(
     return template, chosen
 
 
-def random_model(shape: str, device: str, dtype: torch.dtype, vocabulary: int):
+def random_model(shape: str, device: str, dtype: torch.dtype, vocabulary: int, shared: bool):
+    """
+    Args:
+        shared: all layers have the first one's weights: the same operations in a fraction of the memory.
+    """
     config = LlamaConfig(**{"vocab_size": vocabulary, "max_position_embeddings": 8192} | SHAPES[shape])
+    if not shared:
+        with torch.device(device):
+            return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+    one = LlamaConfig(**config.to_dict() | {"num_hidden_layers": 1})
     with torch.device(device):
-        return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+        real = AutoModelForCausalLM.from_config(one, dtype=dtype)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    weights = real.state_dict()
+    first = "model.layers.0."
+    for layer in range(1, config.num_hidden_layers):
+        weights |= {
+            name.replace(first, f"model.layers.{layer}."): value for name, value in weights.items() if name.startswith(first)
+        }
+    model.load_state_dict(weights, assign=True)
+    model.model.rotary_emb = real.model.rotary_emb  # computed, not loaded
+    return model.eval()
 
 
 class Plain:
@@ -174,6 +194,9 @@ def main(
     reference: Annotated[int, typer.Option(help="Pairs also read one at a time, without cache or padding, in float32.")] = 0,
     bfloat16: Annotated[int, typer.Option(help="Pairs also read in bfloat16, by both.")] = 0,
     random_weights: Annotated[str | None, typer.Option(help=f"Random weights of this shape: {', '.join(SHAPES)}.")] = None,
+    shared_layers: Annotated[
+        bool, typer.Option(help="Of random weights: every layer has the same ones, for machines that cannot hold them all.")
+    ] = False,
     device: str = "auto",
     dtype: str = "auto",
     batch_tokens: int | None = None,
@@ -191,7 +214,7 @@ def main(
         Workspace(Path(".")).model(settings.teachers["main"].model), "cpu" if random_weights else device, dtype
     )
     if random_weights:
-        model = random_model(random_weights, device, kind, len(tokenizer))
+        model = random_model(random_weights, device, kind, len(tokenizer), shared_layers)
     teacher = CausalTeacher(model, tokenizer, "0" * 64, batch_tokens, memory_mb, compile)
     loop = Plain(model, tokenizer, template, plain_batch)
     warm = groups[0]
@@ -224,7 +247,11 @@ def main(
         "peak_memory_mb": round(peaks["ours"]),
         "share_of_matmul_peak": round(2 * weights * total["tokens"] / total["seconds"] / matmul_peak(device, kind), 3),
         "candidates_per_question": candidates,
-        "teacher": f"random weights, {random_weights}" if random_weights else settings.teachers["main"].model.partition("#")[0],
+        "teacher": (
+            f"random weights, {random_weights}" + ", one layer's in all" * shared_layers
+            if random_weights
+            else settings.teachers["main"].model.partition("#")[0]
+        ),
         "ran_on": teacher.provenance() | {"threads": torch.get_num_threads(), "cpu_cores": psutil.cpu_count()},
     }
     chosen = [pair for group in groups for pair in group]
