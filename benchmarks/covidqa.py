@@ -30,7 +30,7 @@ from uae.evaluation.metrics import retrieval_metrics
 from uae.evaluation.rerank import rerank_by_query_likelihood
 from uae.evaluation.statistics import paired_gain
 from uae.evaluation.testset import BASE, choose_questions
-from uae.files import read_json, sha256_bytes, sha256_file, write_json
+from uae.files import read_json, sha256_bytes, write_json
 from uae.index.build import IndexRecipe, build_release
 from uae.index.release import Release
 from uae.run import run_chain
@@ -40,19 +40,22 @@ from uae.stages import STAGES, Workspace, judging_terms
 from uae.tables import PASSAGES, QUESTIONS, RUNS, read_table, write_table
 
 UAE, GOLD, MIXED = "uae", "gold_infonce", "uae_and_evidence"
-# Candidates come from the base encoder and from chance: evidence puts none into the pool.
+# Candidates come from the base encoder and from chance: evidence puts none into the pool. The teacher's temperature is about what
+# train.calibrate_temperature finds on the validation questions (0.27); all contenders are trained with the same terms.
 SETTINGS = (
     "ingest.split={train: 0.66, validation: 0.09, test: 0.25}",
     "candidates.top_k=16",
     "candidates.random=2",
     "candidates.gold=false",
+    "utility.temperature=0.25",
+    "train.batch_size=32",
+    "train.learning_rate=1e-4",
 )
 CONTENDERS = (
     f"{UAE}: train.objective=utility_infonce",
     f"{GOLD}: train.objective=infonce",
     f"{MIXED}: train.objective=utility_infonce train.evidence_share=0.5",
 )
-NAMES = (UAE, GOLD, MIXED)
 METRICS = ("recall@1", "map", "token_f1")
 PARAMS = Path("params.yaml")
 Rankings = dict[str, tuple[list[str], list[float]]]
@@ -65,12 +68,12 @@ def say(text: str) -> None:
 class Bench:
     """The corpus with its labels, and what every part measures with."""
 
-    def __init__(self, overrides: list[str], out: Path, seeds: int):
+    def __init__(self, overrides: list[str], out: Path, seeds: int, rival_seeds: int):
         self.overrides, self.out, self.folder = overrides, out, out / "compare"
         self.settings: Settings = load_settings(PARAMS, overrides)
         run_chain(self.settings, out, Path("models"), say, until="label")
         self.workspace = Workspace(out, Path("models"), flat_reports=True)
-        self.seeds = [self.settings.seed + number for number in range(seeds)]
+        self.seeds, self.rival_seeds = ([self.settings.seed + n for n in range(number)] for number in (seeds, rival_seeds))
         self.terms = {
             "confidence": self.settings.evaluate.confidence,
             "resamples": self.settings.evaluate.resamples,
@@ -81,8 +84,12 @@ class Bench:
         self.evidence = dict(zip(self.questions["question_id"], self.questions["evidence"], strict=True))
         self.judging = judging_terms(select(self.settings, STAGES["evaluate"].params), self.workspace)
 
-    def compared(self, contenders: Sequence[str], folder: Path, questions_path: Path | None = None) -> dict:
-        return compare_recipes(PARAMS, self.overrides, contenders, len(self.seeds), self.workspace, folder, say, questions_path)
+    def compared(self, contenders: Sequence[str], seeds: list[int], folder: Path, questions_path: Path | None = None) -> dict:
+        return compare_recipes(PARAMS, self.overrides, contenders, len(seeds), self.workspace, folder, say, questions_path)
+
+    def some_questions(self, number: int) -> pd.DataFrame:
+        """So many of the test questions, drawn at random."""
+        return self.questions.sample(min(number, len(self.questions)), random_state=0)
 
     def rankings(self) -> dict[str, Rankings]:
         """Of the base encoder, and of UAE by seed."""
@@ -92,6 +99,18 @@ class Bench:
         """Of the encoder measured last under this name."""
         path = max(self.folder.glob(f"runs/{name}-*.parquet"), key=lambda path: path.stat().st_mtime)
         return {row.question_id: (row.passage_ids, row.scores) for row in read_table(path, RUNS).itertuples()}
+
+    def over(self, name: str, other: str) -> dict:
+        """The gain of one rival over another, on the seeds they were trained with."""
+        tables = [
+            sum(self._metrics(f"{each}-{seed}") for seed in self.rival_seeds) / len(self.rival_seeds) for each in (other, name)
+        ]
+        gains = gains_over(*tables, **self.terms)
+        return {metric: brief(gains[metric]) for metric in ("recall@1", "map")}
+
+    def _metrics(self, name: str) -> pd.DataFrame:
+        ranked = {question_id: ids for question_id, (ids, _) in self._ranking(name).items()}
+        return retrieval_metrics(ranked, self.evidence, self.settings.evaluate.cutoffs)
 
     def over_seeds(self, values: Mapping[str, Any]) -> Any:
         """The mean of UAE's tables or columns, by system, over seeds."""
@@ -105,31 +124,36 @@ class Bench:
         kept = set(seen.groupby("split").sample(frac=share, random_state=0)["question_id"])
         table["evidence"] = [row.evidence if row.split == "test" or row.question_id in kept else [] for row in table.itertuples()]
         write_table(path, QUESTIONS, table)
-        return self.compared(CONTENDERS[1:], self.out / "few" / str(share), path)
+        return self.compared(CONTENDERS[1:], self.rival_seeds, self.out / "few" / str(share), path)
 
 
-def answers(bench: Bench, ranked: Mapping[str, Rankings]) -> tuple[dict, dict]:
-    """Token F1 of base and UAE by reader, and UAE's gain."""
-    models = {"reader": bench.workspace.model(bench.settings.models.reader)}
+def answers(bench: Bench, ranked: Mapping[str, Rankings], held_out_answered: int) -> tuple[dict, dict]:
+    """Token F1 of base and UAE by reader, and UAE's gain; the held-out LLM answers some questions, drawn at random."""
+    asked = {"reader": (bench.workspace.model(bench.settings.models.reader), bench.questions)}
     if bench.settings.models.held_out:
-        models["held out"] = bench.workspace.model(bench.settings.models.held_out)
+        asked["held out"] = (bench.workspace.model(bench.settings.models.held_out), bench.some_questions(held_out_answered))
     means, gains = {}, {}
-    for name, path in models.items():
-        read = answers_of(bench, ranked, path)
+    for name, (path, questions) in asked.items():
+        read = answers_of(bench, ranked, path, questions)
         ours = bench.over_seeds(read)
         means[name] = {"base": float(read[BASE]["token_f1"].mean()), "uae": float(ours["token_f1"].mean())}
         gains[name] = gains_over(read[BASE], ours, **bench.terms)["token_f1"]
     return means, gains
 
 
-def answers_of(bench: Bench, systems: Mapping[str, Rankings], reader: Path) -> dict[str, pd.DataFrame]:
+def answers_of(bench: Bench, systems: Mapping[str, Rankings], reader: Path, questions: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Token F1 and exact match of each system, by question, kept on the disk."""
     e = bench.settings.evaluate
-    tops = json.dumps({name: {q: ids[: e.reader_passages] for q, (ids, _) in ranked.items()} for name, ranked in systems.items()})
+    tops = json.dumps(
+        {
+            name: {question_id: ranked[question_id][0][: e.reader_passages] for question_id in questions["question_id"]}
+            for name, ranked in systems.items()
+        }
+    )
     path = bench.out / "answers" / f"{sha256_bytes(tops, fingerprint(reader), str(e.reader_new_tokens))[:16]}.parquet"
     if not path.exists():
         tables = read_answers(
-            systems, bench.questions, bench.passages, reader, e.reader_passages, None, e.reader_new_tokens, e.reader_batch_size,
+            systems, questions, bench.passages, reader, e.reader_passages, None, e.reader_new_tokens, e.reader_batch_size,
             bench.settings.compute.device, bench.settings.compute.dtype,
         )  # fmt: skip
         rows = [
@@ -147,7 +171,7 @@ def answers_of(bench: Bench, systems: Mapping[str, Rankings], reader: Path) -> d
 
 def under_both_llms(bench: Bench, ranked: Mapping[str, Rankings], judged: int, judged_top: int) -> tuple[dict, Rankings]:
     """Utility of the first passages under the teacher and the LLM of another family; the teacher's ceiling on some questions."""
-    some = sorted(bench.questions["question_id"])[:judged]
+    some = sorted(bench.some_questions(judged)["question_id"])
     base = {question_id: ranked[BASE][question_id] for question_id in some}
     pairs = pd.concat([ranked_pairs(ranked.values(), 1), ranked_pairs([base], judged_top)]).drop_duplicates()
     judging = bench.judging
@@ -175,10 +199,10 @@ def under_both_llms(bench: Bench, ranked: Mapping[str, Rankings], judged: int, j
 
 def time_per_query(bench: Bench, ranking: Rankings, queries: int) -> dict:
     """A release's search beside LLM re-ranking of the top 20, kept on the disk."""
-    path = bench.out / f"cost-{queries}-{sha256_file(bench.folder / 'compare.json')[:12]}.json"
+    student = bench.folder / "students" / f"{UAE}-{bench.seeds[0]}"
+    path = bench.out / f"cost-{queries}-{fingerprint(student)[:12]}.json"
     if not path.exists():
         w, settings = bench.workspace, bench.settings
-        student = bench.folder / "students" / f"{UAE}-{bench.seeds[0]}"
         device = settings.compute.device
         build_release(
             documents_path=w.path("documents"), passages_path=w.path("passages"), questions_path=w.path("questions"),
@@ -220,38 +244,49 @@ def main(
     data: Annotated[Path, typer.Option(help="COVID-QA's file, or another in SQuAD's format.")],
     out: Annotated[Path, typer.Option(help="Where finished parts are kept.")] = Path("runs/covidqa"),
     seeds: int = 3,
+    rival_seeds: Annotated[
+        int | None, typer.Option(help="Seeds on which UAE stands against evidence labels; default: all of them.")
+    ] = None,
     few: Annotated[list[float], typer.Option(help="Also compare with so small a share of the evidence labels.")] = (),
     held_out: Annotated[
         str | None, typer.Option(help="The LLM of another family, a model reference; none: params.yaml's.")
     ] = None,
+    held_out_answered: Annotated[int, typer.Option(help="Test questions that the held-out LLM answers.")] = 150,
     judged: Annotated[int, typer.Option(help="Test questions on which ceiling and agreement are measured.")] = 60,
     judged_top: Annotated[int, typer.Option(help="Of the base's ranking, for ceiling and agreement.")] = 16,
     timed: Annotated[int, typer.Option(help="Queries timed one at a time.")] = 5,
     overrides: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE")] = (),
 ) -> None:
     source = ["ingest.format=squad", f"ingest.path={data}", *([f"models.held_out={held_out}"] if held_out else [])]
-    bench = Bench([*source, *SETTINGS, *overrides], out, seeds)
-    result = bench.compared(CONTENDERS, bench.folder)
+    bench = Bench([*source, *SETTINGS, *overrides], out, seeds, rival_seeds or seeds)
+    result = bench.compared(CONTENDERS[:1], bench.seeds, bench.folder)
+    against = bench.compared(CONTENDERS, bench.rival_seeds, bench.folder)
     ranked = bench.rankings()
     say("answers")
-    token_f1, f1_gain = answers(bench, ranked)
+    token_f1, f1_gain = answers(bench, ranked, held_out_answered)
     say("utility of the first passages, under both LLMs")
     held, top = under_both_llms(bench, ranked, judged, judged_top)
     say("time per query")
     cost = time_per_query(bench, ranked[BASE], timed)
     gains = {metric: result["gains"][UAE][metric] for metric in ("recall@1", "map")} | {"token_f1": f1_gain["reader"]}
-    over = result["gains_over"]
+    over = against["gains_over"][UAE]
     line = {
         "n_questions": result["questions"],
         "n_documents": result["documents"],
         "seeds": result["seeds"],
-        **{name: means(result["systems"][system]) for name, system in (("base", BASE), *((name, name) for name in NAMES))},
-        "by_seed": {name: values["recall@1"] for name, values in result["by_seed"].items()},
+        **{name: means(result["systems"][name]) for name in (BASE, UAE)},
+        "by_seed": {
+            name: values["recall@1"] for name, values in (against["by_seed"] | result["by_seed"]).items() if name != BASE
+        },
         "relative_gain": {metric: gains[metric]["relative"]["mean"] for metric in METRICS},
         "ci95": {metric: [gains[metric]["relative"][end] for end in ("low", "high")] for metric in METRICS},
         "p_value": {metric: gains[metric]["p_value"] for metric in METRICS},
-        "gold_infonce_over_uae": {metric: brief(over[UAE][GOLD][metric]) for metric in ("recall@1", "map")},
-        "both_over_uae": {metric: brief(over[UAE][MIXED][metric]) for metric in ("recall@1", "map")},
+        "rival_seeds": against["seeds"],
+        **{name: means(against["systems"][name]) for name in (GOLD, MIXED)},
+        "uae_on_these_seeds": means(against["systems"][UAE]),
+        "gold_infonce_over_uae": {metric: brief(over[GOLD][metric]) for metric in ("recall@1", "map")},
+        "both_over_uae": {metric: brief(over[MIXED][metric]) for metric in ("recall@1", "map")},
+        "both_over_gold_infonce": bench.over(MIXED, GOLD),
         "token_f1": token_f1,
         "token_f1_gain": {name: brief(gain) for name, gain in f1_gain.items()},
         "held_out": held,
