@@ -40,16 +40,12 @@ from uae.stages import STAGES, Workspace, judging_terms
 from uae.tables import PASSAGES, QUESTIONS, RUNS, read_table, write_table
 
 UAE, GOLD, MIXED = "uae", "gold_infonce", "uae_and_evidence"
-# Candidates come from the base encoder and from chance: evidence puts none into the pool. The teacher's temperature is about what
-# train.calibrate_temperature finds on the validation questions (0.27); all contenders are trained with the same terms.
+# Candidates come from the base encoder and from chance: evidence puts none into the pool.
 SETTINGS = (
     "ingest.split={train: 0.66, validation: 0.09, test: 0.25}",
     "candidates.top_k=16",
     "candidates.random=2",
     "candidates.gold=false",
-    "utility.temperature=0.25",
-    "train.batch_size=32",
-    "train.learning_rate=1e-4",
 )
 CONTENDERS = (
     f"{UAE}: train.objective=utility_infonce",

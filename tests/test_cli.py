@@ -110,8 +110,8 @@ def test_report_judges_what_is_stored_without_a_teacher(labelled):
 
 
 def test_report_takes_the_parameters_of_now(labelled, tiny_lm):
-    label("--report", "--set", "utility.temperature=0.25", model=tiny_lm)
-    assert read_json(labelled / "reports" / "labels.json")["settings"]["temperature"] == 0.25
+    label("--report", "--set", "utility.temperature=0.4", model=tiny_lm)
+    assert read_json(labelled / "reports" / "labels.json")["settings"]["temperature"] == 0.4
 
 
 def test_report_before_labelling_names_what_is_missing(fresh):
