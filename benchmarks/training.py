@@ -85,7 +85,7 @@ def main(
     device = pick_device(device)
     examples = read_examples(settings, data, format, documents, passages, questions)
     base = Workspace(Path(".")).model(settings.models.student)
-    recipe, _ = training_recipe(select(settings, STAGES["train"].params))
+    recipe = training_recipe(select(settings, STAGES["train"].params))
     recipe = replace(recipe, objective="kl", in_batch_negatives=False)  # the same loss in both
     seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
     for turn in range(repeats + 1):  # the first is not counted

@@ -91,12 +91,17 @@ def test_the_options_of_training_and_evaluation_work_together(tmp_path, small_ch
 
 def test_compare_takes_the_labels_of_a_run(finished, small_chain):
     overrides = [word for override in small_chain for word in ("--set", override)]
-    words = ["--contender", "utility_infonce", "--contender", "side: train.towers=adapter", "--seeds", "2"]
+    fresh = "fresh: train.epochs=2 train.refresh.rounds=1 train.refresh.top_k=8"
+    words = [word for text in ("utility_infonce", "side: train.towers=adapter", fresh) for word in ("--contender", text)]
+    before = sorted((finished / "data").rglob("*"))
+    words += ["--seeds", "2"]
     done = uae("compare", "--run", str(finished), "--out", str(finished / "compare"), *words, *overrides)
     assert done.returncode == 0, done.stderr
     assert "2 seeds" in done.stdout
     result = json.loads((finished / "compare" / "compare.json").read_text())
-    assert list(result["systems"]) == ["base", "utility_infonce", "side"]
+    assert list(result["systems"]) == ["base", "utility_infonce", "side", "fresh"]
+    assert LabelStore(finished / "compare" / "refreshed_labels").keys()  # the teacher was asked, and the run's data left alone
+    assert sorted((finished / "data").rglob("*")) == before
     refused = uae("compare", "--run", str(finished), "--contender", "nonsense")
     assert refused.returncode == 1
     assert "expected 'NAME: KEY=VALUE ...'" in refused.stderr

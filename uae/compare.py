@@ -6,7 +6,7 @@ from typing import get_args
 
 from uae.errors import ConfigError
 from uae.settings import Objective, load_settings, select
-from uae.stages import STAGES, Workspace, training_recipe
+from uae.stages import STAGES, Workspace, training_plan
 
 _OBJECTIVES = get_args(Objective)
 
@@ -37,8 +37,8 @@ def compare_recipes(
     entered = []
     for text in contenders or _OBJECTIVES:
         name, changes = parse_contender(text)
-        recipe, selection = training_recipe(select(load_settings(params, [*overrides, *changes]), STAGES["train"].params))
-        entered.append(Contender(name, recipe, selection))
+        its_own = select(load_settings(params, [*overrides, *changes]), STAGES["train"].params)
+        entered.append(Contender(name, training_plan(its_own, workspace, folder / "refreshed_labels")))
     names = [contender.name for contender in entered]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError(f"two contenders have the name {sorted(twice)[0]!r}: give each its own")

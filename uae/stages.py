@@ -225,7 +225,6 @@ def _train(p, w: Workspace) -> dict:
     base = w.model(p.models.student)
     connect(p.tracking.uri, p.tracking.experiment, w.root)
     params = {"train": p.train.model_dump(), "utility": p.utility.model_dump(), "student": p.models.student, "seed": p.seed}
-    recipe, selection = training_recipe(p)
     with training_run(params, {name: w.path(name) for name in ("candidates", "passages", "questions", "labels")}) as run:
         summary = train(
             candidates_path=w.path("candidates"),
@@ -240,11 +239,7 @@ def _train(p, w: Workspace) -> dict:
             seed=p.seed,
             log_metrics=lambda metrics, step: mlflow.log_metrics(metrics, step=step),
             log_examples=lambda rows: mlflow.log_dict({"examples": rows}, "validation_examples.json"),
-            recipe=recipe,
-            calibrate=p.train.calibrate_temperature,
-            selection=selection,
-            refreshing=_refreshing(p, w),
-            rewarding=_rewarding(p, w),
+            plan=training_plan(p, w, w.path("refreshed_labels")),
             rivals=p.train.rivals,
             rivals_path=w.path("rivals"),
         )
@@ -253,37 +248,38 @@ def _train(p, w: Workspace) -> dict:
     return summary | {"run_id": run.info.run_id}
 
 
-def training_recipe(p):
-    """The parameters of training as ``uae.training`` takes them: a ``Recipe`` and a ``Selection``."""
-    from uae.training.fit import Recipe
-    from uae.training.train import Selection
+def training_plan(p, w: Workspace, refreshed_labels: Path):
+    """The parameters of training as ``uae.training`` takes them; what a refreshing student asks for goes to that store."""
+    from uae.training.reward import RewardRecipe
+    from uae.training.train import Plan, Rewarding, Selection
 
-    names = Recipe.__dataclass_fields__.keys() - {"teacher_temperature"}
-    recipe = Recipe(**{name: getattr(p.train, name) for name in names}, teacher_temperature=p.utility.temperature)
     selection = Selection(
         aggregation=p.utility.model_dump(exclude={"temperature"}),
         harmful_are_negatives=p.train.harmful_are_negatives,
         least_best_utility=p.train.least_best_utility,
         near_duplicate=p.train.near_duplicate,
     )
-    return recipe, selection
+    reward = RewardRecipe(**p.train.reward.model_dump(exclude={"share"}))
+    rewarding = Rewarding(share=p.train.reward.share, recipe=reward, path=w.path("reward_model"))
+    refreshing = _refreshing(p, w, refreshed_labels)
+    return Plan(training_recipe(p), selection, p.train.calibrate_temperature, rewarding, refreshing)
 
 
-def _rewarding(p, w: Workspace):
-    from uae.training.reward import RewardRecipe
-    from uae.training.train import Rewarding
+def training_recipe(p):
+    """How a student is fitted, as ``uae.training`` takes it."""
+    from uae.training.fit import Recipe
 
-    recipe = RewardRecipe(**p.train.reward.model_dump(exclude={"share"}))
-    return Rewarding(share=p.train.reward.share, recipe=recipe, path=w.path("reward_model"))
+    names = Recipe.__dataclass_fields__.keys() - {"teacher_temperature"}
+    return Recipe(**{name: getattr(p.train, name) for name in names}, teacher_temperature=p.utility.temperature)
 
 
-def _refreshing(p, w: Workspace):
+def _refreshing(p, w: Workspace, store_path: Path):
     from uae.teacher.label import ask
     from uae.training.train import Refreshing
 
     def ask_more(candidates_path: Path) -> None:
         ask(
-            **_label_tables(w) | {"candidates_path": candidates_path, "store_path": w.path("refreshed_labels")},
+            **_label_tables(w) | {"candidates_path": candidates_path, "store_path": store_path},
             teachers=_teachers(p, w),
             answers_per_question=p.label.answers_per_question,
             check_questions=0,
@@ -296,7 +292,7 @@ def _refreshing(p, w: Workspace):
         top_k=p.train.refresh.top_k,
         scope=p.scope,
         candidates_path=w.path("refreshed_candidates"),
-        store_path=w.path("refreshed_labels"),
+        store_path=store_path,
         ask=ask_more,
     )
 

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ from uae.tables import CANDIDATES, LABELS, PASSAGES, QUESTIONS, read_table, writ
 from uae.teacher.asking import answer_id
 from uae.teacher.store import LabelStore
 from uae.training.fit import Recipe
-from uae.training.train import Selection
+from uae.training.reward import RewardRecipe
+from uae.training.train import Plan, Refreshing, Rewarding, Selection
 
 RECIPE = Recipe(
     objective="utility_infonce", evidence_share=0.0, towers="both", epochs=1, batch_size=4, gradient_accumulation=1,
@@ -25,7 +27,13 @@ RECIPE = Recipe(
     in_batch_negatives=True, evaluations_per_epoch=1, patience=6,
 )  # fmt: skip
 SELECTION = Selection({"answers": "mean", "templates": "mean", "teachers": "none"}, False, None, None)
-UAE, GOLD = Contender("uae", RECIPE, SELECTION), Contender("gold", replace(RECIPE, objective="infonce"), SELECTION)
+REWARD = RewardRecipe(folds=2, epochs=1, batch_size=4, learning_rate=1e-3, warmup=0.0, weight_decay=0.0, dropout=0.0)
+# compare() keeps reward models and refreshed candidates in a place of its own.
+PLAN = Plan(
+    RECIPE, SELECTION, False, Rewarding(0.0, REWARD, Path("unused")),
+    Refreshing(0, 3, "document", Path("unused"), Path("unused"), ask=None),
+)  # fmt: skip
+UAE, GOLD = Contender("uae", PLAN), Contender("gold", replace(PLAN, recipe=replace(RECIPE, objective="infonce")))
 
 
 @pytest.fixture
@@ -59,10 +67,10 @@ def project(tmp_path):
     return tmp_path
 
 
-def run(project, base, contenders=(UAE, GOLD), seeds=(1, 2), folder="out") -> dict:
+def run(project, base, contenders=(UAE, GOLD), seeds=(1, 2), folder="out", scope="document") -> dict:
     names = ("candidates.parquet", "passages.parquet", "questions.parquet", "labels", "labels.json")
     return compare(
-        *(project / name for name in names), base, project / folder, contenders, seeds, "document", [1, 5], 200, 0.95, "cpu"
+        *(project / name for name in names), base, project / folder, contenders, seeds, scope, [1, 5], 200, 0.95, "cpu"
     )
 
 
@@ -97,7 +105,7 @@ def test_a_second_call_fits_nothing_and_a_changed_recipe_only_itself(project, ti
     assert run(project, tiny_encoder) == first
     assert len(fitted) == 4
     shutil.rmtree(project / "out" / "students" / "gold-2")
-    run(project, tiny_encoder, (replace(UAE, recipe=replace(RECIPE, learning_rate=1e-3)), GOLD))
+    run(project, tiny_encoder, (Contender("uae", replace(PLAN, recipe=replace(RECIPE, learning_rate=1e-3))), GOLD))
     assert fitted[4:] == ["uae-1", "uae-2", "gold-2"]
 
 
@@ -107,6 +115,54 @@ def test_a_contender_without_anything_to_learn_is_named_before_it_trains(project
     write_table(project / "questions.parquet", QUESTIONS, questions)
     with pytest.raises(ArtefactError, match="train split"):
         run(project, tiny_encoder, (GOLD,))
+
+
+def test_calibration_and_reward_model_are_part_of_the_comparison(project, tiny_encoder):
+    """Each document of this project is a fold: the questions get one each."""
+    questions = read_table(project / "questions.parquet", QUESTIONS)
+    write_table(project / "questions.parquet", QUESTIONS, questions.assign(doc_id=""))
+    contenders = (
+        UAE,
+        Contender("calibrated", replace(PLAN, calibrate=True)),
+        Contender("smoothed", replace(PLAN, rewarding=replace(PLAN.rewarding, share=1.0))),
+    )
+    result = run(project, tiny_encoder, contenders, seeds=(1,), scope="corpus")["training"]
+    assert result["calibrated"]["recipe"]["teacher_temperature"] != RECIPE.teacher_temperature
+    assert (project / "out" / "reward_models" / "smoothed-1" / "reward.json").exists()
+    assert len({result[name]["runs"][0]["fingerprint"] for name in result}) == 3
+
+
+def test_what_a_contender_asks_the_teacher_for_is_kept_in_the_comparison(project, tiny_encoder):
+    asked = []
+
+    def ask(path):
+        table = read_table(path, CANDIDATES)
+        fresh = table[table["source"] == "refreshed"]
+        asked.append(path)
+        store = LabelStore(project / "out" / "refreshed_labels", 1000)
+        with store.writing():
+            common = {"template": "t", "teacher": "T", "n_tokens": 3, "truncated": False}
+            rows = [
+                common
+                | {"question_id": row.question_id, "passage_id": row.passage_id, "nll_sum": 8.0}
+                | {"answer_id": answer_id(f"{int(row.question_id[1:])} valves")}
+                for row in fresh.itertuples()
+            ]
+            store.append([{name: row[name] for name in LABELS.names} for row in rows], {"backend": "made up"})
+            store.seal()
+
+    refreshing = Refreshing(1, 8, "document", Path("unused"), project / "out" / "refreshed_labels", ask)
+    longer = replace(PLAN, recipe=replace(RECIPE, epochs=2))
+    contenders = (Contender("still", longer), Contender("fresh", replace(longer, refreshing=refreshing)))
+    first = run(project, tiny_encoder, contenders, seeds=(1,))
+    assert asked == [project / "out" / "refreshed_candidates" / "fresh-1.parquet"]
+    still, fresh = ((project / "out" / "students" / f"{name}-1.csv").read_text().splitlines() for name in ("still", "fresh"))
+    assert still[1] == fresh[1]
+    assert still[-1] != fresh[-1]  # another loss, now that there are more passages
+    assert run(project, tiny_encoder, contenders, seeds=(1,)) == first
+    assert len(asked) == 1
+    run(project, tiny_encoder, (Contender("fresh", replace(longer, refreshing=replace(refreshing, top_k=0))),), seeds=(1,))
+    assert len(asked) == 2
 
 
 def test_contenders_are_objectives_or_named_changes():

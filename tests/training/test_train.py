@@ -17,7 +17,7 @@ from uae.teacher.store import KEY, LabelStore
 from uae.training.fit import Recipe
 from uae.training.reward import RewardRecipe
 from uae.training.rivals import OBJECTIVES
-from uae.training.train import Refreshing, Rewarding, Selection, train
+from uae.training.train import Plan, Refreshing, Rewarding, Selection, train
 
 
 @pytest.fixture
@@ -76,10 +76,11 @@ def run(
         rounds=rounds, top_k=3, scope="corpus", candidates_path=root / f"{out}-refreshed.parquet",
         store_path=root / f"{out}-refreshed", ask=ask,
     )  # fmt: skip
+    rewarding = Rewarding(reward, REWARD, root / f"{out}-reward")
+    plan = Plan(replace(RECIPE, **changes), selection, calibrate, rewarding, refreshing)
     return train(
-        *(root / name for name in files), base, root / out, root / f"{out}.csv", replace(RECIPE, **changes), calibrate,
-        selection, refreshing, Rewarding(reward, REWARD, root / f"{out}-reward"), rivals, root / f"{out}-rivals", "cpu", seed,
-        log,
+        *(root / name for name in files), base, root / out, root / f"{out}.csv", plan, rivals, root / f"{out}-rivals", "cpu",
+        seed, log,
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """``uae compare``: objectives and recipes fitted on equal terms (same pairs, seeds and steps), measured on the same questions."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,15 +13,14 @@ from uae.files import read_json, sha256_bytes, write_json, write_text
 from uae.sources import fingerprint
 from uae.tables import RUNS, read_table, write_table
 from uae.training.examples import read_tables
-from uae.training.fit import Recipe, fit, identity
-from uae.training.train import Selection, Tables, curve
+from uae.training.fit import fit, identity
+from uae.training.train import Plan, Prepared, Tables, curve, prepare
 
 
 @dataclass(frozen=True)
 class Contender:
     name: str
-    recipe: Recipe
-    selection: Selection
+    plan: Plan  # its reward model and refreshed candidates are kept in the comparison's folder, by seed
 
 
 def compare(
@@ -61,19 +60,19 @@ def compare(
     base = retrieval_metrics(rank(BASE, base_path), evidence, cutoffs)
     scores, by_seed, training = {BASE: base}, {}, {}
     for contender in contenders:
-        pairs = tables.pairs([store_path], manifest_path, contender.selection)
-        examples = tables.examples(pairs, contender.recipe, contender.selection)
         each, summaries = [], []
         for seed in seeds:
             announce(f"{contender.name}, seed {seed}")
             student = folder / "students" / f"{contender.name}-{seed}"
-            summaries.append(_fitted(student, contender, examples, base_path, seed, device))
+            plan = _kept_in(folder, f"{contender.name}-{seed}", contender.plan)
+            prepared = prepare(tables, store_path, manifest_path, base_path, plan, device, seed)
+            summaries.append(_fitted(student, prepared, base_path, seed, device))
             each.append(retrieval_metrics(rank(f"{contender.name}-{seed}", student), evidence, cutoffs))
         scores[contender.name] = sum(each) / len(each)
         by_seed[contender.name] = {metric: [float(table[metric].mean()) for table in each] for metric in base.columns}
         training[contender.name] = {
-            "recipe": asdict(contender.recipe) | asdict(contender.selection),
-            "questions": len(examples["train"]),
+            "recipe": asdict(prepared.recipe) | asdict(plan.selection),
+            "questions": len(prepared.examples["train"]),
             "runs": summaries,
         }
     terms = {"confidence": confidence, "resamples": resamples, "seed": seeds[0]}
@@ -92,15 +91,24 @@ def compare(
     return result
 
 
-def _fitted(student: Path, contender: Contender, examples: Mapping, base_path: Path, seed: int, device: str) -> dict:
+def _kept_in(folder: Path, name: str, plan: Plan) -> Plan:
+    return replace(
+        plan,
+        rewarding=replace(plan.rewarding, path=folder / "reward_models" / name),
+        refreshing=replace(plan.refreshing, candidates_path=folder / "refreshed_candidates" / f"{name}.parquet"),
+    )
+
+
+def _fitted(student: Path, prepared: Prepared, base_path: Path, seed: int, device: str) -> dict:
     """Fit a student unless the very same one is there. Returns what the run was like."""
     stamp = student.with_name(f"{student.name}.json")
-    run = identity(examples, base_path, contender.recipe, seed)
+    recipe, examples, refresher = prepared.recipe, prepared.examples, prepared.refresher
+    run = identity(examples, base_path, recipe, seed, refresher.terms if refresher else None)
     if stamp.exists() and student.is_dir():
         kept = read_json(stamp)
         if kept["identity"] == run and kept["fingerprint"] == fingerprint(student):
             return kept
-    fitted = fit(examples, base_path, student, contender.recipe, device, seed)
+    fitted = fit(examples, base_path, student, recipe, device, seed, refresh=refresher)
     write_text(student.with_name(f"{student.name}.csv"), curve(fitted))
     summary = {
         "identity": run,

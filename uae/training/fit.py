@@ -5,9 +5,10 @@ import json
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 import torch
@@ -81,9 +82,22 @@ class Fitted:
 
 
 Log = Callable[[dict[str, float], int], None]
-# Called at the end of an epoch with the student, the epoch's number (from 1) and a folder that lasts as long as the run; gives
-# the train examples to go on with. Called again with the same number, by a run that goes on after a kill, it gives the same ones.
-Refresh = Callable[[SentenceTransformer, int, Path], Mapping[str, Example]]
+
+
+class Refresh(Protocol):
+    """Called at the end of an epoch; gives the train examples to go on with."""
+
+    @property
+    def terms(self) -> Sequence[int]:
+        """What decides, beside the examples before, which ones it gives."""
+
+    def __call__(self, encoder: SentenceTransformer, finished: int, folder: Path) -> Mapping[str, Example]:
+        """
+        Args:
+            finished: the epoch's number, from 1. Called again with the same one, by a run that goes on after a kill, it gives
+                the same examples.
+            folder: lasts as long as the run.
+        """
 
 
 def fit(
@@ -117,7 +131,7 @@ def fit(
         prompts_by_kind={kind: encoder.prompts.get(kind) for kind in ("query", "document")},
         passage_vectors=FrozenVectors(encoder) if frozen_documents(encoder) else None,
     )
-    checkpoints = _checkpoints(student_path, identity(examples, base_path, recipe, seed, refresh is not None))
+    checkpoints = _checkpoints(student_path, identity(examples, base_path, recipe, seed, refresh.terms if refresh else None))
     before = evaluator(encoder)[METRIC]
     clock = _Clock(device)
     callbacks = [EarlyStoppingCallback(recipe.patience), clock, _Report(log_metrics)]
@@ -151,11 +165,17 @@ def _set_dropout(encoder: SentenceTransformer, dropout: float) -> None:
 
 
 def identity(
-    examples: Mapping[str, Mapping[str, Example]], base_path: Path, recipe: Recipe, seed: int, refreshed: bool = False
+    examples: Mapping[str, Mapping[str, Example]],
+    base_path: Path,
+    recipe: Recipe,
+    seed: int,
+    refresh_terms: Sequence[int] | None = None,
 ) -> str:
     """Hash of all that decides where a run ends."""
     rows = sorted((split, key, repr(_plain(example))) for split, part in examples.items() for key, example in part.items())
-    facts = json.dumps([asdict(recipe), seed, fingerprint(base_path), refreshed], sort_keys=True)
+    facts = json.dumps(
+        [asdict(recipe), seed, fingerprint(base_path), list(refresh_terms) if refresh_terms else False], sort_keys=True
+    )
     return sha256_bytes(facts, *(part for row in rows for part in row))[:16]
 
 

@@ -37,6 +37,10 @@ class Refresher:
     ask: Callable[[pd.DataFrame], None]
     build: Callable[[pd.DataFrame], Mapping[str, Example]]
 
+    @property
+    def terms(self) -> tuple[int, int]:
+        return self.rounds, self.top_k
+
     def __call__(self, encoder: SentenceTransformer, finished: int, folder: Path) -> Mapping[str, Example]:
         known = self.candidates
         for number in range(1, min(finished, self.rounds) + 1):

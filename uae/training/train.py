@@ -54,6 +54,54 @@ class Rewarding:
     path: Path
 
 
+@dataclass(frozen=True)
+class Plan:
+    """All that decides what a student is fitted to, and how."""
+
+    recipe: Recipe
+    selection: Selection
+    calibrate: bool  # take the teacher's temperature from the validation questions' evidence instead of the recipe's
+    rewarding: Rewarding
+    refreshing: Refreshing
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan with the labels read: what ``fit.fit`` takes."""
+
+    recipe: Recipe  # with the calibrated temperature
+    pairs: pd.DataFrame  # of ``labelled_pairs``, smoothed where the plan says so
+    examples: dict[str, dict[str, Example]]  # by split, by question_id
+    refresher: Refresher | None
+    reward_quality: dict  # of the reward model; empty: there is none
+
+
+def prepare(
+    tables: "Tables", store_path: Path, manifest_path: Path, base_path: Path, plan: Plan, device: str, seed: int
+) -> Prepared:
+    """Read the labels as the plan wants them, fitting the reward model and calibrating the temperature where it asks for that.
+
+    Evidence labels are read only where the recipe or ``calibrate`` asks for them.
+
+    Raises:
+        ArtefactError: labels are missing, or one of the splits is empty.
+    """
+    recipe, rewarding, quality = plan.recipe, plan.rewarding, {}
+    pairs = tables.pairs([store_path], manifest_path, plan.selection)
+    if rewarding.share:
+        rewarding.path.mkdir(parents=True, exist_ok=True)
+        pairs, quality = denoised_utilities(pairs, base_path, rewarding.path, rewarding.recipe, rewarding.share, device, seed)
+    if plan.calibrate:
+        known = evidence_texts(tables.questions, tables.passages)
+        temperature = calibrated_temperature(pairs[pairs["split"] == "validation"], known)
+        recipe = replace(recipe, teacher_temperature=temperature)
+    examples = tables.examples(pairs, recipe, plan.selection)
+    refresher = None
+    if plan.refreshing.rounds:
+        refresher = _refresher(plan.refreshing, tables, [store_path], manifest_path, examples["train"], recipe, plan.selection)
+    return Prepared(recipe, pairs, examples, refresher, quality)
+
+
 def train(
     candidates_path: Path,
     passages_path: Path,
@@ -63,11 +111,7 @@ def train(
     base_path: Path,
     student_path: Path,
     curve_path: Path,
-    recipe: Recipe,
-    calibrate: bool,
-    selection: Selection,
-    refreshing: Refreshing,
-    rewarding: Rewarding,
+    plan: Plan,
     rivals: Sequence[str],
     rivals_path: Path,
     device: str,
@@ -77,8 +121,7 @@ def train(
 ) -> dict:
     """Fit the student (``fit.fit``) to what the label stores hold, and write its learning curve. Returns a summary.
 
-    The label manifest says which readings of the store count. Evidence labels are read only where the recipe or ``calibrate``
-    asks for them: the latter takes the teacher's temperature from the validation questions instead of the recipe.
+    The label manifest says which readings of the store count.
 
     Args:
         rivals: objectives that are fitted to the same pairs as well, each into its folder in ``rivals_path``.
@@ -87,24 +130,20 @@ def train(
         ArtefactError: labels are missing, or one of the splits is empty.
     """
     tables = Tables(*read_tables(candidates_path, passages_path, questions_path))
-    pairs = tables.pairs([store_path], manifest_path, selection)
-    rewarding.path.mkdir(parents=True, exist_ok=True)
-    quality = {}
-    if rewarding.share:
-        pairs, quality = denoised_utilities(pairs, base_path, rewarding.path, rewarding.recipe, rewarding.share, device, seed)
-    if calibrate:
-        known = evidence_texts(tables.questions, tables.passages)
-        temperature = calibrated_temperature(pairs[pairs["split"] == "validation"], known)
-        recipe = replace(recipe, teacher_temperature=temperature)
-    examples = tables.examples(pairs, recipe, selection)
-    refresher = _refresher(refreshing, tables, [store_path], manifest_path, examples["train"], recipe, selection)
-    fitted = fit(examples, base_path, student_path, recipe, device, seed, log_metrics, refresher if refreshing.rounds else None)
+    # The stage's artefacts are there even where nothing is refreshed and no reward model fitted.
+    write_table(plan.refreshing.candidates_path, CANDIDATES, tables.candidates)
+    for path in (plan.refreshing.store_path, plan.rewarding.path):
+        path.mkdir(parents=True, exist_ok=True)
+    prepared = prepare(tables, store_path, manifest_path, base_path, plan, device, seed)
+    recipe, examples = prepared.recipe, prepared.examples
+    fitted = fit(examples, base_path, student_path, recipe, device, seed, log_metrics, prepared.refresher)
     with atomic_path(rivals_path) as partial:
         partial.mkdir()
         scores = {}
         for name in rivals:  # to the same pairs, for as many epochs and from the same seed
             rival = replace(recipe, objective=name, evidence_share=0.0)
-            its_own = fit(tables.examples(pairs, rival, selection), base_path, partial / name, rival, device, seed)
+            its_examples = tables.examples(prepared.pairs, rival, plan.selection)
+            its_own = fit(its_examples, base_path, partial / name, rival, device, seed)
             scores[name] = {
                 "steps": its_own.steps, "validation_ndcg_before": its_own.before, "validation_ndcg": its_own.after,
             }  # fmt: skip
@@ -120,7 +159,7 @@ def train(
         "peak_memory_mb": fitted.peak_memory_mb,
         "validation_ndcg_before": round(fitted.before, 4),
         "validation_ndcg": round(fitted.after, 4),
-        **({"reward_model": quality} if quality else {}),
+        **({"reward_model": prepared.reward_quality} if prepared.reward_quality else {}),
         "fingerprint": fingerprint(student_path),
     }
 
@@ -134,8 +173,7 @@ def _refresher(
     recipe: Recipe,
     selection: Selection,
 ) -> Refresher:
-    """What asks the teacher about the student's own finds. Its artefacts are there even where nothing is refreshed."""
-    write_table(refreshing.candidates_path, CANDIDATES, tables.candidates)
+    """What asks the teacher about the student's own finds."""
     refreshing.store_path.mkdir(parents=True, exist_ok=True)
 
     def build(candidates: pd.DataFrame) -> Mapping[str, Example]:
