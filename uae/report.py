@@ -87,7 +87,7 @@ def print_comparison(result: dict) -> None:
             name,
             *(f"{values[metric]['mean']:.3f}" for metric in metrics),
             *(_relative(gains[metric]) if gains and metric in gains else "" for metric in ("recall@1", "map")),
-            f"{other['absolute']['mean']:+.3f}" if other else "",
+            "{mean:+.3f} [{low:+.3f}, {high:+.3f}]".format(**other["absolute"]) if other else "",
             _p_value(other["p_value"]) if other else "",
         )
     console.print(table)

@@ -157,6 +157,16 @@ def hostile() -> str:
     return page(evaluation, **parts)
 
 
+def test_a_gain_over_documents_stands_beside_the_one_over_questions():
+    evaluation = largest()
+    evaluation["gains"]["uae"]["recall@1"]["by_document"] = gain(0.12, 0.3307, 0.0123) | {"documents": 24}
+    header, *rows = table_named(soup_of(evaluation), "UAE over the base encoder")
+    assert header[-3:] == ["documents resampled", "p", "documents"]
+    assert [row[-1] for row in rows] == ["24", "", ""]
+    assert "+33.1" in rows[0][-3]
+    assert table_named(soup_of(largest()), "UAE over the base encoder")[0][-1] == "questions"
+
+
 def test_the_first_sentence_says_it_all(soup):
     box = soup.select_one("header .verdict")
     assert box["class"] == ["verdict", "good"]

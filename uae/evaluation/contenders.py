@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -76,6 +77,7 @@ def compare(
             "runs": summaries,
         }
     terms = {"confidence": confidence, "resamples": resamples, "seed": seeds[0]}
+    gains = partial(gains_over, documents=asked.set_index("question_id")["doc_id"], **terms)
     first, *others = [contender.name for contender in contenders]
     result = {
         "questions": len(asked),
@@ -83,8 +85,8 @@ def compare(
         "seeds": list(seeds),
         "systems": {name: summarise(table, **terms) for name, table in scores.items()},
         "by_seed": by_seed,
-        "gains": {name: gains_over(base, scores[name], **terms) for name in (first, *others)},
-        "gains_over": {first: {name: gains_over(scores[first], scores[name], **terms) for name in others}},
+        "gains": {name: gains(base, scores[name]) for name in (first, *others)},
+        "gains_over": {first: {name: gains(scores[first], scores[name]) for name in others}},
         "training": training,
     }
     write_json(folder / "compare.json", result)
@@ -124,15 +126,20 @@ def _fitted(student: Path, prepared: Prepared, base_path: Path, seed: int, devic
     return summary
 
 
+def rankings_path(folder: Path, name: str, encoder: Path, asked: pd.DataFrame, passages: pd.DataFrame, scope: str) -> Path:
+    """Where a comparison keeps this encoder's rankings of these questions."""
+    data = sha256_bytes(scope, *asked["question_id"], *sorted(passages["passage_id"]))
+    return folder / "runs" / f"{name}-{sha256_bytes(data, fingerprint(encoder))[:12]}.parquet"
+
+
 class _Ranker:
     """Rankings of the test questions by an encoder, kept in a table: encoding a corpus takes minutes on a CPU."""
 
     def __init__(self, folder: Path, asked: pd.DataFrame, passages: pd.DataFrame, scope: str, device: str):
         self.folder, self.asked, self.passages, self.scope, self.device = folder, asked, passages, scope, device
-        self.data = sha256_bytes(scope, *asked["question_id"], *sorted(passages["passage_id"]))
 
     def __call__(self, name: str, encoder: Path) -> dict[str, list[str]]:
-        path = self.folder / "runs" / f"{name}-{sha256_bytes(self.data, fingerprint(encoder))[:12]}.parquet"
+        path = rankings_path(self.folder, name, encoder, self.asked, self.passages, self.scope)
         if not path.exists():
             rankings = rank_with(encoder, self.asked, self.passages, self.scope, self.device, f"{name}: passages")
             rows = [

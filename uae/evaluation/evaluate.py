@@ -1,6 +1,7 @@
 """The evaluate stage: all systems on the test questions, retrieval and answers, with intervals; the LLM's part is in ``llm``."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from uae.evaluation.lexical import rank_bm25
 from uae.evaluation.llm import Judging, with_llm
 from uae.evaluation.metrics import retrieval_metrics
 from uae.evaluation.page import evaluation_page
-from uae.evaluation.statistics import Gain, mean_with_interval, paired_gain
+from uae.evaluation.statistics import Gain, gain_over_groups, mean_with_interval, paired_gain
 from uae.evaluation.testset import BASE, UAE, choose_questions, rank_with, test_set_hash
 from uae.files import write_json, write_text
 from uae.index.release import read_manifest
@@ -104,7 +105,7 @@ def evaluate(
         },
         "models": models | {UAE: manifest["encoder"]},
         "release": manifest["fingerprint"],
-        **_compared(scores, answers, list(rival_paths), terms),
+        **_compared(scores, answers, [BM25, HYBRID, *rival_paths], questions.set_index("question_id")["doc_id"], terms),
         "recall_curve": curve,
         "training": {"curve": _training_curve(training_curve_path)},
         **parts,
@@ -128,12 +129,19 @@ def _retrieve(folders: Mapping[str, Path], questions: pd.DataFrame, passages: pd
     return rankings
 
 
-def _compared(scores: Mapping[str, pd.DataFrame], answers: Mapping[str, Mapping], rivals: Sequence[str], terms: Mapping) -> dict:
+def _compared(
+    scores: Mapping[str, pd.DataFrame],
+    answers: Mapping[str, Mapping],
+    rivals: Sequence[str],
+    documents: pd.Series,
+    terms: Mapping,
+) -> dict:
     """Means and gains with their intervals, by system."""
+    gains = partial(gains_over, documents=documents, **terms)
     return {
         "systems": {system: summarise(table, **terms) for system, table in scores.items()},
-        "gains": {system: gains_over(scores[BASE], table, **terms) for system, table in scores.items() if system != BASE},
-        "gains_over": {rival: {UAE: gains_over(scores[rival], scores[UAE], **terms)} for rival in rivals},
+        "gains": {system: gains(scores[BASE], table) for system, table in scores.items() if system != BASE},
+        "gains_over": {rival: {UAE: gains(scores[rival], scores[UAE])} for rival in rivals},
         "readers": {
             name: {system: summarise(table[["token_f1", "exact_match"]], **terms) for system, table in tables.items()}
             for name, tables in answers.items()
@@ -141,25 +149,32 @@ def _compared(scores: Mapping[str, pd.DataFrame], answers: Mapping[str, Mapping]
     }
 
 
-def gains_over(base: pd.DataFrame, system: pd.DataFrame, confidence: float, resamples: int, seed: int) -> dict:
-    """Gains of ``system`` over ``base`` by metric, on the questions where both have one."""
+def gains_over(
+    base: pd.DataFrame, system: pd.DataFrame, confidence: float, resamples: int, seed: int, documents: pd.Series | None = None
+) -> dict:
+    """Gains of ``system`` over ``base`` by metric, on the questions where both have one.
+
+    Args:
+        documents: question_id -> doc_id. Questions on one document are not independent: with it, each gain has a second interval
+            and p-value over documents, where there are two of them at least.
+    """
+    terms = (confidence, resamples, seed)
     gains = {}
     for metric in system.columns.intersection(base.columns, sort=False):
         pair = pd.concat([base[metric], system[metric]], axis=1).dropna()
         if not pair.empty:
-            values = pair.to_numpy(dtype=np.float64)
-            gains[metric] = _gain(paired_gain(values[:, 0], values[:, 1], confidence, resamples, seed), len(pair))
+            values = pair.to_numpy(dtype=np.float64).T
+            gains[metric] = _gain(paired_gain(*values, *terms)) | {"questions": len(pair)}
+            asked = documents[pair.index].to_numpy() if documents is not None else np.array([""])
+            if (number := len(np.unique(asked))) > 1 and (asked != "").all():
+                by_document = _gain(gain_over_groups(*values, asked, *terms))
+                gains[metric]["by_document"] = by_document | {"documents": number}
     return gains
 
 
-def _gain(gain: Gain, questions: int) -> dict:
+def _gain(gain: Gain) -> dict:
     relative = gain.relative._asdict() if gain.relative else None
-    return {
-        "absolute": gain.absolute._asdict(),
-        "relative": relative,
-        "p_value": gain.p_value,
-        "questions": questions,
-    }
+    return {"absolute": gain.absolute._asdict(), "relative": relative, "p_value": gain.p_value}
 
 
 def summarise(scores: pd.DataFrame, confidence: float, resamples: int, seed: int) -> dict:

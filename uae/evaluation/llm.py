@@ -12,7 +12,7 @@ from uae.evaluation.fusion import Rankings
 from uae.evaluation.judge import agreement, ceiling, passage_utilities, ranked_pairs, top_passage_utility
 from uae.evaluation.lexical import Bm25
 from uae.evaluation.rerank import rerank_by_list, rerank_by_query_likelihood
-from uae.evaluation.statistics import mean_with_interval, paired_gain
+from uae.evaluation.statistics import kept_gain, mean_with_interval, paired_gain
 from uae.evaluation.testset import BASE, UAE
 from uae.index.release import Release
 from uae.teacher.asking import Asked
@@ -110,6 +110,7 @@ def held_out(
     if judging.held_out is not None:
         utilities["held out"] = _utilities(judging, judging.held_out, chosen, asked, passages)
     result: dict = {"teachers": []}
+    ends = []
     for role, table in utilities.items():
         name = (judging.teacher if role == "teacher" else judging.held_out).name
         first = {system: top_passage_utility(ranked, table) for system, ranked in chosen.items()}
@@ -117,7 +118,8 @@ def held_out(
             system: mean_with_interval(values.to_numpy(), confidence, resamples, seed)._asdict() | {"questions": len(values)}
             for system, values in first.items()
         }
-        gain = paired_gain(first[BASE].to_numpy(), first[UAE].to_numpy(), confidence, resamples, seed)
+        ends.append((first[BASE].to_numpy(), first[UAE].to_numpy()))
+        gain = paired_gain(*ends[-1], confidence, resamples, seed)
         result["teachers"].append(
             {
                 "name": name,
@@ -135,7 +137,7 @@ def held_out(
         result["agreement"] = agreement(judged, utilities["held out"], confidence, resamples, seed)
         ours, theirs = (teacher["gain"] for teacher in result["teachers"])
         if ours["relative"] and theirs["relative"] and ours["relative"]["mean"] > 0:
-            result["kept"] = theirs["relative"]["mean"] / ours["relative"]["mean"]
+            result["kept"], *result["kept_interval"] = kept_gain(*ends, confidence, resamples, seed)
         if ours["absolute"]["mean"] > 0:
             result["kept_absolute"] = theirs["absolute"]["mean"] / ours["absolute"]["mean"]
     return result

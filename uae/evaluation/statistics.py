@@ -41,6 +41,34 @@ def paired_gain(base: np.ndarray, system: np.ndarray, confidence: float, resampl
     return Gain(_interval((base, system), _reversed_difference, confidence, resamples, seed), relative, float(test.pvalue))
 
 
+def gain_over_groups(
+    base: np.ndarray, system: np.ndarray, groups: np.ndarray, confidence: float, resamples: int, seed: int
+) -> Gain:
+    """``paired_gain`` where only the groups are independent: they are resampled, and change sides in the test, as a whole.
+
+    The means are those over questions. The absolute gain's interval takes the number of questions in a resample for that in the
+    data.
+
+    Args:
+        groups: of each question, shape (n,): the document that it is asked about.
+    """
+    _, places = np.unique(groups, return_inverse=True)
+    size = len(base) / (places.max() + 1)
+    sums = (np.bincount(places, weights=values) / size for values in (base, system))
+    return paired_gain(*sums, confidence, resamples, seed)
+
+
+def kept_gain(
+    first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray], confidence: float, resamples: int, seed: int
+) -> Estimate:
+    """How much of the relative gain that one judge sees another sees, too: 1 is all of it.
+
+    Args:
+        first, second: by judge: per-question values of base and system, all of shape (n,), on the same questions.
+    """
+    return _interval((*first, *second), _kept, confidence, resamples, seed)
+
+
 def _interval(data: tuple[np.ndarray, ...], statistic, confidence: float, resamples: int, seed: int) -> Estimate:
     value = float(statistic(*data, axis=-1))
     if len(data[0]) < 2:
@@ -84,3 +112,8 @@ def _reversed_difference(base, system, axis):
 def _relative(base, system, axis):
     base_mean = base.mean(axis=axis)
     return system.mean(axis=axis) / np.where(base_mean > 0, base_mean, np.nan) - 1
+
+
+def _kept(first_base, first_system, second_base, second_system, axis):
+    gain = _relative(first_base, first_system, axis)
+    return _relative(second_base, second_system, axis) / np.where(gain > 0, gain, np.nan)
