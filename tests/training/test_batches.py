@@ -83,3 +83,4 @@ def test_epochs_differ_and_seeds_repeat():
     assert list(first) != list(sampler(seed=4))
     second.set_epoch(1)
     assert list(first) != list(second)
+    assert list(sampler(seed=4)) != list(second)  # a seed's second epoch is no other seed's first

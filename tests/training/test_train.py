@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from uae.encoding import encode, load_encoder
 from uae.errors import ArtefactError
@@ -14,7 +15,7 @@ from uae.sources import fingerprint
 from uae.tables import CANDIDATES, LABELS, PASSAGES, QUESTIONS, read_table, write_table
 from uae.teacher.asking import answer_id
 from uae.teacher.store import KEY, LabelStore
-from uae.training.fit import Recipe
+from uae.training.fit import Recipe, _arguments
 from uae.training.reward import RewardRecipe
 from uae.training.rivals import OBJECTIVES
 from uae.training.train import Plan, Refreshing, Rewarding, Selection, train
@@ -256,3 +257,20 @@ def test_calibration_takes_the_temperature_from_validation_evidence(labelled, ti
     """Here the teacher is always right: the sharpest temperature is the likeliest."""
     assert run(labelled, tiny_encoder, "student", epochs=1)["teacher_temperature"] == 0.5
     assert run(labelled, tiny_encoder, "student", epochs=1, calibrate=True)["teacher_temperature"] < 0.1
+
+
+def test_training_stops_when_the_validation_score_does_not_rise(labelled, tiny_encoder):
+    """With a learning rate of 0 nothing changes, so that no epoch after the first is better."""
+    patient = run(labelled, tiny_encoder, "patient", epochs=5, learning_rate=0.0, patience=5)
+    hasty = run(labelled, tiny_encoder, "hasty", epochs=5, learning_rate=0.0, patience=1)
+    assert (patient["steps"], hasty["steps"]) == (10, 4)
+
+
+def test_one_gpu_trains_the_one_that_is_named(monkeypatch):
+    """Where several are seen, the trainer would take all of them."""
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+    arguments = _arguments("folder", RECIPE, 8, "cuda:1", 1)
+    assert chosen == ["cuda:1"]
+    assert (arguments.n_gpu, arguments.device) == (1, torch.device("cuda:1"))

@@ -117,6 +117,7 @@ def _fitted(student: Path, prepared: Prepared, base_path: Path, seed: int, devic
         "fingerprint": fingerprint(student),
         "seed": seed,
         "steps": fitted.steps,
+        "seconds": fitted.seconds,
         "seconds_per_step": fitted.seconds_per_step,
         "peak_memory_mb": fitted.peak_memory_mb,
         "validation_ndcg_before": fitted.before,

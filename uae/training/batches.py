@@ -79,7 +79,9 @@ class DocumentBatchSampler(DefaultBatchSampler):
         super().__init__(range(len(dataset)), batch_size=batch_size, drop_last=drop_last, generator=generator, seed=seed)
 
     def __iter__(self) -> Iterator[list[int]]:
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        # Not seed + epoch, by which one seed's second epoch would be the next seed's first.
+        (number,) = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1)
+        generator = torch.Generator().manual_seed(int(number))
         groups = list(self.documents.values())
         order = [
             group[place]

@@ -76,8 +76,9 @@ class Fitted:
     steps: int
     before: float  # validation nDCG
     after: float
-    seconds_per_step: float
-    peak_memory_mb: int
+    seconds: float  # of all steps that this call took, evaluations not counted
+    seconds_per_step: float  # the median
+    peak_memory_mb: int  # allocated on the GPU; on a CPU the process's, after a step
     history: list[dict]  # the trainer's log
 
 
@@ -154,7 +155,13 @@ def fit(
         encoder.save(str(partial), create_model_card=False)
     shutil.rmtree(checkpoints)
     return Fitted(
-        trainer.state.global_step, before, after, clock.seconds_per_step(), clock.peak_memory_mb(), trainer.state.log_history
+        steps=trainer.state.global_step,
+        before=before,
+        after=after,
+        seconds=sum(clock.seconds),
+        seconds_per_step=clock.seconds_per_step(),
+        peak_memory_mb=clock.peak_memory_mb(),
+        history=trainer.state.log_history,
     )
 
 
@@ -214,7 +221,7 @@ def _arguments(checkpoints: str, recipe: Recipe, questions: int, device: str, se
     steps_per_epoch = -(-batches // recipe.gradient_accumulation)
     every = max(1, steps_per_epoch // recipe.evaluations_per_epoch)
     when = {"strategy": "epoch"} if recipe.evaluations_per_epoch == 1 else {"strategy": "steps", "steps": every}
-    return SentenceTransformerTrainingArguments(
+    arguments = SentenceTransformerTrainingArguments(
         output_dir=checkpoints,
         num_train_epochs=recipe.epochs,
         per_device_train_batch_size=recipe.batch_size,
@@ -236,6 +243,13 @@ def _arguments(checkpoints: str, recipe: Recipe, questions: int, device: str, se
         disable_tqdm=False,
         report_to="none",
     )
+    if cuda:
+        # The trainer would spread a batch over all GPUs that it sees, where in-batch negatives and the objective are per GPU, and
+        # would begin with the first one, whatever the parameters say.
+        torch.cuda.set_device(device)
+        arguments._n_gpu = 1
+        arguments.__dict__["_setup_devices"] = torch.device(device)  # a cached property, read by all that places tensors
+    return arguments
 
 
 class ObjectiveLoss(torch.nn.Module):
@@ -317,22 +331,28 @@ class _Report(TrainerCallback):
 
 
 class _Clock(TrainerCallback):
-    """Time and memory of a step."""
+    """Time of a step, with the making of its batch and without evaluations, and memory after it."""
 
     def __init__(self, device: str):
         self.cuda = device.startswith("cuda")
         self.seconds: list[float] = []
         self.peak = 0
         self.start = 0.0
+        if self.cuda:
+            torch.cuda.reset_peak_memory_stats()
 
-    def on_step_begin(self, args, state, control, **kwargs):
+    def _mark(self, *args, **kwargs):
         self.start = time.perf_counter()
+
+    # A batch is made before on_step_begin.
+    on_epoch_begin = on_evaluate = on_save = _mark
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.cuda:
             torch.cuda.synchronize()
         self.seconds.append(time.perf_counter() - self.start)
         self.peak = max(self.peak, torch.cuda.max_memory_allocated() if self.cuda else psutil.Process().memory_info().rss)
+        self._mark()
 
     def seconds_per_step(self) -> float:
         return statistics.median(self.seconds) if self.seconds else 0.0

@@ -11,7 +11,7 @@ from uae.compute import pick_device
 from uae.encoding import load_encoder
 from uae.files import atomic_path, write_json, write_text
 from uae.sources import fingerprint
-from uae.tables import CANDIDATES, write_table
+from uae.tables import CANDIDATES, read_table, write_table
 from uae.training.agreement import METRIC, Agreement
 from uae.training.examples import Example, build_examples, evidence_texts, labelled_pairs, read_tables, require_questions
 from uae.training.false_negatives import known_false_negatives
@@ -124,7 +124,8 @@ def train(
     The label manifest says which readings of the store count.
 
     Args:
-        rivals: objectives that are fitted to the same pairs as well, each into its folder in ``rivals_path``.
+        rivals: objectives that are fitted to the same pairs as well, each into its folder in ``rivals_path``. What a refreshing
+            student asked the teacher for, they have from their first epoch on.
 
     Raises:
         ArtefactError: labels are missing, or one of the splits is empty.
@@ -137,12 +138,16 @@ def train(
     prepared = prepare(tables, store_path, manifest_path, base_path, plan, device, seed)
     recipe, examples = prepared.recipe, prepared.examples
     fitted = fit(examples, base_path, student_path, recipe, device, seed, log_metrics, prepared.refresher)
+    pairs = prepared.pairs
+    if prepared.refresher is not None:
+        asked = replace(tables, candidates=read_table(plan.refreshing.candidates_path, CANDIDATES))
+        pairs = asked.pairs([store_path, plan.refreshing.store_path], manifest_path, plan.selection)
     with atomic_path(rivals_path) as partial:
         partial.mkdir()
         scores = {}
         for name in rivals:  # to the same pairs, for as many epochs and from the same seed
             rival = replace(recipe, objective=name, evidence_share=0.0)
-            its_examples = tables.examples(prepared.pairs, rival, plan.selection)
+            its_examples = tables.examples(pairs, rival, plan.selection)
             its_own = fit(its_examples, base_path, partial / name, rival, device, seed)
             scores[name] = {
                 "steps": its_own.steps, "validation_ndcg_before": its_own.before, "validation_ndcg": its_own.after,
