@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -119,15 +119,18 @@ def compare(
         "reports/compare"
     ),
     run: Annotated[Path | None, typer.Option(help="A folder of uae run to take the labels from; else the project.")] = None,
+    split: Annotated[
+        Literal["validation", "test"], typer.Option(help="Whose questions measure. Choose recipes on validation.")
+    ] = "test",
     params: Params = Path("params.yaml"),
     overrides: Overrides = (),
 ) -> None:
-    """Fit objectives and recipes on equal terms, measure them on the test questions, print one table."""
+    """Fit objectives and recipes on equal terms, measure them on the same questions, print one table."""
     from uae.compare import compare_recipes
     from uae.report import print_comparison
 
     workspace = Workspace(run, flat_reports=True) if run else Workspace(Path("."))
-    print_comparison(compare_recipes(params, overrides, contenders, seeds, workspace, out, _announce))
+    print_comparison(compare_recipes(params, overrides, contenders, seeds, workspace, out, _announce, split=split))
 
 
 @app.command()

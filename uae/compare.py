@@ -20,12 +20,13 @@ def compare_recipes(
     folder: Path,
     announce: Callable[[str], None],
     questions_path: Path | None = None,
+    split: str = "test",
 ) -> dict:
     """See ``uae.evaluation.contenders.compare``.
 
     Args:
         questions_path: None: the workspace's.
-        contenders: ``NAME: KEY=VALUE ...``, parameters of train or utility; or an objective's name alone. None: all objectives.
+        contenders: ``NAME: KEY=VALUE ...``, parameters of train or utility; or an objective's name alone. Empty: all objectives.
         seeds: how many, counted from the parameter file's.
 
     Raises:
@@ -59,6 +60,7 @@ def compare_recipes(
         confidence=p.evaluate.confidence,
         device=p.compute.device,
         announce=announce,
+        split=split,
     )
 
 

@@ -75,11 +75,12 @@ def print_comparison(result: dict) -> None:
     """A row a contender: its metrics as means over seeds, and its gains with intervals."""
     console = Console(highlight=False, width=None if Console().is_terminal else 160)
     (first, against), *_ = result["gains_over"].items()
-    over = f"{result['questions']} test questions over {result['documents'] or 'all'} documents, {len(result['seeds'])} seeds"
+    asked = f"{result['questions']} {result['split']} questions"
+    over = f"{asked} over {result['documents'] or 'all'} documents, {len(result['seeds'])} seeds"
     table = Table(box=box.SIMPLE_HEAD, title=over, title_justify="left")
     metrics = [metric for metric in _METRICS if metric in result["systems"]["base"]]
     names = [_NAMES.get(metric, metric.capitalize()) for metric in metrics]
-    for heading in ("", *names, "gain in Recall@1", "gain in MAP", f"MAP - {first}", "p"):
+    for heading in ("", *names, "gain in Recall@1", "gain in MAP", f"MAP - {first}", "p", "steps"):
         table.add_column(heading, no_wrap=True)
     for name, values in result["systems"].items():
         gains, other = result["gains"].get(name), against.get(name, {}).get("map")
@@ -89,6 +90,7 @@ def print_comparison(result: dict) -> None:
             *(_relative(gains[metric]) if gains and metric in gains else "" for metric in ("recall@1", "map")),
             "{mean:+.3f} [{low:+.3f}, {high:+.3f}]".format(**other["absolute"]) if other else "",
             _p_value(other["p_value"]) if other else "",
+            str(max(run["steps"] for run in result["training"][name]["runs"])) if gains else "",
         )
     console.print(table)
 

@@ -67,10 +67,20 @@ def project(tmp_path):
     return tmp_path
 
 
-def run(project, base, contenders=(UAE, GOLD), seeds=(1, 2), folder="out", scope="document") -> dict:
+def run(project, base, contenders=(UAE, GOLD), seeds=(1, 2), folder="out", scope="document", split="test") -> dict:
     names = ("candidates.parquet", "passages.parquet", "questions.parquet", "labels", "labels.json")
     return compare(
-        *(project / name for name in names), base, project / folder, contenders, seeds, scope, [1, 5], 200, 0.95, "cpu"
+        *(project / name for name in names),
+        base,
+        project / folder,
+        contenders,
+        seeds,
+        scope,
+        [1, 5],
+        200,
+        0.95,
+        "cpu",
+        split=split,
     )
 
 
@@ -115,6 +125,14 @@ def test_a_contender_without_anything_to_learn_is_named_before_it_trains(project
     write_table(project / "questions.parquet", QUESTIONS, questions)
     with pytest.raises(ArtefactError, match="train split"):
         run(project, tiny_encoder, (GOLD,))
+
+
+def test_recipes_are_compared_on_validation_questions_as_well(project, tiny_encoder):
+    result = run(project, tiny_encoder, (UAE,), (1,), split="validation")
+    assert (result["split"], result["questions"]) == ("validation", 4)
+    on_test = run(project, tiny_encoder, (UAE,), (1,))
+    assert (on_test["split"], on_test["questions"]) == ("test", 6)
+    assert on_test["training"] == result["training"]  # fitted once
 
 
 def test_calibration_and_reward_model_are_part_of_the_comparison(project, tiny_encoder):

@@ -40,22 +40,25 @@ def compare(
     confidence: float,
     device: str,
     announce: Callable[[str], None] = lambda text: None,
+    split: str = "test",
 ) -> dict:
-    """Fit every contender with every seed and measure it on the test questions. Finished parts are kept in ``folder``.
+    """Fit every contender with every seed and measure it on the questions of a split. Finished parts are kept in ``folder``.
+
+    A recipe that was chosen on the test questions has no honest figure on them: choose on ``validation``.
 
     A question's metric is its mean over seeds; intervals and p-values are over questions. Each contender stands against the base
     encoder and against the first contender.
 
     Returns:
-        ``{"questions", "documents", "seeds", "systems": {name: {metric: estimate}}, "by_seed": {name: {metric: [mean, ...]}},
-        "gains": {name: {metric: gain over base}}, "gains_over": {first: {name: {metric: gain}}}, "training": {name: {...}}}``,
-        estimates and gains as ``evaluate`` has them; also written to ``folder/compare.json``.
+        ``{"split", "questions", "documents", "seeds", "systems": {name: {metric: estimate}},
+        "by_seed": {name: {metric: [mean, ...]}}, "gains": {name: {metric: gain over base}},
+        "gains_over": {first: {name: {metric: gain}}}, "training": {name: {...}}}``, estimates and gains as ``evaluate`` has them; also written to ``folder/compare.json``.
 
     Raises:
         ArtefactError: labels are missing, or a contender has nothing to be fitted to.
     """
     tables = Tables(*read_tables(candidates_path, passages_path, questions_path))
-    asked = choose_questions(tables.questions)
+    asked = choose_questions(tables.questions, split)
     evidence = dict(zip(asked["question_id"], asked["evidence"], strict=True))
     rank = _Ranker(folder, asked, tables.passages, scope, device)
     base = retrieval_metrics(rank(BASE, base_path), evidence, cutoffs)
@@ -80,6 +83,7 @@ def compare(
     gains = partial(gains_over, documents=asked.set_index("question_id")["doc_id"], **terms)
     first, *others = [contender.name for contender in contenders]
     result = {
+        "split": split,
         "questions": len(asked),
         "documents": int(asked["doc_id"].nunique()),
         "seeds": list(seeds),

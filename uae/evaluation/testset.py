@@ -12,15 +12,15 @@ from uae.retrieval import rank
 BASE, UAE = "base", "uae"
 
 
-def choose_questions(questions: pd.DataFrame) -> pd.DataFrame:
-    """The test questions with evidence.
+def choose_questions(questions: pd.DataFrame, split: str = "test") -> pd.DataFrame:
+    """The questions of a split with evidence.
 
     Raises:
         ArtefactError: there is none.
     """
-    chosen = questions[(questions["split"] == "test") & (questions["evidence"].str.len() > 0)]
+    chosen = questions[(questions["split"] == split) & (questions["evidence"].str.len() > 0)]
     if chosen.empty:
-        raise ArtefactError("there is no test question with evidence to evaluate on")
+        raise ArtefactError(f"there is no {split} question with evidence to evaluate on")
     return chosen.reset_index(drop=True)
 
 
