@@ -52,7 +52,8 @@ def compare(
     Returns:
         ``{"split", "questions", "documents", "seeds", "systems": {name: {metric: estimate}},
         "by_seed": {name: {metric: [mean, ...]}}, "gains": {name: {metric: gain over base}},
-        "gains_over": {first: {name: {metric: gain}}}, "training": {name: {...}}}``, estimates and gains as ``evaluate`` has them; also written to ``folder/compare.json``.
+        "gains_over": {first: {name: {metric: gain}}}, "training": {name: {...}}}``, estimates and gains as ``evaluate`` has
+        them; also written to ``folder/compare.json``.
 
     Raises:
         ArtefactError: labels are missing, or a contender has nothing to be fitted to.
