@@ -69,12 +69,12 @@ def say(text: str) -> None:
 class Bench:
     """The corpus with its labels, and what every part measures with."""
 
-    def __init__(self, overrides: list[str], out: Path, seeds: int, rival_seeds: int):
+    def __init__(self, overrides: list[str], out: Path, seeds: int):
         self.overrides, self.out, self.folder = overrides, out, out / "compare"
         self.settings: Settings = load_settings(PARAMS, overrides)
         run_chain(self.settings, out, Path("models"), say, until="label")
         self.workspace = Workspace(out, Path("models"), flat_reports=True)
-        self.seeds, self.rival_seeds = ([self.settings.seed + n for n in range(number)] for number in (seeds, rival_seeds))
+        self.seeds = [self.settings.seed + n for n in range(seeds)]
         self.terms = {
             "confidence": self.settings.evaluate.confidence,
             "resamples": self.settings.evaluate.resamples,
@@ -104,9 +104,8 @@ class Bench:
         path = rankings_path(folder, name, encoder, self.questions, self.passages, self.settings.scope)
         return {row.question_id: (row.passage_ids, row.scores) for row in read_table(path, RUNS).itertuples()}
 
-    def over(self, name: str, other: str, seeds: list[int] | None = None, folder: Path | None = None) -> dict:
-        """The gain of one rival, measured in ``folder`` or the bench's, over one of the bench's; seeds: the rivals' or these."""
-        seeds = seeds or self.rival_seeds
+    def over(self, name: str, other: str, seeds: Sequence[int], folder: Path | None = None) -> dict:
+        """The gain of one contender, measured in ``folder`` or the bench's, over one of the bench's."""
         tables = [
             sum(self._metrics(f"{each}-{seed}", place) for seed in seeds) / len(seeds)
             for each, place in ((other, None), (name, folder))
@@ -309,22 +308,21 @@ def main(
     data: Annotated[Path, typer.Option(help="COVID-QA's file, or another in SQuAD's format.")],
     out: Annotated[Path, typer.Option(help="Where finished parts are kept.")] = Path("runs/covidqa"),
     seeds: int = 3,
-    rival_seeds: Annotated[
-        int | None, typer.Option(help="Seeds on which UAE stands against evidence labels; default: all of them.")
-    ] = None,
+    both_seeds: Annotated[int | None, typer.Option(help="Of these, for both kinds of labels together; default: all.")] = None,
     few: Annotated[list[float], typer.Option(help="Also compare with so small a share of the evidence labels.")] = (),
     few_seeds: Annotated[int, typer.Option(help="Seeds of --few.")] = 1,
     held_out: Annotated[str, typer.Option(help="The LLM of another family than the teacher, a model reference.")] = GEMMA,
     held_out_answered: Annotated[int, typer.Option(help="Test questions that the held-out LLM answers.")] = 150,
-    judged: Annotated[int, typer.Option(help="Test questions for ceiling, agreement and LLM re-ranking.")] = 60,
+    judged: Annotated[int, typer.Option(help="Test questions for ceiling and agreement.")] = 60,
     judged_top: Annotated[int, typer.Option(help="Of the base's ranking, for ceiling and agreement.")] = 16,
+    asked_to_rerank: Annotated[int, typer.Option(help="Of these, for LLM re-ranking.")] = 60,
     timed: Annotated[int, typer.Option(help="Queries timed one at a time.")] = 10,
     overrides: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE")] = (),
 ) -> None:
     source = ["ingest.format=squad", f"ingest.path={data}", f"models.held_out={held_out}"]
-    bench = Bench([*source, *SETTINGS, *overrides], out, seeds, rival_seeds or seeds)
-    result = bench.compared(CONTENDERS[:1], bench.seeds, bench.folder)
-    against = bench.compared(CONTENDERS, bench.rival_seeds, bench.folder)
+    bench = Bench([*source, *SETTINGS, *overrides], out, seeds)
+    result = bench.compared(CONTENDERS[:2], bench.seeds, bench.folder)
+    both = bench.compared([CONTENDERS[0], CONTENDERS[2]], bench.seeds[:both_seeds], bench.folder)
     ranked = bench.rankings()
     say("answers")
     token_f1, f1_gain = answers(bench, ranked, held_out_answered)
@@ -333,28 +331,24 @@ def main(
     say("time per query")
     cost = time_per_query(bench, ranked[BASE], timed)
     say("LLM re-ranking")
-    on_some = reranked(bench, ranked[BASE], sorted(top)) | {"ceiling": top}
+    on_some = reranked(bench, ranked[BASE], sorted(top)[:asked_to_rerank]) | {"ceiling": top}
     gains = {metric: result["gains"][UAE][metric] for metric in ("recall@1", "map")} | {"token_f1": f1_gain["reader"]}
-    over = against["gains_over"][UAE]
     line = {
         "n_questions": result["questions"],
         "n_documents": result["documents"],
         "seeds": result["seeds"],
         **{name: means(result["systems"][name]) for name in (BASE, UAE)},
-        "by_seed": {
-            name: values["recall@1"] for name, values in (against["by_seed"] | result["by_seed"]).items() if name != BASE
-        },
+        "by_seed": {name: values["recall@1"] for name, values in (both["by_seed"] | result["by_seed"]).items()},
         "relative_gain": {metric: gains[metric]["relative"]["mean"] for metric in METRICS},
         "ci95": {metric: ends(gains[metric]["relative"]) for metric in METRICS},
         "p_value": {metric: gains[metric]["p_value"] for metric in METRICS},
         "ci95_by_document": {metric: ends(gains[metric]["by_document"]["relative"]) for metric in METRICS},
         "p_value_by_document": {metric: gains[metric]["by_document"]["p_value"] for metric in METRICS},
-        "rival_seeds": against["seeds"],
-        **{name: means(against["systems"][name]) for name in (GOLD, MIXED)},
-        "uae_on_these_seeds": means(against["systems"][UAE]),
-        "gold_infonce_over_uae": {metric: brief(over[GOLD][metric]) for metric in ("recall@1", "map")},
-        "both_over_uae": {metric: brief(over[MIXED][metric]) for metric in ("recall@1", "map")},
-        "both_over_gold_infonce": bench.over(MIXED, GOLD),
+        GOLD: means(result["systems"][GOLD]),
+        "gold_infonce_over_uae": {metric: brief(result["gains_over"][UAE][GOLD][metric]) for metric in ("recall@1", "map")},
+        MIXED: means(both["systems"][MIXED]) | {"seeds": both["seeds"]},
+        "both_over_uae": {metric: brief(both["gains_over"][UAE][MIXED][metric]) for metric in ("recall@1", "map")},
+        "both_over_gold_infonce": bench.over(MIXED, GOLD, both["seeds"]),
         "answers": token_f1,
         "token_f1_gain": {name: brief(gain) for name, gain in f1_gain.items()},
         "held_out": held,
