@@ -320,6 +320,53 @@ def test_a_manifest_cannot_name_files_outside(release, tmp_path, name):
         Release(folder, "cpu")
 
 
+def with_base(folder: Path, **changes) -> dict:
+    """What the manifest says of the base, with changes to its index."""
+    base = json.loads((folder / "manifest.json").read_text())["base"]
+    return {"base": base | {"index": base["index"] | changes}}
+
+
+@pytest.mark.parametrize("part", ["uae", "base"])
+@pytest.mark.parametrize("name", ["../outside/stolen.faiss", "{absolute}", "base/../../outside/stolen.faiss"])
+def test_an_index_cannot_lie_outside(release, tmp_path, part, name):
+    (tmp_path / "outside").mkdir()
+    shutil.copy(release / "index.faiss", tmp_path / "outside" / "stolen.faiss")
+    folder = damaged(release, tmp_path)
+    name = name.format(absolute=tmp_path / "outside" / "stolen.faiss")
+    index = json.loads((folder / "manifest.json").read_text())["index"] | {"file": name}
+    forged(folder, **({"index": index} if part == "uae" else with_base(folder, file=name)))
+    with pytest.raises(ArtefactError, match="leads out of the release's folder"):
+        Release(folder, "cpu")
+
+
+@pytest.mark.parametrize("part", ["uae", "base"])
+def test_an_index_that_is_not_hashed_is_refused(release, tmp_path, part):
+    folder = damaged(release, tmp_path)
+    index = json.loads((folder / "manifest.json").read_text())["index"] | {"file": "manifest.json"}
+    forged(folder, **({"index": index} if part == "uae" else with_base(folder, file="manifest.json")))
+    with pytest.raises(ArtefactError, match=r"'manifest\.json' for an index, which is none of its files"):
+        Release(folder, "cpu")
+
+
+@pytest.mark.parametrize("changes", [{"index": None}, {"index": {"file": 3}}, {"base": "x"}, {"base": {}}])
+def test_a_manifest_that_names_no_index_is_refused(release, tmp_path, changes):
+    with pytest.raises(ArtefactError, match="does not say where an index is"):
+        Release(forged(damaged(release, tmp_path), **changes), "cpu")
+
+
+def test_an_index_whose_lists_lie_in_another_file_is_refused(release, tmp_path):
+    folder = damaged(release, tmp_path)
+    vectors = np.random.default_rng(0).normal(size=(80, 32)).astype(np.float32)
+    index = faiss.index_factory(32, "IVF2,Flat", faiss.METRIC_INNER_PRODUCT)
+    index.train(vectors)
+    lists = faiss.OnDiskInvertedLists(index.nlist, index.code_size, str(tmp_path / "elsewhere"))
+    index.replace_invlists(lists)
+    index.add(vectors[: len(TEXTS)])
+    faiss.write_index(index, str(folder / "index.faiss"))
+    with pytest.raises(ArtefactError, match=r"index\.faiss takes its vectors from another file"):
+        Release(forged(folder), "cpu")
+
+
 @pytest.mark.parametrize("name", ["passages.parquet", "encoder/config.json", "serving/encoder.onnx"])
 def test_a_link_out_of_the_folder_is_refused_though_the_file_is_the_right_one(release, tmp_path, name):
     folder = damaged(release, tmp_path)

@@ -73,6 +73,7 @@ def read_manifest(folder: Path) -> dict:
         raise ArtefactError(f"{folder}/manifest.json names no files: build the release again")
     for name in files:
         _inside(folder, name)
+    _check_indexes(folder, manifest, files)
     _check_encoder(folder, manifest)
     for name, expected in files.items():
         if not (folder / name).is_file() or sha256_file(folder / name) != expected:
@@ -89,6 +90,20 @@ def _inside(folder: Path, name: str) -> None:
     leads_out = plain.is_absolute() or ".." in plain.parts or "\\" in name or "\0" in name
     if leads_out or not (folder / name).resolve().is_relative_to(folder.resolve()):
         raise ArtefactError(f"{folder}/manifest.json names {name!r}, which leads out of the release's folder: do not use it")
+
+
+def _check_indexes(folder: Path, manifest: Mapping, files: Mapping) -> None:
+    """An index is opened by the name that the manifest gives it, so it has to be one of the files that are hashed."""
+    for part in (manifest, manifest.get("base")):
+        if part is None:
+            continue
+        index = part.get("index") if isinstance(part, dict) else None
+        name = index.get("file") if isinstance(index, dict) else None
+        if not isinstance(name, str):
+            raise ArtefactError(f"{folder}/manifest.json does not say where an index is: build the release again")
+        _inside(folder, name)
+        if name not in files:
+            raise ArtefactError(f"{folder}/manifest.json has {name!r} for an index, which is none of its files: do not use it")
 
 
 def _check_encoder(folder: Path, manifest: Mapping) -> None:
@@ -253,10 +268,7 @@ class Release:
 
     def _open(self, name: str, folder: Path, part: Mapping, device: str, threads: int | None) -> _System:
         index_path = self.folder / part["index"]["file"]
-        try:
-            index = faiss.read_index(str(index_path))
-        except RuntimeError as error:
-            raise ArtefactError(f"{index_path} is no index that FAISS reads: {str(error).strip().splitlines()[-1]}") from None
+        index = read_index(index_path)
         passages = len(self._places)
         if index.ntotal != passages:
             raise ArtefactError(f"{index_path} holds {index.ntotal} vectors, but there are {passages} passages")
@@ -308,6 +320,22 @@ class _Texts(Sequence):
 
     def __getitem__(self, position):
         return self._column[operator.index(position)].as_py()
+
+
+def read_index(path: Path) -> faiss.Index:
+    """An index of a release.
+
+    Raises:
+        ArtefactError: FAISS does not read it, or its inverted lists lie in another file, anywhere on the disk.
+    """
+    try:
+        index = faiss.read_index(str(path))
+    except RuntimeError as error:
+        raise ArtefactError(f"{path} is no index that FAISS reads: {str(error).strip().splitlines()[-1]}") from None
+    lists = faiss.try_extract_index_ivf(index)
+    if lists is not None and isinstance(faiss.downcast_InvertedLists(lists.invlists), faiss.OnDiskInvertedLists):
+        raise ArtefactError(f"{path} takes its vectors from another file: a release's index has to be whole in itself")
+    return index
 
 
 def read_arrow(path: Path, schema: pa.Schema) -> pa.Table:

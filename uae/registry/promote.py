@@ -4,7 +4,6 @@ import importlib.metadata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import faiss
 import mlflow
 import numpy as np
 import pandas as pd
@@ -20,7 +19,7 @@ from uae.evaluation.testset import BASE, UAE, choose_questions, rank_with, test_
 from uae.files import read_json, write_json
 from uae.index.ann import index_recall
 from uae.index.parity import Corpus, Parity, measure_parity
-from uae.index.release import open_encoder, read_manifest
+from uae.index.release import open_encoder, read_index, read_manifest
 from uae.registry.gate import Decision, decide
 from uae.registry.tracking import ENCODER_TAG, RELEASE_TAG, code_version, connect, dvc_md5, run_of
 from uae.registry.versions import latest, release_of, version_of, with_release
@@ -150,7 +149,7 @@ def measure_serving(folder: Path, manifest: Mapping, questions: pd.DataFrame, sc
     trained = encode(encoder, texts, "query")
     served = open_encoder(folder, manifest["serving"]["backend"], device, None).encode(texts, "query")
     passages = read_table(folder / "passages.parquet", PASSAGES)
-    index, described = faiss.read_index(str(folder / manifest["index"]["file"])), manifest["index"]
+    index, described = read_index(folder / manifest["index"]["file"]), manifest["index"]
     corpus = Corpus(passages["passage_id"].to_numpy(), passages["doc_id"].to_numpy(), index, described["parameters"])
     parity = measure_parity(trained, served, questions, corpus, scope)
     if described["dtype"] == "float32":
