@@ -17,7 +17,8 @@ from uae.errors import ArtefactError, InputError
 from uae.files import read_json
 from uae.index.release import read_manifest
 from uae.registry.tracking import RELEASE_TAG, connect
-from uae.serving.follow import follow, install_version, origin_of, registered, step
+from uae.registry.versions import origin_of
+from uae.serving.follow import follow, install_version, registered, step
 from uae.serving.releases import ReleaseStore, read_origin
 
 ORIGIN = {"model": "uae-retriever", "version": 3, "promoted_at": "2026-11-21T00:00:00+00:00", "metrics": {"map": 0.5}}

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,7 +81,7 @@ class ReleaseStore:
         return True
 
     def note_origin(self, fingerprint: str, origin: dict) -> None:
-        write_json(_origin_path(self._place(fingerprint)), origin)
+        write_origin(self._place(fingerprint), origin)
 
     def activate(self, fingerprint: str) -> None:
         """Make an installed release the one that is served. It is opened and checked first: hashes, and vectors against encoder.
@@ -242,8 +243,13 @@ class ReleaseStore:
         write_json(self.folder / "active.json", state)
 
 
+def write_origin(folder: Path, origin: Mapping) -> None:
+    """Note beside a release folder where it came from, for ``read_origin``."""
+    write_json(_origin_path(Path(folder)), origin)
+
+
 def read_origin(folder: Path) -> dict | None:
-    """What is known of where a release folder in a store came from: {"model", "version", "promoted_at", "metrics"}, or None."""
+    """What is known of where a release folder came from: {"model", "version", "promoted_at", "metrics"}, or None."""
     path = _origin_path(Path(folder))
     return read_json(path) if path.exists() else None
 
