@@ -15,7 +15,7 @@ from uae.errors import ArtefactError, InputError, UaeError
 from uae.files import read_json, write_json
 from uae.registry.tracking import RELEASE_TAG
 from uae.registry.versions import origin_of
-from uae.serving.releases import ReleaseStore
+from uae.serving.releases import DOWNLOAD_PREFIX, ReleaseStore
 
 _LONGEST_PAUSE_S = 600.0
 
@@ -60,7 +60,7 @@ def install_version(client: MlflowClient, version: ModelVersion, store: ReleaseS
             fingerprint = tag
         else:
             store.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=store.folder, prefix=".download-") as scratch:
+            with tempfile.TemporaryDirectory(dir=store.folder, prefix=DOWNLOAD_PREFIX) as scratch:
                 uri = f"models:/{version.name}/{version.version}/artifacts/release"
                 fingerprint = store.install(Path(mlflow.artifacts.download_artifacts(uri, dst_path=scratch)), origin)
     except (MlflowException, OSError) as error:
