@@ -320,6 +320,16 @@ def test_a_manifest_cannot_name_files_outside(release, tmp_path, name):
         Release(folder, "cpu")
 
 
+@pytest.mark.parametrize("name", ["encoder/pytorch_model.bin", "encoder/2_Dense/weights.PT", "code.py", "notes", ".pkl"])
+def test_a_manifest_cannot_name_files_of_other_kinds(release, tmp_path, name):
+    folder = damaged(release, tmp_path)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(b"x")
+    forged(folder, more={name: sha256_file(folder / name)})
+    with pytest.raises(ArtefactError, match="is of no kind that a release holds"):
+        Release(folder, "cpu")
+
+
 def with_base(folder: Path, **changes) -> dict:
     """What the manifest says of the base, with changes to its index."""
     base = json.loads((folder / "manifest.json").read_text())["base"]

@@ -38,6 +38,8 @@ RELEASE_DOCUMENTS = pa.schema([DOCUMENTS.field(name) for name in ("doc_id", "sou
 # By how much the probe may differ from what it was when the release was built: another CPU adds in another order.
 PROBE_TOLERANCE = 0.02
 _TEXT_COLUMNS = ("passage_id", "doc_id", "section", "start", "end", "text")
+# Weights, settings and tables. Libraries choose how they read a file by its name: no pickle can be among these.
+_SUFFIXES = {".faiss", ".jinja", ".json", ".model", ".onnx", ".parquet", ".safetensors", ".txt"}
 
 
 class Hit(NamedTuple):
@@ -56,8 +58,8 @@ def read_manifest(folder: Path) -> dict:
     """Read a release's manifest and check every file against it.
 
     Raises:
-        ArtefactError: a file is missing, was changed, is too many or leads out of the folder, or the encoder is another one than
-            the index was built with.
+        ArtefactError: a file is missing, was changed, is too many, of a strange kind or leads out of the folder, or the encoder
+            is another one than the index was built with.
     """
     folder = Path(folder)
     manifest = read_json(folder / "manifest.json")
@@ -74,6 +76,10 @@ def read_manifest(folder: Path) -> dict:
     for name in files:
         _inside(folder, name)
     _check_indexes(folder, manifest, files)
+        if PurePosixPath(name).suffix not in _SUFFIXES:
+            raise ArtefactError(
+                f"{folder / name} is of no kind that a release holds ({', '.join(sorted(_SUFFIXES))}): do not use it"
+            )
     _check_encoder(folder, manifest)
     for name, expected in files.items():
         if not (folder / name).is_file() or sha256_file(folder / name) != expected:
