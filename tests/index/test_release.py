@@ -16,7 +16,7 @@ from uae.encoding import encode, load_encoder
 from uae.errors import ArtefactError, InputError
 from uae.files import sha256_file
 from uae.index.build import IndexRecipe, build_release
-from uae.index.release import FORMAT, Release, read_manifest, seal
+from uae.index.release import FORMAT, RELEASE_DOCUMENTS, Release, read_manifest, seal
 from uae.sources import fingerprint
 from uae.tables import DOCUMENTS, PASSAGES, read_table, write_table
 from uae.training.towers import build_student
@@ -374,6 +374,19 @@ def test_an_index_whose_lists_lie_in_another_file_is_refused(release, tmp_path):
     index.add(vectors[: len(TEXTS)])
     faiss.write_index(index, str(folder / "index.faiss"))
     with pytest.raises(ArtefactError, match=r"index\.faiss takes its vectors from another file"):
+        Release(forged(folder), "cpu")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    ["", "{", "[]", "null", "3", '{"year": NaN}', '{"span": [1, -Infinity]}', '{"year": 1e999}', '{"a": ' + "[" * 100_000],
+)
+def test_metadata_that_are_no_json_object_are_refused_at_opening(release, tmp_path, metadata):
+    folder = damaged(release, tmp_path)
+    documents = read_table(folder / "documents.parquet", RELEASE_DOCUMENTS)
+    documents.loc[1, "metadata"] = metadata
+    write_table(folder / "documents.parquet", RELEASE_DOCUMENTS, documents)
+    with pytest.raises(ArtefactError, match=r"documents\.parquet has metadata that are no JSON object .*ingest stage again"):
         Release(forged(folder), "cpu")
 
 

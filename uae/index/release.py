@@ -12,6 +12,7 @@ Built by ``uae.index.build``. Opening one imports no torch, unless torch has to 
 """
 
 import json
+import math
 import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -37,9 +38,9 @@ UAE, BASE = "uae", "base"
 RELEASE_DOCUMENTS = pa.schema([DOCUMENTS.field(name) for name in ("doc_id", "source", "title", "version", "metadata")])
 # By how much the probe may differ from what it was when the release was built: another CPU adds in another order.
 PROBE_TOLERANCE = 0.02
-_TEXT_COLUMNS = ("passage_id", "doc_id", "section", "start", "end", "text")
 # Weights, settings and tables. Libraries choose how they read a file by its name: no pickle can be among these.
 _SUFFIXES = {".faiss", ".jinja", ".json", ".model", ".onnx", ".parquet", ".safetensors", ".txt"}
+_TEXT_COLUMNS = ("passage_id", "doc_id", "section", "start", "end", "text")
 
 
 class Hit(NamedTuple):
@@ -75,11 +76,11 @@ def read_manifest(folder: Path) -> dict:
         raise ArtefactError(f"{folder}/manifest.json names no files: build the release again")
     for name in files:
         _inside(folder, name)
-    _check_indexes(folder, manifest, files)
         if PurePosixPath(name).suffix not in _SUFFIXES:
             raise ArtefactError(
                 f"{folder / name} is of no kind that a release holds ({', '.join(sorted(_SUFFIXES))}): do not use it"
             )
+    _check_indexes(folder, manifest, files)
     _check_encoder(folder, manifest)
     for name, expected in files.items():
         if not (folder / name).is_file() or sha256_file(folder / name) != expected:
@@ -188,6 +189,7 @@ class Release:
         passages, documents = read_arrow(self.folder / "passages.parquet", PASSAGES), self._read_documents()
         self._columns = {name: passages[name] for name in _TEXT_COLUMNS}
         self._titles, self._metadata = documents["title"], documents["metadata"]
+        _check_metadata(self.folder / "documents.parquet", self._metadata)
         positions = pc.index_in(passages["doc_id"], pa.array(documents["doc_id"].to_pylist(), pa.string()))
         if positions.null_count:
             orphan = passages["doc_id"].filter(pc.is_null(positions))[0].as_py()
@@ -313,6 +315,24 @@ class Release:
         document = int(self._documents[row])
         metadata = read_metadata(values["doc_id"], self._metadata[document].as_py())
         return Hit(**values, title=self._titles[document].as_py(), score=score, metadata=metadata)
+
+
+def _check_metadata(path: Path, column: pa.ChunkedArray) -> None:
+    """Once, when the release is opened: an answer could not be written, or would be no JSON."""
+    for text in pc.unique(column).to_pylist():
+        try:
+            sound = isinstance(json.loads(text, parse_float=_finite, parse_constant=_finite), dict)
+        except (TypeError, ValueError, RecursionError):
+            sound = False
+        if not sound:
+            raise ArtefactError(f"{path} has metadata that are no JSON object ({ascii(text)[:60]}): run the ingest stage again")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
 
 
 class _Texts(Sequence):
