@@ -21,7 +21,7 @@ from uae.files import atomic_path, sha256_bytes, sha256_file
 from uae.index.ann import build_index, dtype, plan_factory, tune
 from uae.index.onnx_encoder import KINDS
 from uae.index.onnx_export import export_encoder, quantise
-from uae.index.parity import Corpus, Parity, lowest_cosine, measure_parity
+from uae.index.parity import Corpus, Parity, is_within, lowest_cosine, measure_parity
 from uae.index.release import BASE, FORMAT, RELEASE_DOCUMENTS, open_encoder, probe_rows, read_manifest, seal
 from uae.sources import fingerprint
 from uae.tables import DOCUMENTS, PASSAGES, QUESTIONS, read_table, write_table
@@ -264,7 +264,7 @@ def _failure(parity: Parity, recipe: IndexRecipe) -> str | None:
             f"a question's vector has a cosine of {parity.cosine:.4f} with the trained encoder's; "
             f"index.min_cosine is {recipe.min_cosine:g}"
         )
-    if parity.recall_loss > recipe.max_recall_loss + 1e-9:  # one of 200 questions is 0.005, and a hair more in floating point
+    if not is_within(parity.recall_loss, recipe.max_recall_loss):
         return (
             f"Recall@1 is {parity.served_recall:.4f} against {parity.trained_recall:.4f} of the trained encoder; "
             f"index.max_recall_loss is {recipe.max_recall_loss:g} of it"
