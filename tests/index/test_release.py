@@ -149,7 +149,7 @@ def student(encoder: Path, folder: Path, towers: str) -> Path:
 
 
 def only_queries(encoder, texts, kind, progress=""):
-    assert kind == "query", "passages are encoded"
+    assert kind == "query" or not progress, "passages are encoded, and not only the few that serving is checked with"
     return encode(encoder, texts, kind, progress)
 
 

@@ -225,6 +225,10 @@ def _choose(
     """
     wanted = _ORDER if recipe.serving == "auto" else (recipe.serving,)
     questions, refused = corpus.questions, {}
+    asked, texts = questions["text"].tolist(), corpus.passages["text"].tolist()
+    probed = [texts[row] for row in probe_rows(len(texts))]
+    # Not what the index gives back: what its codes lose is no fault of the encoder that serves.
+    documents = encode(encoder, probed, "document")
     for backend in wanted:
         if backend == "torch":
             if not (folder / "encoder").exists():
@@ -233,9 +237,9 @@ def _choose(
         place = folder / "serving"
         try:
             _make(backend, encoder_path, place)
-            served = open_encoder(folder, backend, device, None).encode(questions["text"].tolist(), "query")
-            parity = measure_parity(trained, served, questions, searched, corpus.scope)
-            reason = _failure(parity, recipe)
+            served = open_encoder(folder, backend, device, None)
+            parity = measure_parity(trained, served.encode(asked, "query"), questions, searched, corpus.scope)
+            reason = _failure(parity, recipe) or _document_failure(documents, served.encode(probed, "document"), recipe)
         except ModelError as error:
             reason = str(error)
         if reason is None:
@@ -270,6 +274,16 @@ def _failure(parity: Parity, recipe: IndexRecipe) -> str | None:
             f"index.max_recall_loss is {recipe.max_recall_loss:g} of it"
         )
     return None
+
+
+def _document_failure(trained: np.ndarray, served: np.ndarray, recipe: IndexRecipe) -> str | None:
+    """Queries and documents may go through graphs of their own: one says nothing of the other."""
+    cosine = float(np.einsum("nd,nd->n", trained.astype(np.float64), served.astype(np.float64)).min())
+    if cosine >= recipe.min_cosine:
+        return None
+    return (
+        f"a passage's vector has a cosine of {cosine:.4f} with the trained encoder's; index.min_cosine is {recipe.min_cosine:g}"
+    )
 
 
 def _parity_questions(path: Path | None, passages: pd.DataFrame) -> pd.DataFrame:
