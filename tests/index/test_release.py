@@ -92,12 +92,26 @@ def test_another_encoder_of_the_same_size_is_refused_and_both_are_named(release,
         Release(folder, "cpu")
 
 
-def test_index_of_another_release_is_refused(release, tmp_path):
+def test_index_of_another_release_is_refused_and_both_are_named(release, tmp_path):
     folder = damaged(release, tmp_path)
     other = faiss.IndexFlatIP(32)
     other.add(np.eye(5, 32, dtype=np.float32))
     faiss.write_index(other, str(folder / "index.faiss"))
-    with pytest.raises(ArtefactError, match=r"index\.faiss"):
+    manifest, found = read_manifest(release), sha256_file(folder / "index.faiss")
+    ours = f"this release of encoder {manifest['encoder'][:12]} was built with {manifest['files']['index.faiss'][:12]}"
+    with pytest.raises(ArtefactError, match=rf"index\.faiss is {found[:12]}, but {ours}: it is another release's file"):
+        Release(folder, "cpu")
+    (folder / "index.faiss").unlink()
+    with pytest.raises(ArtefactError, match=rf"index\.faiss is missing; {ours}"):
+        Release(folder, "cpu")
+
+
+def test_another_encoders_graph_is_refused_and_both_are_named(release, tmp_path):
+    folder = damaged(release, tmp_path)
+    with open(folder / "serving" / "encoder.onnx", "ab") as graph:
+        graph.write(b"x")
+    found, ours = sha256_file(folder / "serving" / "encoder.onnx"), read_manifest(release)["files"]["serving/encoder.onnx"]
+    with pytest.raises(ArtefactError, match=rf"encoder\.onnx is {found[:12]}, but .* was built with {ours[:12]}"):
         Release(folder, "cpu")
 
 

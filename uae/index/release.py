@@ -83,8 +83,7 @@ def read_manifest(folder: Path) -> dict:
     _check_indexes(folder, manifest, files)
     _check_encoder(folder, manifest)
     for name, expected in files.items():
-        if not (folder / name).is_file() or sha256_file(folder / name) != expected:
-            raise ArtefactError(f"{folder / name} is missing or not the file this release was built with")
+        _check_file(folder / name, expected, manifest)
     # Models are loaded by libraries that look for files themselves: there must be none but those that were hashed.
     there = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if not path.is_dir() or path.is_symlink())
     if extra := [name for name in there if name not in files and name != "manifest.json"]:
@@ -123,6 +122,15 @@ def _check_encoder(folder: Path, manifest: Mapping) -> None:
             f"{folder}: the encoder is {found[:12]}, but the index was built with {str(manifest.get('encoder'))[:12]}; "
             "vectors of one mean nothing to the other"
         )
+
+
+def _check_file(path: Path, expected: str, manifest: Mapping) -> None:
+    ours = f"this release of encoder {manifest['encoder'][:12]} was built with {str(expected)[:12]}"
+    if not path.is_file():
+        raise ArtefactError(f"{path} is missing; {ours}")
+    found = sha256_file(path)
+    if found != expected:
+        raise ArtefactError(f"{path} is {found[:12]}, but {ours}: it is another release's file, or damaged")
 
 
 def seal(manifest: Mapping) -> str:
