@@ -1,17 +1,18 @@
-"""Build a Bento of a release: ``python -m deploy.build --release DIR --out DIR --name NAME --version VERSION``.
+"""Build a Bento of a release: ``python -m deploy.build --release DIR --origin JSON --out DIR --name NAME --version VERSION``.
 
-Inside are the release, the modules that serving imports and no others, the exact versions of all packages it needs, and a
-Dockerfile that makes an image of it.
+Inside are the release with where it came from, the modules that serving imports and no others, the exact versions of all
+packages it needs, and a Dockerfile that makes an image of it.
 """
 
 import argparse
 import atexit
 import functools
 import importlib.metadata
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from modulefinder import ModuleFinder
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from uae.index.release import read_manifest
+from uae.serving.releases import write_origin
 
 _SERVICE = "deploy.service"
 # What the code imports itself, whatever serves the release. Each brings what it stands on.
@@ -30,8 +32,11 @@ _TORCH = ("torch", "transformers", "sentence-transformers", "tqdm")
 _HERE = Path(__file__).resolve().parent
 
 
-def build(release: Path, out: Path, name: str, version: str) -> None:
+def build(release: Path, out: Path, name: str, version: str, origin: Mapping | None = None) -> None:
     """Write the built Bento's folder to ``out``. It needs no checkout, and of the network only a package index, once.
+
+    Args:
+        origin: where the release came from, as ``uae.serving.releases`` keeps it; None: nobody knows.
 
     Raises:
         ArtefactError: ``release`` is not a whole release.
@@ -43,12 +48,14 @@ def build(release: Path, out: Path, name: str, version: str) -> None:
         context = Path(scratch) / "context"
         copy_code(context)
         shutil.copytree(release, context / "release")
+        if origin is not None:
+            write_origin(context / "release", origin)
         bento = bentoml.bentos.build(
             f"{_SERVICE}:Retriever",
             name=name,
             version=version,
             build_ctx=str(context),
-            include=["uae/", "deploy/", "release/"],
+            include=["uae/", "deploy/", "release/", "release.origin.json"],
             # Locking is done above, by what is installed and tested: BentoML would ask the network.
             python={"packages": packages, "lock_packages": False},
         )
@@ -126,6 +133,7 @@ def pinned(packages: Iterable[str]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--release", type=Path, required=True)
+    parser.add_argument("--origin", type=json.loads, help="model, version, promoted_at and metrics, as JSON; default: not known")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--name", required=True)
     parser.add_argument("--version", required=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from uae.serving.releases import read_origin
 from uae.tables import CANDIDATES, read_table
 from uae.teacher.store import LabelStore
 
@@ -173,6 +174,9 @@ def test_champion_is_replaced_only_by_a_better_one(tmp_path, small_chain):
     assert "version 1 (champion)" in promotion["reasons"][0]
     package = json.loads((tmp_path / "models" / "bento" / "package.json").read_text())
     assert package["version"] == 1  # what is served stays the champion
+    origin = read_origin(tmp_path / "models" / "bento" / "bento" / "src" / "release")
+    assert (origin["model"], origin["version"]) == ("uae-retriever", 1)
+    assert 0 <= origin["metrics"]["map"] <= 1
     accepted = run(tmp_path, small_chain, "seed=14")
     assert accepted.returncode == 0, accepted.stderr
     promotion = json.loads((tmp_path / "promotion.json").read_text())

@@ -10,12 +10,16 @@ if TYPE_CHECKING:
     import numpy as np
     from sentence_transformers import SentenceTransformer
 
+# Where safetensors are missing, sentence-transformers reads pickles: it is told not to for the body alone.
+_PICKLES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}
+_NO_PICKLE = "openvino_model"  # how the .bin files of OpenVINO begin, which the models of the hub have beside the others
+
 
 def load_encoder(folder: Path, device: str) -> "SentenceTransformer":
     """Load a model in the sentence-transformers layout.
 
     Raises:
-        ModelError: the folder does not hold one, or its weights are not safetensors.
+        ModelError: the folder does not hold one, or has pickles in it: all its weights must be safetensors.
     """
     from sentence_transformers import SentenceTransformer
 
@@ -23,6 +27,7 @@ def load_encoder(folder: Path, device: str) -> "SentenceTransformer":
 
     if not (Path(folder) / "config.json").exists() and not (Path(folder) / "modules.json").exists():
         raise ModelError(f"{folder} holds no sentence-transformers model (no modules.json, no config.json)")
+    refuse_pickles(folder)
     hide_loading_bars()
     try:
         return SentenceTransformer(
@@ -30,6 +35,19 @@ def load_encoder(folder: Path, device: str) -> "SentenceTransformer":
         )
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder} cannot be loaded as an encoder: {str(error).splitlines()[0]}") from error
+
+
+def refuse_pickles(folder: Path) -> None:
+    """
+    Raises:
+        ModelError: a file in the folder may be a pickle, which can run code when it is read.
+    """
+    for path in sorted(Path(folder).rglob("*")):
+        if path.suffix.lower() in _PICKLES and not path.name.startswith(_NO_PICKLE):
+            raise ModelError(
+                f"{path} may be a pickle, and none is loaded. If the same weights lie beside it as .safetensors, remove it; "
+                "else save the model anew with safetensors (SentenceTransformer(...).save_pretrained), where you trust it"
+            )
 
 
 def encode(encoder: "SentenceTransformer", texts: Sequence[str], kind: str, progress: str = "") -> "np.ndarray":

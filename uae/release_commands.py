@@ -1,6 +1,8 @@
 """``uae release``: which release the service serves. It acts on a store folder, which the service watches."""
 
 import re
+import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -70,11 +72,13 @@ def follow(
     params: Params = _PARAMS,
     root: Root = Path("."),
 ) -> None:
-    """Watch an MLflow alias: when it moves, install and activate what it points at."""
+    """Watch an MLflow alias: when it moves, install and activate what it points at. SIGTERM ends it in good order."""
     from uae.report import say
     from uae.serving.follow import follow
     from uae.serving.releases import ReleaseStore
 
+    # As the first process of a container it would not even be ended by the signal, but killed in the midst of a download.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number if once else 0))
     settings = load_settings(params)
     follow(
         connect=lambda: _connect(settings, root),

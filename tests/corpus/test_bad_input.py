@@ -49,6 +49,14 @@ def test_a_broken_line_is_named(write_corpus, refuse, line):
     refuse(path, "jsonl", f"{path / 'documents.jsonl'}, line 3", "JSON")
 
 
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999", '[1, {"deep": NaN}]'])
+def test_metadata_that_json_cannot_hold_are_named_by_document_and_field(write_corpus, refuse, number):
+    path = write_corpus([DOCUMENT], [QUESTION])
+    with open(path / "documents.jsonl", "a") as stream:
+        stream.write(f'{{"id": "horn", "text": "Loud.", "metadata": {{"year": 2024, "weight": {number}}}}}\n')
+    refuse(path, "jsonl", f"{path / 'documents.jsonl'}, line 2", "document 'horn'", "'weight' holds NaN or Infinity")
+
+
 def test_half_of_an_emoji_is_named_by_its_line(tmp_path, write_corpus, refuse):
     """JSON can escape one half of a surrogate pair, which no UTF-8 file can hold: a text that was cut carelessly."""
     path = write_corpus([DOCUMENT], [QUESTION])

@@ -1,5 +1,7 @@
 """Indexes of every kind find what exact search finds, are built the same twice, and are tuned to the recall asked for."""
 
+import tracemalloc
+
 import faiss
 import numpy as np
 import pytest
@@ -91,6 +93,49 @@ def test_ties_are_broken_by_the_given_order_however_many_there_are(vectors, allo
     assert rows[0].tolist() == equal[np.argsort(order[equal])][:7].tolist()
     assert len(set(scores[0].tolist())) == 1
     assert search(index, copied[100:101], 7, allowed, "")[1][0].tolist() == equal[:7].tolist()
+
+
+def test_one_query_with_many_ties_does_not_widen_the_search_of_the_others(vectors, queries, monkeypatch):
+    far = vectors[[(queries @ vectors.T).max(axis=0).argmin()]]  # which no other query finds
+    copied = np.vstack([vectors, np.repeat(far, 3000, axis=0)])
+    index, asked = build_index(copied, "Flat"), np.vstack([queries, far])
+    whole, searched = uae.index.nearest.exhaustive, []
+
+    def noted(index, vectors, width, rows):
+        searched.append((len(vectors), width))
+        return whole(index, vectors, width, rows)
+
+    monkeypatch.setattr(uae.index.nearest, "exhaustive", noted)
+    _, rows = search(index, asked, K, None, "")
+    assert rows.tolist() == best(asked @ copied.T, np.arange(len(copied)), K).tolist()
+    assert searched[0] == (41, K + 8)
+    assert {count for count, _ in searched[1:]} == {1}
+    assert searched[-1][1] > 3000
+
+
+@pytest.mark.parametrize("kind", ["Flat", "IVF16,SQ8"])
+def test_what_is_ranked_is_bounded_in_bytes_however_many_ties_there_are(kind):
+    rng = np.random.default_rng(7)
+    copied = np.vstack([unit(rng, 100, 64), np.repeat(unit(rng, 1, 64), 3000, axis=0)])
+    index, asked = build_index(copied, kind), np.repeat(copied[-1:], 64, axis=0)
+    allowed, order = np.arange(50, 3100), rng.permutation(3100)
+    tracemalloc.start()
+    scores, rows = search(index, asked, K, allowed, "", order)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert rows.tolist() == [np.arange(100, 3100)[np.argsort(order[100:])][:K].tolist()] * 64
+    assert len(set(scores.ravel().tolist())) == 1
+    assert peak < 40_000_000  # all at once would be 64 * 3000 * 64 * 8 = 98 MB of stored vectors alone
+
+
+@pytest.mark.parametrize("size", [1, 3 * 8 * 16, 8 * 8 * 16 * 3])
+def test_ranking_in_pieces_gives_the_same(indexes, queries, monkeypatch, size):
+    for kind, rows in (("Flat", None), ("HNSW8", None), ("IVF16,SQ8", np.arange(0, 800, 3))):
+        whole = search(indexes[kind], queries, K, rows, "")
+        with monkeypatch.context() as patch:
+            patch.setattr(uae.index.nearest, "_RANKED_BYTES", size)
+            pieces = search(indexes[kind], queries, K, rows, "")
+        assert [part.tolist() for part in pieces] == [part.tolist() for part in whole]
 
 
 @pytest.mark.parametrize("kind", ["Flat", "HNSW8", "IVF16,SQ8"])

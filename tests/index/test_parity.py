@@ -1,5 +1,6 @@
 """Parity is measured on what is found, and the build takes the first form of serving that passes."""
 
+import re
 from pathlib import Path
 
 import faiss
@@ -159,6 +160,34 @@ def test_lost_recall_refuses_by_itself(tables, rough_encoder, tmp_path, monkeypa
     assert serving["backend"] == "onnx"
     assert serving["refused"]["onnx_int8"].startswith("Recall@1 is ")
     assert "index.max_recall_loss is 0.005 of it" in serving["refused"]["onnx_int8"]
+
+
+def _broken_documents(quantise):
+    """An int8 graph whose query side is good enough, and whose document side is another model's."""
+
+    def open_encoder(folder, backend, device, threads):
+        encoder = quantise(folder, backend, device, threads)
+        if backend == "onnx_int8":
+            plain = encoder.encode
+            encoder.encode = lambda texts, kind: -plain(texts, kind) if kind == "document" else plain(texts, kind)
+        return encoder
+
+    return open_encoder
+
+
+def test_a_broken_document_side_refuses_by_itself(tables, rough_encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(uae.index.build, "open_encoder", _broken_documents(uae.index.build.open_encoder))
+    manifest = build(tables, rough_encoder, tmp_path / "release", min_cosine=0.5, max_recall_loss=1.0)
+    assert (manifest["serving"]["backend"], manifest["probe"]) == ("onnx", 1.0)
+    assert re.match(r"a passage's vector has a cosine of -.*index.min_cosine is 0.5", manifest["serving"]["refused"]["onnx_int8"])
+    with pytest.raises(ConfigError, match=r"index.serving: onnx_int8 is not good enough.*a passage's vector"):
+        build(tables, rough_encoder, tmp_path / "other", serving="onnx_int8", min_cosine=0.5, max_recall_loss=1.0)
+
+
+def test_what_the_codes_of_an_index_lose_is_not_laid_to_the_serving_encoder(tables, rough_encoder, tmp_path):
+    manifest = build(tables, rough_encoder, tmp_path / "release", factory="SQ4", serving="onnx")
+    assert manifest["probe"] < 0.9999
+    assert manifest["serving"]["refused"] == {}
 
 
 def _ignoring_cosine(failure):

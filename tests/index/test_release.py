@@ -16,7 +16,7 @@ from uae.encoding import encode, load_encoder
 from uae.errors import ArtefactError, InputError
 from uae.files import sha256_file
 from uae.index.build import IndexRecipe, build_release
-from uae.index.release import FORMAT, Release, read_manifest, seal
+from uae.index.release import FORMAT, RELEASE_DOCUMENTS, Release, read_manifest, seal
 from uae.sources import fingerprint
 from uae.tables import DOCUMENTS, PASSAGES, read_table, write_table
 from uae.training.towers import build_student
@@ -92,12 +92,26 @@ def test_another_encoder_of_the_same_size_is_refused_and_both_are_named(release,
         Release(folder, "cpu")
 
 
-def test_index_of_another_release_is_refused(release, tmp_path):
+def test_index_of_another_release_is_refused_and_both_are_named(release, tmp_path):
     folder = damaged(release, tmp_path)
     other = faiss.IndexFlatIP(32)
     other.add(np.eye(5, 32, dtype=np.float32))
     faiss.write_index(other, str(folder / "index.faiss"))
-    with pytest.raises(ArtefactError, match=r"index\.faiss"):
+    manifest, found = read_manifest(release), sha256_file(folder / "index.faiss")
+    ours = f"this release of encoder {manifest['encoder'][:12]} was built with {manifest['files']['index.faiss'][:12]}"
+    with pytest.raises(ArtefactError, match=rf"index\.faiss is {found[:12]}, but {ours}: it is another release's file"):
+        Release(folder, "cpu")
+    (folder / "index.faiss").unlink()
+    with pytest.raises(ArtefactError, match=rf"index\.faiss is missing; {ours}"):
+        Release(folder, "cpu")
+
+
+def test_another_encoders_graph_is_refused_and_both_are_named(release, tmp_path):
+    folder = damaged(release, tmp_path)
+    with open(folder / "serving" / "encoder.onnx", "ab") as graph:
+        graph.write(b"x")
+    found, ours = sha256_file(folder / "serving" / "encoder.onnx"), read_manifest(release)["files"]["serving/encoder.onnx"]
+    with pytest.raises(ArtefactError, match=rf"encoder\.onnx is {found[:12]}, but .* was built with {ours[:12]}"):
         Release(folder, "cpu")
 
 
@@ -149,7 +163,7 @@ def student(encoder: Path, folder: Path, towers: str) -> Path:
 
 
 def only_queries(encoder, texts, kind, progress=""):
-    assert kind == "query", "passages are encoded"
+    assert kind == "query" or not progress, "passages are encoded, and not only the few that serving is checked with"
     return encode(encoder, texts, kind, progress)
 
 
@@ -318,6 +332,76 @@ def test_a_manifest_cannot_name_files_outside(release, tmp_path, name):
     folder = forged(damaged(release, tmp_path), more={name: "0" * 64})
     with pytest.raises(ArtefactError, match="leads out of the release's folder"):
         Release(folder, "cpu")
+
+
+@pytest.mark.parametrize("name", ["encoder/pytorch_model.bin", "encoder/2_Dense/weights.PT", "code.py", "notes", ".pkl"])
+def test_a_manifest_cannot_name_files_of_other_kinds(release, tmp_path, name):
+    folder = damaged(release, tmp_path)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(b"x")
+    forged(folder, more={name: sha256_file(folder / name)})
+    with pytest.raises(ArtefactError, match="is of no kind that a release holds"):
+        Release(folder, "cpu")
+
+
+def with_base(folder: Path, **changes) -> dict:
+    """What the manifest says of the base, with changes to its index."""
+    base = json.loads((folder / "manifest.json").read_text())["base"]
+    return {"base": base | {"index": base["index"] | changes}}
+
+
+@pytest.mark.parametrize("part", ["uae", "base"])
+@pytest.mark.parametrize("name", ["../outside/stolen.faiss", "{absolute}", "base/../../outside/stolen.faiss"])
+def test_an_index_cannot_lie_outside(release, tmp_path, part, name):
+    (tmp_path / "outside").mkdir()
+    shutil.copy(release / "index.faiss", tmp_path / "outside" / "stolen.faiss")
+    folder = damaged(release, tmp_path)
+    name = name.format(absolute=tmp_path / "outside" / "stolen.faiss")
+    index = json.loads((folder / "manifest.json").read_text())["index"] | {"file": name}
+    forged(folder, **({"index": index} if part == "uae" else with_base(folder, file=name)))
+    with pytest.raises(ArtefactError, match="leads out of the release's folder"):
+        Release(folder, "cpu")
+
+
+@pytest.mark.parametrize("part", ["uae", "base"])
+def test_an_index_that_is_not_hashed_is_refused(release, tmp_path, part):
+    folder = damaged(release, tmp_path)
+    index = json.loads((folder / "manifest.json").read_text())["index"] | {"file": "manifest.json"}
+    forged(folder, **({"index": index} if part == "uae" else with_base(folder, file="manifest.json")))
+    with pytest.raises(ArtefactError, match=r"'manifest\.json' for an index, which is none of its files"):
+        Release(folder, "cpu")
+
+
+@pytest.mark.parametrize("changes", [{"index": None}, {"index": {"file": 3}}, {"base": "x"}, {"base": {}}])
+def test_a_manifest_that_names_no_index_is_refused(release, tmp_path, changes):
+    with pytest.raises(ArtefactError, match="does not say where an index is"):
+        Release(forged(damaged(release, tmp_path), **changes), "cpu")
+
+
+def test_an_index_whose_lists_lie_in_another_file_is_refused(release, tmp_path):
+    folder = damaged(release, tmp_path)
+    vectors = np.random.default_rng(0).normal(size=(80, 32)).astype(np.float32)
+    index = faiss.index_factory(32, "IVF2,Flat", faiss.METRIC_INNER_PRODUCT)
+    index.train(vectors)
+    lists = faiss.OnDiskInvertedLists(index.nlist, index.code_size, str(tmp_path / "elsewhere"))
+    index.replace_invlists(lists)
+    index.add(vectors[: len(TEXTS)])
+    faiss.write_index(index, str(folder / "index.faiss"))
+    with pytest.raises(ArtefactError, match=r"index\.faiss takes its vectors from another file"):
+        Release(forged(folder), "cpu")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    ["", "{", "[]", "null", "3", '{"year": NaN}', '{"span": [1, -Infinity]}', '{"year": 1e999}', '{"a": ' + "[" * 100_000],
+)
+def test_metadata_that_are_no_json_object_are_refused_at_opening(release, tmp_path, metadata):
+    folder = damaged(release, tmp_path)
+    documents = read_table(folder / "documents.parquet", RELEASE_DOCUMENTS)
+    documents.loc[1, "metadata"] = metadata
+    write_table(folder / "documents.parquet", RELEASE_DOCUMENTS, documents)
+    with pytest.raises(ArtefactError, match=r"documents\.parquet has metadata that are no JSON object .*ingest stage again"):
+        Release(forged(folder), "cpu")
 
 
 @pytest.mark.parametrize("name", ["passages.parquet", "encoder/config.json", "serving/encoder.onnx"])

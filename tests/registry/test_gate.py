@@ -15,9 +15,10 @@ from uae.evaluation.testset import test_set_hash as set_hash
 from uae.files import sha256_file, write_json
 from uae.index.build import IndexRecipe, build_release
 from uae.index.onnx_export import export_encoder
+from uae.index.parity import Parity
 from uae.index.release import read_manifest, seal
 from uae.registry.gate import decide
-from uae.registry.promote import promote
+from uae.registry.promote import decide_serving, promote
 from uae.tables import DOCUMENTS, PASSAGES, QUESTIONS, read_table, write_table
 
 RULES = {"metric": "map", "min_gain": 0.125, "guarded": ["recall@1"], "max_loss": 0.02}
@@ -39,6 +40,30 @@ def test_decide(candidate, passed, failed_rule):
     failing = [reason.split()[0] for reason in decision.reasons if reason.endswith("FAILED")]
     assert failing == ([failed_rule] if failed_rule else [])
     assert all("version 3" in reason for reason in decision.reasons)
+
+
+def test_exactly_what_may_be_lost_may_be_lost_in_binary_fractions_too():
+    for before, after, limit in ((0.40, 0.38, 0.02), (0.95, 0.90, 0.05), (0.3, 0.2, 0.1), (0.57, 0.55, 0.02)):
+        for rules, passed in (({"max_loss": limit}, True), ({"max_loss": limit - 1e-6}, False)):
+            decision = decide({"map": 0.9, "recall@1": after}, {"map": 0.1, "recall@1": before}, "base", **RULES | rules)
+            assert decision.passed is passed, (before, after, rules)
+    for before, after in ((0.7, 0.8), (0.2, 0.3)):  # exactly min_gain, or a hair more or less
+        assert not decide({"map": after}, {"map": before}, "base", "map", 0.1, [], 0.0).passed
+        assert decide({"map": after}, {"map": before}, "base", "map", 0.0999, [], 0.0).passed
+
+
+@pytest.mark.parametrize(
+    ("served", "recall", "failed"),
+    [
+        (0.38, 0.95, None),  # 0.40 - 0.38 and 1 - 0.95 are a hair more than 0.02 and 0.05
+        (0.3799, 0.95, "recall@1"),
+        (0.38, 0.9499, "recall@10"),
+        (float("nan"), 0.95, "recall@1"),
+    ],
+)
+def test_a_release_may_lose_exactly_what_is_allowed(served, recall, failed):
+    decision = decide_serving(Parity(0.95, 0.99, 0.40, served, 200), recall, **LIMITS)
+    assert [reason.split()[0] for reason in decision.reasons if reason.endswith("FAILED")] == ([failed] if failed else [])
 
 
 def test_unknown_metric_is_an_error_that_lists_the_known():

@@ -31,6 +31,7 @@ TEXTS = (
     "A torn seal lets the brine out, and then the pressure falls within the hour.",
 )  # fmt: skip
 METADATA = ({"year": 2019, "kind": "manual"}, {"year": 2023, "kind": "notice"})
+ORIGIN = {"model": "uae-retriever", "version": 3, "promoted_at": "2026-11-21T00:00:00+00:00", "metrics": {"recall@1": 0.5}}
 
 
 @pytest.fixture(scope="session")
@@ -130,7 +131,7 @@ def live(release):
 def bento_url(release, tmp_path_factory):
     """The address of the built Bento, served by BentoML in a process of its own."""
     bento = tmp_path_factory.mktemp("bento") / "bento"
-    build(release, bento, "uae-retriever", "v1")
+    build(release, bento, "uae-retriever", "v1", ORIGIN)
     port = free_port()
     # From another folder and without the checkout on the path: what is served must be inside the Bento.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("UAE_")}

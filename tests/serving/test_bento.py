@@ -26,7 +26,10 @@ def test_search_answers_as_the_release_does(service, release):
 
 def test_health_release_and_metrics(service, release):
     assert service.get("/livez").status_code == service.get("/readyz").status_code == 200
-    fingerprint = service.get("/v1/release").json()["fingerprint"]
+    described = service.get("/v1/release").json()
+    fingerprint = described["fingerprint"]
+    assert (described["model"], described["version"], described["metrics"]) == ("uae-retriever", "3", {"recall@1": 0.5})
+    assert described["promoted_at"] == "2026-11-21T00:00:00+00:00"
     service.get("/invented/path")
     metrics = service.get("/metrics").text
     assert f'release="{fingerprint}"' in metrics

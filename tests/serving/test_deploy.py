@@ -521,6 +521,17 @@ def _without_total(series: dict[str, set[str]]) -> set[str]:
     return {name.removesuffix("_total") for name in series if name.endswith("_total")}
 
 
+def test_docs_act_on_the_store_where_the_manifests_have_it_and_may_be_written_to():
+    docs = (ROOT / "docs" / "serving.md").read_text()
+    told = re.findall(r"^kubectl exec deploy/(\S+) -- uae release (\w+) --store (\S+)$", docs, re.M)
+    assert {action for _, action, _ in told} == {"list", "rollback"}
+    for name, _, store in told:
+        (container,) = resource("Deployment", name)["spec"]["template"]["spec"]["containers"]
+        (mount,) = [mount for mount in container["volumeMounts"] if mount["mountPath"] == store]
+        assert (mount["name"], mount.get("readOnly", False)) == ("store", False)
+        assert container["args"][container["args"].index("--store") + 1] == store
+
+
 def test_docs_list_every_setting_with_its_default():
     docs = (ROOT / "docs" / "serving.md").read_text()
     told = dict(re.findall(r"^\| `(UAE_\w+)` \| (.*?) \|", docs, re.M))

@@ -4,7 +4,9 @@ import json
 import multiprocessing
 import os
 import shutil
-from datetime import UTC, datetime
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import mlflow
@@ -13,11 +15,13 @@ from mlflow import MlflowClient
 from tiny_releases import tiny_release
 
 import uae.serving.follow
+import uae.serving.releases
 from uae.errors import ArtefactError, InputError
 from uae.files import read_json
 from uae.index.release import read_manifest
 from uae.registry.tracking import RELEASE_TAG, connect
-from uae.serving.follow import follow, install_version, origin_of, registered, step
+from uae.registry.versions import origin_of
+from uae.serving.follow import follow, install_version, registered, step
 from uae.serving.releases import ReleaseStore, read_origin
 
 ORIGIN = {"model": "uae-retriever", "version": 3, "promoted_at": "2026-11-21T00:00:00+00:00", "metrics": {"map": 0.5}}
@@ -240,7 +244,7 @@ def test_prune_keeps_the_newest_the_active_and_the_one_before(store, monkeypatch
     monkeypatch.setattr(ReleaseStore, "_open_once", lambda self, fingerprint: self.path(fingerprint))
     names = [pretend(store, f"{n:064x}") for n in range(6)]
     ages = {name: n for n, name in enumerate(names)}
-    monkeypatch.setattr("uae.serving.releases._installed_at", lambda path: datetime(2026, 1, 1 + ages[path.name], tzinfo=UTC))
+    monkeypatch.setattr("uae.serving.releases._changed_at", lambda path: datetime(2026, 1, 1 + ages[path.name], tzinfo=UTC))
     for n in (2, 0, 1):
         store.activate(names[n])
     assert sorted(store.prune(1)) == [names[2], names[3], names[4]]
@@ -250,6 +254,51 @@ def test_prune_keeps_the_newest_the_active_and_the_one_before(store, monkeypatch
         store.rollback()
     assert store.prune(0) == [names[5], names[1]]
     assert [path.name for path in (store.folder / "releases").iterdir() if path.is_dir()] == [names[0]]
+
+
+@pytest.mark.parametrize("action", ["activate", "rollback"])
+def test_what_is_gone_by_the_end_of_its_check_is_not_activated(filled, one, two, monkeypatch, action):
+    filled.activate(two)
+    filled.activate(one)
+    state, check = filled.stamp(), ReleaseStore._open_once
+
+    def check_and_lose(self, fingerprint):
+        check(self, fingerprint)
+        shutil.rmtree(self.path(fingerprint))
+
+    monkeypatch.setattr(ReleaseStore, "_open_once", check_and_lose)
+    with pytest.raises(ArtefactError, match="install it first"):
+        filled.activate(two) if action == "activate" else filled.rollback()
+    assert filled.stamp() == state
+    assert filled.active().fingerprint == one
+
+
+def test_a_prune_during_the_check_cannot_leave_a_missing_release_active(filled, one, two, monkeypatch):
+    filled.activate(one)
+    check = ReleaseStore._open_once
+
+    def check_while_another_prunes(self, fingerprint):
+        check(self, fingerprint)
+        assert ReleaseStore(self.folder).prune(0) == [two]
+
+    monkeypatch.setattr(ReleaseStore, "_open_once", check_while_another_prunes)
+    with pytest.raises(ArtefactError, match="install it first"):
+        filled.activate(two)
+    assert filled.active().fingerprint == one
+
+
+def test_prune_takes_away_old_downloads_and_leaves_those_that_run(filled, monkeypatch):
+    for name in (".download-a", ".download-b"):
+        (filled.folder / name / "artifacts").mkdir(parents=True)
+    assert filled.prune(2) == []
+    assert (filled.folder / ".download-a").exists()
+    days = {".download-a": 2, ".download-b": 0}
+    changed_at = uae.serving.releases._changed_at
+    monkeypatch.setattr(
+        uae.serving.releases, "_changed_at", lambda path: changed_at(path) - timedelta(days=days.get(path.name, 9))
+    )
+    assert filled.prune(2) == []
+    assert [path.name for path in filled.folder.glob(".download-*")] == [".download-b"]
 
 
 def _activate_all(folder: Path, fingerprints: list[str]) -> None:
@@ -417,3 +466,44 @@ def test_following_outlives_an_unreachable_registry_and_a_damaged_release(regist
 def test_once_says_what_failed(registry, store):
     with pytest.raises(InputError, match="no alias 'champion'"):
         follow(registry.connect, MODEL, "champion", store, 30, True, print)
+
+
+FOLLOWING = """
+import sys, time, pathlib
+import mlflow
+import uae.release_commands, uae.serving.follow
+
+def step(client, model, alias, store, announce):
+    uae.serving.follow.install_version(None, Version(), store)
+
+def slow(uri, dst_path):
+    (pathlib.Path(dst_path) / "half").write_text("x")
+    print("downloading", flush=True)
+    time.sleep(120)
+
+class Version:
+    name, version, tags = "m", "1", {}
+
+uae.serving.follow.step = step
+uae.serving.follow.origin_of = lambda client, version: {}
+uae.serving.follow.mlflow.artifacts.download_artifacts = slow
+uae.release_commands._connect = lambda settings, root: None
+uae.release_commands.app(["follow", "--store", sys.argv[1], "--params", sys.argv[2]] + sys.argv[3:])
+"""
+
+
+@pytest.mark.parametrize(("words", "code"), [([], 0), (["--once"], 143)])
+def test_sigterm_ends_following_and_leaves_no_download(tmp_path, words, code):
+    params = Path(uae.__file__).parent.parent / "params.yaml"
+    command = [sys.executable, "-c", FOLLOWING, str(tmp_path / "store"), str(params), *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "downloading\n"
+        assert list((tmp_path / "store").glob(".download-*/half"))
+        process.terminate()
+        assert process.wait(60) == code
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    assert not list((tmp_path / "store").glob(".download-*"))

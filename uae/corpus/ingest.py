@@ -87,8 +87,27 @@ def _document_row(doc_id: str, raw: RawDocument) -> dict:
         "version": raw.version,
         "text": raw.text,
         "sections": [section._asdict() for section in raw.sections],
-        "metadata": json.dumps(raw.metadata, sort_keys=True, ensure_ascii=False),
+        "metadata": _metadata(raw),
     }
+
+
+def _metadata(raw: RawDocument) -> str:
+    try:
+        return json.dumps(raw.metadata, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        field = next(name for name, value in raw.metadata.items() if not _is_finite(value))
+        raise InputError(
+            f"{raw.where}: in the metadata of document {raw.key!r} the field {field!r} holds NaN or Infinity, which is no JSON; "
+            "leave it out or write null"
+        ) from None
+
+
+def _is_finite(value: object) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return False
+    return True
 
 
 def _passages(doc_id: str, raw: RawDocument, words: int) -> list[dict]:

@@ -14,7 +14,7 @@ _SPARE = 8  # more than asked for, so that ties at the end are seen
 _TIE = 1e-6  # scores of unit vectors nearer than this may be equal: float32 sums of different order
 # Reading one row out of codes or lists takes as long as passing over this many. From benchmarks/index.py.
 _READ_BY_ROW = 500
-_RANKED_AT_ONCE = 64  # queries, to bound the memory
+_RANKED_BYTES = 8_000_000  # of stored vectors in double precision at once: ties can be as many as the index has rows
 # A graph's queue is searched through at each step: its time grows with the square of efSearch.
 MOST_BREADTH = 4096
 _FILTERABLE_LISTS = (faiss.IndexIVFFlat, faiss.IndexIVFScalarQuantizer, faiss.IndexIVFPQ)
@@ -59,27 +59,40 @@ def search(
 
 
 def _all_ties(index, vectors, k, rows, allowed, order) -> tuple[np.ndarray, np.ndarray]:
-    width = min(k + _SPARE, allowed)
-    while True:
-        scores, found = exhaustive(index, vectors, width, rows)
-        if width == allowed or (scores[:, -1] < scores[:, k - 1] - _TIE).all():
-            return _ranked(index, vectors, found, k, order)
-        width = min(2 * width, allowed)
+    scores, found = np.empty((len(vectors), k), np.float32), np.empty((len(vectors), k), np.int64)
+    tied, width = np.arange(len(vectors)), min(k + _SPARE, allowed)
+    while len(tied):
+        values, candidates = exhaustive(index, vectors[tied], width, rows)
+        seen = (values[:, -1] < values[:, k - 1] - _TIE) | (width == allowed)
+        done = tied[seen]
+        scores[done], found[done] = _ranked(index, vectors[done], candidates[seen], k, order)
+        tied, width = tied[~seen], min(2 * width, allowed)
+    return scores, found
 
 
 def _ranked(index, vectors, found, k, order) -> tuple[np.ndarray, np.ndarray]:
     """The first ``k`` of the rows ``found``, shape (n, width), scored from what is stored. -1 stands for none and comes last."""
-    rows = np.maximum(found, 0)
-    scores = np.empty(rows.shape, dtype=np.float32)
-    for start in range(0, len(rows), _RANKED_AT_ONCE):
-        part = slice(start, start + _RANKED_AT_ONCE)
-        distinct, place = np.unique(rows[part], return_inverse=True)
-        stored = index.reconstruct_batch(distinct).astype(np.float64)[place.reshape(rows[part].shape)]
-        scores[part] = np.einsum("nd,nwd->nw", vectors[part].astype(np.float64), stored)
-    scores[found < 0] = -np.inf
-    ranks = rows if order is None else np.asarray(order)[rows]
-    best = np.lexsort((ranks, -scores), axis=-1)[:, :k]
-    return np.take_along_axis(scores, best, axis=1), np.take_along_axis(found, best, axis=1)
+    pairs = max(1, _RANKED_BYTES // (8 * index.d))
+    queries, width = max(1, pairs // found.shape[1]), min(pairs, found.shape[1])
+    scores, best = np.empty((len(found), k), np.float32), np.empty((len(found), k), np.int64)
+    for start in range(0, len(found), queries):
+        part = slice(start, start + queries)
+        rows = np.maximum(found[part], 0)
+        values = np.concatenate(
+            [_scores(index, vectors[part], rows[:, first : first + width]) for first in range(0, rows.shape[1], width)], axis=1
+        )
+        values[found[part] < 0] = -np.inf
+        ranks = rows if order is None else np.asarray(order)[rows]
+        places = np.lexsort((ranks, -values), axis=-1)[:, :k]
+        scores[part], best[part] = np.take_along_axis(values, places, axis=1), np.take_along_axis(found[part], places, axis=1)
+    return scores, best
+
+
+def _scores(index, vectors, rows) -> np.ndarray:
+    """Inner products of each query with its ``rows``, shape (n, width), summed in double precision."""
+    distinct, place = np.unique(rows, return_inverse=True)
+    stored = index.reconstruct_batch(distinct).astype(np.float64)[place.reshape(rows.shape)]
+    return np.einsum("nd,nwd->nw", vectors.astype(np.float64), stored).astype(np.float32)
 
 
 def approximate(index: faiss.Index, vectors: np.ndarray, k: int, rows: np.ndarray | None, parameters: str) -> np.ndarray:

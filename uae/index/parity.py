@@ -12,6 +12,13 @@ import pandas as pd
 
 from uae.index.nearest import search
 
+_HAIR = 1e-9
+
+
+def is_within(loss: float, limit: float) -> bool:
+    """Whether a loss is one that may be: in binary fractions 1 - 0.95, or 1 of 200, is a hair more than it should be."""
+    return loss <= limit + _HAIR
+
 
 class Parity(NamedTuple):
     """``cosine``, the lowest over the questions; recalls, means over those of them that have evidence (None: there are none)."""

@@ -12,6 +12,7 @@ Built by ``uae.index.build``. Opening one imports no torch, unless torch has to 
 """
 
 import json
+import math
 import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -37,6 +38,8 @@ UAE, BASE = "uae", "base"
 RELEASE_DOCUMENTS = pa.schema([DOCUMENTS.field(name) for name in ("doc_id", "source", "title", "version", "metadata")])
 # By how much the probe may differ from what it was when the release was built: another CPU adds in another order.
 PROBE_TOLERANCE = 0.02
+# Weights, settings and tables. Libraries choose how they read a file by its name: no pickle can be among these.
+_SUFFIXES = {".faiss", ".jinja", ".json", ".model", ".onnx", ".parquet", ".safetensors", ".txt"}
 _TEXT_COLUMNS = ("passage_id", "doc_id", "section", "start", "end", "text")
 
 
@@ -56,8 +59,8 @@ def read_manifest(folder: Path) -> dict:
     """Read a release's manifest and check every file against it.
 
     Raises:
-        ArtefactError: a file is missing, was changed, is too many or leads out of the folder, or the encoder is another one than
-            the index was built with.
+        ArtefactError: a file is missing, was changed, is too many, of a strange kind or leads out of the folder, or the encoder
+            is another one than the index was built with.
     """
     folder = Path(folder)
     manifest = read_json(folder / "manifest.json")
@@ -73,10 +76,14 @@ def read_manifest(folder: Path) -> dict:
         raise ArtefactError(f"{folder}/manifest.json names no files: build the release again")
     for name in files:
         _inside(folder, name)
+        if PurePosixPath(name).suffix not in _SUFFIXES:
+            raise ArtefactError(
+                f"{folder / name} is of no kind that a release holds ({', '.join(sorted(_SUFFIXES))}): do not use it"
+            )
+    _check_indexes(folder, manifest, files)
     _check_encoder(folder, manifest)
     for name, expected in files.items():
-        if not (folder / name).is_file() or sha256_file(folder / name) != expected:
-            raise ArtefactError(f"{folder / name} is missing or not the file this release was built with")
+        _check_file(folder / name, expected, manifest)
     # Models are loaded by libraries that look for files themselves: there must be none but those that were hashed.
     there = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if not path.is_dir() or path.is_symlink())
     if extra := [name for name in there if name not in files and name != "manifest.json"]:
@@ -91,6 +98,20 @@ def _inside(folder: Path, name: str) -> None:
         raise ArtefactError(f"{folder}/manifest.json names {name!r}, which leads out of the release's folder: do not use it")
 
 
+def _check_indexes(folder: Path, manifest: Mapping, files: Mapping) -> None:
+    """An index is opened by the name that the manifest gives it, so it has to be one of the files that are hashed."""
+    for part in (manifest, manifest.get("base")):
+        if part is None:
+            continue
+        index = part.get("index") if isinstance(part, dict) else None
+        name = index.get("file") if isinstance(index, dict) else None
+        if not isinstance(name, str):
+            raise ArtefactError(f"{folder}/manifest.json does not say where an index is: build the release again")
+        _inside(folder, name)
+        if name not in files:
+            raise ArtefactError(f"{folder}/manifest.json has {name!r} for an index, which is none of its files: do not use it")
+
+
 def _check_encoder(folder: Path, manifest: Mapping) -> None:
     """Before the files are hashed one by one: the message tells more."""
     for link in (path for path in (folder / "encoder").rglob("*") if path.is_symlink()):
@@ -101,6 +122,15 @@ def _check_encoder(folder: Path, manifest: Mapping) -> None:
             f"{folder}: the encoder is {found[:12]}, but the index was built with {str(manifest.get('encoder'))[:12]}; "
             "vectors of one mean nothing to the other"
         )
+
+
+def _check_file(path: Path, expected: str, manifest: Mapping) -> None:
+    ours = f"this release of encoder {manifest['encoder'][:12]} was built with {str(expected)[:12]}"
+    if not path.is_file():
+        raise ArtefactError(f"{path} is missing; {ours}")
+    found = sha256_file(path)
+    if found != expected:
+        raise ArtefactError(f"{path} is {found[:12]}, but {ours}: it is another release's file, or damaged")
 
 
 def seal(manifest: Mapping) -> str:
@@ -167,6 +197,7 @@ class Release:
         passages, documents = read_arrow(self.folder / "passages.parquet", PASSAGES), self._read_documents()
         self._columns = {name: passages[name] for name in _TEXT_COLUMNS}
         self._titles, self._metadata = documents["title"], documents["metadata"]
+        _check_metadata(self.folder / "documents.parquet", self._metadata)
         positions = pc.index_in(passages["doc_id"], pa.array(documents["doc_id"].to_pylist(), pa.string()))
         if positions.null_count:
             orphan = passages["doc_id"].filter(pc.is_null(positions))[0].as_py()
@@ -253,10 +284,7 @@ class Release:
 
     def _open(self, name: str, folder: Path, part: Mapping, device: str, threads: int | None) -> _System:
         index_path = self.folder / part["index"]["file"]
-        try:
-            index = faiss.read_index(str(index_path))
-        except RuntimeError as error:
-            raise ArtefactError(f"{index_path} is no index that FAISS reads: {str(error).strip().splitlines()[-1]}") from None
+        index = read_index(index_path)
         passages = len(self._places)
         if index.ntotal != passages:
             raise ArtefactError(f"{index_path} holds {index.ntotal} vectors, but there are {passages} passages")
@@ -297,6 +325,24 @@ class Release:
         return Hit(**values, title=self._titles[document].as_py(), score=score, metadata=metadata)
 
 
+def _check_metadata(path: Path, column: pa.ChunkedArray) -> None:
+    """Once, when the release is opened: an answer could not be written, or would be no JSON."""
+    for text in pc.unique(column).to_pylist():
+        try:
+            sound = isinstance(json.loads(text, parse_float=_finite, parse_constant=_finite), dict)
+        except (TypeError, ValueError, RecursionError):
+            sound = False
+        if not sound:
+            raise ArtefactError(f"{path} has metadata that are no JSON object ({ascii(text)[:60]}): run the ingest stage again")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
 class _Texts(Sequence):
     """A string column as a sequence, without a second copy of it."""
 
@@ -308,6 +354,22 @@ class _Texts(Sequence):
 
     def __getitem__(self, position):
         return self._column[operator.index(position)].as_py()
+
+
+def read_index(path: Path) -> faiss.Index:
+    """An index of a release.
+
+    Raises:
+        ArtefactError: FAISS does not read it, or its inverted lists lie in another file, anywhere on the disk.
+    """
+    try:
+        index = faiss.read_index(str(path))
+    except RuntimeError as error:
+        raise ArtefactError(f"{path} is no index that FAISS reads: {str(error).strip().splitlines()[-1]}") from None
+    lists = faiss.try_extract_index_ivf(index)
+    if lists is not None and isinstance(faiss.downcast_InvertedLists(lists.invlists), faiss.OnDiskInvertedLists):
+        raise ArtefactError(f"{path} takes its vectors from another file: a release's index has to be whole in itself")
+    return index
 
 
 def read_arrow(path: Path, schema: pa.Schema) -> pa.Table:

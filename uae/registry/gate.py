@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from uae.errors import ConfigError
+from uae.index.parity import is_within
 
 
 class Decision(NamedTuple):
@@ -32,10 +33,10 @@ def decide(
         if name not in known:
             raise ConfigError(f"promote: the gate has no metric {name!r}; it has {', '.join(known)}")
     gain = candidate[metric] - reference[metric]
-    passed = gain > min_gain
+    passed = gain > min_gain and not is_within(gain, min_gain)
     reasons = [_sentence(metric, candidate, reference, reference_name, f"must rise by more than {min_gain:g}", passed)]
     for name in guarded:
-        kept = candidate[name] - reference[name] >= -max_loss
+        kept = is_within(reference[name] - candidate[name], max_loss)
         passed = passed and kept
         reasons.append(_sentence(name, candidate, reference, reference_name, f"may fall by at most {max_loss:g}", kept))
     return Decision(passed, reasons)

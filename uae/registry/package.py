@@ -3,13 +3,14 @@
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from uae.errors import ArtefactError
 from uae.files import atomic_path, write_json
 from uae.index.release import read_manifest
 from uae.registry.tracking import connect
-from uae.registry.versions import release_of, version_of
+from uae.registry.versions import origin_of, release_of, version_of
 
 
 def package(bento_path: Path, root: Path, uri: str, experiment: str, model: str, alias: str, bento: str) -> dict:
@@ -23,7 +24,8 @@ def package(bento_path: Path, root: Path, uri: str, experiment: str, model: str,
     Raises:
         ArtefactError: the build failed.
     """
-    champion = version_of(connect(uri, experiment, root), model, alias)
+    client = connect(uri, experiment, root)
+    champion = version_of(client, model, alias)
     with atomic_path(bento_path) as partial:
         partial.mkdir()
         if champion is None:
@@ -31,7 +33,8 @@ def package(bento_path: Path, root: Path, uri: str, experiment: str, model: str,
         else:
             release = release_of(champion)
             manifest = read_manifest(release)
-            _build(release, partial / "bento", bento, f"v{champion.version}-{manifest['fingerprint'][:8]}")
+            version = f"v{champion.version}-{manifest['fingerprint'][:8]}"
+            _build(release, origin_of(client, champion), partial / "bento", bento, version)
             result = {
                 "built": True,
                 "model": model,
@@ -43,8 +46,9 @@ def package(bento_path: Path, root: Path, uri: str, experiment: str, model: str,
     return result
 
 
-def _build(release: Path, target: Path, name: str, version: str) -> None:
-    command = [sys.executable, "-m", "deploy.build", "--release", str(release), "--out", str(target)]
-    done = subprocess.run([*command, "--name", name, "--version", version], capture_output=True, text=True, check=False)
+def _build(release: Path, origin: Mapping, target: Path, name: str, version: str) -> None:
+    command = [sys.executable, "-m", "deploy.build", "--release", str(release), "--origin", json.dumps(origin)]
+    command += ["--out", str(target), "--name", name, "--version", version]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ArtefactError(f"the Bento cannot be built: {json.dumps(done.stderr.strip()[-800:])}")

@@ -4,7 +4,6 @@ import importlib.metadata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import faiss
 import mlflow
 import numpy as np
 import pandas as pd
@@ -19,8 +18,8 @@ from uae.evaluation.metrics import retrieval_metrics
 from uae.evaluation.testset import BASE, UAE, choose_questions, rank_with, test_set_hash
 from uae.files import read_json, write_json
 from uae.index.ann import index_recall
-from uae.index.parity import Corpus, Parity, measure_parity
-from uae.index.release import open_encoder, read_manifest
+from uae.index.parity import Corpus, Parity, is_within, measure_parity
+from uae.index.release import open_encoder, read_index, read_manifest
 from uae.registry.gate import Decision, decide
 from uae.registry.tracking import ENCODER_TAG, RELEASE_TAG, code_version, connect, dvc_md5, run_of
 from uae.registry.versions import latest, release_of, version_of, with_release
@@ -150,7 +149,7 @@ def measure_serving(folder: Path, manifest: Mapping, questions: pd.DataFrame, sc
     trained = encode(encoder, texts, "query")
     served = open_encoder(folder, manifest["serving"]["backend"], device, None).encode(texts, "query")
     passages = read_table(folder / "passages.parquet", PASSAGES)
-    index, described = faiss.read_index(str(folder / manifest["index"]["file"])), manifest["index"]
+    index, described = read_index(folder / manifest["index"]["file"]), manifest["index"]
     corpus = Corpus(passages["passage_id"].to_numpy(), passages["doc_id"].to_numpy(), index, described["parameters"])
     parity = measure_parity(trained, served, questions, corpus, scope)
     if described["dtype"] == "float32":
@@ -165,8 +164,8 @@ def decide_serving(
 ) -> Decision:
     """Pass if serving neither changes the questions' vectors nor loses Recall@1 or recall@10 beyond these limits (absolute)."""
     near = parity.cosine >= min_cosine
-    found = parity.trained_recall - parity.served_recall <= max_serving_loss
-    exact = 1 - index_recall <= max_index_loss
+    found = is_within(parity.trained_recall - parity.served_recall, max_serving_loss)
+    exact = is_within(1 - index_recall, max_index_loss)
     verdict = {True: "passed", False: "FAILED"}
     return Decision(
         near and found and exact,

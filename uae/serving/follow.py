@@ -4,7 +4,6 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import mlflow
@@ -15,9 +14,9 @@ from mlflow.exceptions import MlflowException
 from uae.errors import ArtefactError, InputError, UaeError
 from uae.files import read_json, write_json
 from uae.registry.tracking import RELEASE_TAG
-from uae.serving.releases import ReleaseStore
+from uae.registry.versions import origin_of
+from uae.serving.releases import DOWNLOAD_PREFIX, ReleaseStore
 
-_METRICS = "test/uae/"  # as promote logs them to a version's run
 _LONGEST_PAUSE_S = 600.0
 
 log = logging.getLogger(__name__)
@@ -61,7 +60,7 @@ def install_version(client: MlflowClient, version: ModelVersion, store: ReleaseS
             fingerprint = tag
         else:
             store.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=store.folder, prefix=".download-") as scratch:
+            with tempfile.TemporaryDirectory(dir=store.folder, prefix=DOWNLOAD_PREFIX) as scratch:
                 uri = f"models:/{version.name}/{version.version}/artifacts/release"
                 fingerprint = store.install(Path(mlflow.artifacts.download_artifacts(uri, dst_path=scratch)), origin)
     except (MlflowException, OSError) as error:
@@ -69,27 +68,6 @@ def install_version(client: MlflowClient, version: ModelVersion, store: ReleaseS
     if tag and fingerprint != tag:
         raise ArtefactError(f"{name} was registered as release {tag[:12]}, but its artefacts are release {fingerprint[:12]}")
     return fingerprint
-
-
-def origin_of(client: MlflowClient, version: ModelVersion) -> dict:
-    """{"model", "version", "promoted_at", "metrics"}: the means over the test questions that the gate saw.
-
-    A run holds the metrics of all versions that have its encoder, so they are taken as they were when this one was registered.
-    """
-    metrics = {}
-    for key in sorted(client.get_run(version.run_id).data.metrics) if version.run_id else ():
-        if key.startswith(_METRICS):
-            history = client.get_metric_history(version.run_id, key)
-            logged = [(each.timestamp, each.value) for each in history if each.timestamp <= version.creation_timestamp]
-            if logged:
-                metrics[key.removeprefix(_METRICS).replace("_at_", "@")] = max(logged)[1]
-    registered_at = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
-    return {
-        "model": version.name,
-        "version": int(version.version),
-        "promoted_at": registered_at.isoformat(timespec="seconds"),
-        "metrics": metrics,
-    }
 
 
 def follow(

@@ -11,7 +11,8 @@ import json
 import os
 import re
 import shutil
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,8 @@ from uae.index.release import Release, read_manifest
 SHORTEST_PREFIX = 8
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _KEPT_HISTORY = 1000
+DOWNLOAD_PREFIX = ".download-"  # of folders in the store that a release is fetched into
+_ABANDONED = timedelta(days=1)  # no download takes longer
 
 
 class Active(NamedTuple):
@@ -80,7 +83,7 @@ class ReleaseStore:
         return True
 
     def note_origin(self, fingerprint: str, origin: dict) -> None:
-        write_json(_origin_path(self._place(fingerprint)), origin)
+        write_origin(self._place(fingerprint), origin)
 
     def activate(self, fingerprint: str) -> None:
         """Make an installed release the one that is served. It is opened and checked first: hashes, and vectors against encoder.
@@ -93,6 +96,7 @@ class ReleaseStore:
             state = self._read()
             if state["active"] == fingerprint:
                 return
+            self.path(fingerprint)  # once more: it may have been pruned while it was checked
             before = [*state["before"], state["active"]] if state["active"] else []
             self._write(fingerprint, before, state["history"], "activate")
 
@@ -114,6 +118,7 @@ class ReleaseStore:
             self._open_once(target)  # before the lock: a rollback must not wait for another's check
             with self._changing():
                 if self._read() == state:
+                    self.path(target)
                     self._write(target, state["before"][:-1], state["history"], "rollback")
                     return target
 
@@ -146,7 +151,7 @@ class ReleaseStore:
         return sorted(
             (
                 Installed(
-                    path.name, path, read_origin(path), _installed_at(path), path.name == state["active"], path.name == before
+                    path.name, path, read_origin(path), _changed_at(path), path.name == state["active"], path.name == before
                 )
                 for path in self._folders()
             ),
@@ -170,6 +175,8 @@ class ReleaseStore:
     def prune(self, keep: int) -> list[str]:
         """Remove all but the ``keep`` releases installed last; the active one and the one before always stay.
 
+        Downloads that a killed process left behind go, too.
+
         Returns:
             The fingerprints removed.
         """
@@ -187,6 +194,9 @@ class ReleaseStore:
                     os.replace(path, aside)
                     shutil.rmtree(aside)
                     _origin_path(path).unlink(missing_ok=True)
+            for left in self.folder.glob(f"{DOWNLOAD_PREFIX}*"):
+                if datetime.now(UTC) - _changed_at(left) > _ABANDONED:
+                    shutil.rmtree(left, ignore_errors=True)
         return removed
 
     def path(self, fingerprint: str) -> Path:
@@ -242,8 +252,13 @@ class ReleaseStore:
         write_json(self.folder / "active.json", state)
 
 
+def write_origin(folder: Path, origin: Mapping) -> None:
+    """Note beside a release folder where it came from, for ``read_origin``."""
+    write_json(_origin_path(Path(folder)), origin)
+
+
 def read_origin(folder: Path) -> dict | None:
-    """What is known of where a release folder in a store came from: {"model", "version", "promoted_at", "metrics"}, or None."""
+    """What is known of where a release folder came from: {"model", "version", "promoted_at", "metrics"}, or None."""
     path = _origin_path(Path(folder))
     return read_json(path) if path.exists() else None
 
@@ -259,5 +274,5 @@ def _checked(fingerprint: object, where: Path) -> str:
     return fingerprint
 
 
-def _installed_at(path: Path) -> datetime:
+def _changed_at(path: Path) -> datetime:
     return datetime.fromtimestamp(path.stat().st_ctime, UTC)

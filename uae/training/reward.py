@@ -27,6 +27,7 @@ from tqdm import tqdm
 from transformers import PrinterCallback
 
 from uae.compute import hide_loading_bars, pick_device, seed_everything
+from uae.encoding import refuse_pickles
 from uae.errors import ArtefactError, ModelError
 from uae.files import atomic_path, read_json, sha256_bytes, write_json
 from uae.sources import fingerprint
@@ -230,6 +231,7 @@ def _identity(table: pd.DataFrame, base_path: Path, recipe: RewardRecipe, seed: 
 
 
 def _open(base_path: Path, device: str) -> CrossEncoder:
+    refuse_pickles(base_path)
     hide_loading_bars()
     logging.disable(logging.WARNING)  # that the head is new, which it has to be, would be said at length for every fold
     try:
