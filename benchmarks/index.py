@@ -137,6 +137,7 @@ def main(
         wanted = [kind.replace("IVF,", f"IVF{list_count(n)},") for kind in kinds]
         homes = {kind: out / f"{corpus.key[:12]}-{n}-{kind.replace(',', '_')}-{target}-{seed}.json" for kind in wanted}
         setting = out / f"{corpus.key[:12]}-{n}-{seed}.json"
+        kept = [kind for kind, home in homes.items() if home.exists()]
         if not setting.exists() or not all(home.exists() for home in homes.values()):
             repeated = repeat(corpus, n, seed)
             about = {"noise_scale": round(repeated.scale, 3), "hardness": hardness(repeated, corpus.questions[:200], K)}
@@ -149,6 +150,7 @@ def main(
         measured = [read_json(home) for home in homes.values()]
         result["sizes"][n] = read_json(setting) | {
             "auto": plan_factory("auto", n, corpus.passages.shape[1], target),
+            "of_an_earlier_run": kept,
             "kinds": {row["factory"]: row | over_flat(row, measured) for row in measured},
         }
     print(json.dumps(result))

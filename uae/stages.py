@@ -315,12 +315,13 @@ def _index(p, w: Workspace) -> dict:
 
 
 def _evaluate(p, w: Workspace) -> dict:
-    from uae.evaluation.evaluate import evaluate
+    from uae.evaluation.evaluate import Reading, Written, evaluate
 
     w.path("judgements").mkdir(parents=True, exist_ok=True)
     readers = {"reader": w.model(p.models.reader)}
     if p.models.held_out:
         readers["held out"] = w.model(p.models.held_out)
+    e = p.evaluate
     return evaluate(
         passages_path=w.path("passages"),
         questions_path=w.path("questions"),
@@ -329,17 +330,22 @@ def _evaluate(p, w: Workspace) -> dict:
         rival_paths={path.name: path for path in sorted(w.path("rivals").iterdir()) if path.is_dir()},
         reader_paths=readers,
         training_curve_path=w.path("training_curve"),
-        evaluation_path=w.path("evaluation"),
-        cost_path=w.path("query_cost"),
-        page_path=w.path("evaluation_page"),
-        runs_path=w.path("runs"),
-        curve_path=w.path("recall_curve"),
+        written=Written(
+            evaluation=w.path("evaluation"),
+            cost=w.path("query_cost"),
+            page=w.path("evaluation_page"),
+            runs=w.path("runs"),
+            curve=w.path("recall_curve"),
+        ),
         scope=p.scope,
-        judging=judging_terms(p, w) if p.evaluate.llm.questions else None,
+        cutoffs=e.cutoffs,
+        reading=Reading(e.reader_passages, e.reader_questions, e.reader_new_tokens, e.reader_batch_size),
+        resamples=e.resamples,
+        confidence=e.confidence,
+        judging=judging_terms(p, w) if e.llm.questions else None,
         device=p.compute.device,
         dtype=p.compute.dtype,
         seed=p.seed,
-        **p.evaluate.model_dump(exclude={"llm"}),
     )
 
 

@@ -1,6 +1,7 @@
 """The evaluate stage: all systems on the test questions, retrieval and answers, with intervals; the LLM's part is in ``llm``."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +25,27 @@ BM25, HYBRID = "bm25", "hybrid"
 _CURVE_DEPTH = 10
 
 
+@dataclass(frozen=True)
+class Written:
+    """Where the stage's artefacts go."""
+
+    evaluation: Path
+    cost: Path
+    page: Path
+    runs: Path
+    curve: Path
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the reader LLMs are asked; see ``read_answers``."""
+
+    passages: int  # of a ranking, that a reader is given
+    questions: int | None  # only the first so many
+    new_tokens: int
+    batch_size: int
+
+
 def evaluate(
     passages_path: Path,
     questions_path: Path,
@@ -32,17 +54,10 @@ def evaluate(
     rival_paths: Mapping[str, Path],
     reader_paths: Mapping[str, Path],
     training_curve_path: Path,
-    evaluation_path: Path,
-    cost_path: Path,
-    page_path: Path,
-    runs_path: Path,
-    curve_path: Path,
+    written: Written,
     scope: str,
     cutoffs: Sequence[int],
-    reader_passages: int,
-    reader_questions: int | None,
-    reader_new_tokens: int,
-    reader_batch_size: int,
+    reading: Reading,
     resamples: int,
     confidence: float,
     judging: Judging | None,
@@ -67,28 +82,24 @@ def evaluate(
     manifest = read_manifest(release_path)
     passages, everything = read_table(passages_path, PASSAGES), read_table(questions_path, QUESTIONS)
     questions = choose_questions(everything)
+    terms = {"confidence": confidence, "resamples": resamples, "seed": seed}
     folders = {BASE: base_path, **rival_paths, UAE: release_path / "encoder"}
     rankings = _retrieve(folders, questions, passages, scope, device)
     parts = {}
     if judging is not None:
-        more, parts = with_llm(judging, rankings, questions, passages, release_path, scope, confidence, resamples, seed)
+        more, parts = with_llm(judging, rankings, questions, passages, release_path, scope, **terms)
         rankings |= more
     evidence = dict(zip(questions["question_id"], questions["evidence"], strict=True))
-    scores = {
-        system: retrieval_metrics(_ids(ranked), {question: evidence[question] for question in ranked}, cutoffs)
-        for system, ranked in rankings.items()
-    }
+    found = {system: rankings[system] for system in folders}
     answers = {
         name: read_answers(
-            {system: rankings[system] for system in folders}, questions, passages, path, reader_passages, reader_questions,
-            reader_new_tokens, reader_batch_size, device, dtype,
+            found, questions, passages, path, reading.passages, reading.questions, reading.new_tokens, reading.batch_size,
+            device, dtype,
         )
         for name, path in reader_paths.items()
     }  # fmt: skip
     first = next(iter(answers.values()))
-    for system, table in first.items():
-        scores[system] = scores[system].join(table[["token_f1", "exact_match"]])
-    terms = {"confidence": confidence, "resamples": resamples, "seed": seed}
+    scores = _scores(rankings, evidence, cutoffs, first)
     curve = _recall_curve({system: rankings[system] for system in (BM25, *folders, HYBRID)}, evidence)
     models = {name: fingerprint(path) for name, path in ({BASE: base_path} | dict(rival_paths) | dict(reader_paths)).items()}
     evaluation = {
@@ -110,14 +121,29 @@ def evaluate(
         "training": {"curve": _training_curve(training_curve_path)},
         **parts,
     }
-    cost = evaluation.pop("cost", {})
     runs = pd.DataFrame(_runs(rankings, scores, first, depth=max(20, *cutoffs)))
-    write_table(runs_path, RUNS, runs)
-    write_text(curve_path, _curve_csv(curve))
-    evaluation_page(evaluation | {"cost": cost}, runs, everything, passages, page_path)
-    write_json(cost_path, cost)  # by itself: no two runs take the same time, and the gate must not run anew for that
-    write_json(evaluation_path, evaluation)
-    return evaluation | {"cost": cost}
+    _write(written, evaluation, runs, everything, passages)
+    return evaluation
+
+
+def _write(written: Written, evaluation: Mapping, runs: pd.DataFrame, questions: pd.DataFrame, passages: pd.DataFrame) -> None:
+    write_table(written.runs, RUNS, runs)
+    write_text(written.curve, _curve_csv(evaluation["recall_curve"]))
+    evaluation_page({"cost": {}} | evaluation, runs, questions, passages, written.page)
+    # Costs by themselves: no two runs take the same time, and the gate must not run anew for that.
+    write_json(written.cost, evaluation.get("cost", {}))
+    write_json(written.evaluation, {name: part for name, part in evaluation.items() if name != "cost"})
+
+
+def _scores(
+    rankings: Mapping[str, Rankings], evidence: Mapping, cutoffs: Sequence[int], answers: Mapping[str, pd.DataFrame]
+) -> dict[str, pd.DataFrame]:
+    """Each question's metrics by system, of its ranking and of the answer that was read from it."""
+    scores = {
+        system: retrieval_metrics(_ids(ranked), {question: evidence[question] for question in ranked}, cutoffs)
+        for system, ranked in rankings.items()
+    }
+    return scores | {system: scores[system].join(table[["token_f1", "exact_match"]]) for system, table in answers.items()}
 
 
 def _retrieve(folders: Mapping[str, Path], questions: pd.DataFrame, passages: pd.DataFrame, scope: str, device: str):
