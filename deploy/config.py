@@ -54,9 +54,10 @@ class Config(BaseModel):
 
     # Limits of all requests together.
     max_concurrency: Count = 256  # requests at work; one more is answered with 429
-    max_buffered_bytes: Count = 64_000_000  # bodies held in memory, half-sent ones included
+    max_buffered_bytes: Count = 64_000_000  # in memory: bodies, half-sent ones included, and answers that are not read yet
     body_seconds: Seconds = 10.0  # from a request's head to the last byte of its body; a slower client gets 408
     request_seconds: Seconds = 10.0  # from there to the answer; then 503
+    send_seconds: Seconds = 10.0  # in which a client has to read each 64 KB of its answer; then the connection is broken
 
     # Who may ask, and what is told.
     keys_file: Path | None = None  # API keys, one a line, # begins a comment; re-read when it changes. None: open to all

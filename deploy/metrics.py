@@ -41,6 +41,7 @@ class Metrics:
             "uae_queue_wait_seconds", "Time of a text before the model.", buckets=_SECONDS, registry=registry
         )
         self._in_flight = Gauge("uae_in_flight_requests", "Requests at work.", registry=registry)
+        self._unsent = Gauge("uae_unsent_bytes", "Bytes of answers that clients have still to read.", registry=registry)
         self._children: dict[tuple[str, int], Any] = {}
 
     def answered(self, route: str, status: int, seconds: float) -> None:
@@ -62,9 +63,10 @@ class Metrics:
         for wait in batch.waits_s:
             self._queue_wait.observe(wait)
 
-    def watch(self, switch: Switch, in_flight: Callable[[], int]) -> None:
-        """Report what ``switch`` holds, and how many requests are at work, whenever somebody asks."""
+    def watch(self, switch: Switch, in_flight: Callable[[], int], unsent: Callable[[], int]) -> None:
+        """Report what ``switch`` holds, how many requests are at work, and what is still to be read, whenever somebody asks."""
         self._in_flight.set_function(in_flight)
+        self._unsent.set_function(unsent)
         self.registry.register(_Serving(switch))
 
     def text(self) -> bytes:

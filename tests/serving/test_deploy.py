@@ -434,7 +434,7 @@ def test_the_example_secret_holds_no_key():
 def series() -> dict[str, set[str]]:
     """Each series of the service and its labels; ``instance`` and the like are added by Prometheus."""
     metrics = Metrics()
-    metrics.watch(Switch(lambda folder: None, 1.0), lambda: 0)
+    metrics.watch(Switch(lambda folder: None, 1.0), lambda: 0, lambda: 0)
     metrics.answered("/v1/search", 200, 0.1)
     metrics.rejected("queue_full")
     metrics.batch(Batch(1, 1, [0.1], 0.1))
