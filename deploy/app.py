@@ -49,7 +49,7 @@ def create_app(config: Config, log: Any = None) -> FastAPI:
     log = log or open_log()
     metrics, load = Metrics(), Load()
     retrieval = Retrieval(config, metrics)
-    metrics.watch(retrieval.switch, lambda: load.running, lambda: load.unsent)
+    metrics.watch(retrieval.switch, lambda: load.running, lambda: retrieval.finding.waiting, lambda: load.unsent)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -40,6 +40,7 @@ class Config(BaseModel):
     batch_tokens: Count = 16384  # most tokens in a batch, padding included
     batch_padding: Annotated[float, Field(ge=0)] = 0.5  # padded tokens that a batch may hold for each real one
     queue_texts: Count = 1024  # most texts that wait; a request that finds no room is answered with 429
+    queue_finds: Count = 128  # most searches of the index that wait for a thread; the same
 
     # Limits of one request. What exceeds them is refused with 4xx before it costs anything.
     max_body_bytes: Count = 2_000_000

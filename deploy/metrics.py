@@ -42,6 +42,7 @@ class Metrics:
         )
         self._in_flight = Gauge("uae_in_flight_requests", "Requests at work.", registry=registry)
         self._unsent = Gauge("uae_unsent_bytes", "Bytes of answers that clients have still to read.", registry=registry)
+        self._finds = Gauge("uae_queue_finds", "Searches of the index that wait for a thread.", registry=registry)
         self._children: dict[tuple[str, int], Any] = {}
 
     def answered(self, route: str, status: int, seconds: float) -> None:
@@ -63,9 +64,10 @@ class Metrics:
         for wait in batch.waits_s:
             self._queue_wait.observe(wait)
 
-    def watch(self, switch: Switch, in_flight: Callable[[], int], unsent: Callable[[], int]) -> None:
-        """Report what ``switch`` holds, how many requests are at work, and what is still to be read, whenever somebody asks."""
+    def watch(self, switch: Switch, in_flight: Callable[[], int], finds: Callable[[], int], unsent: Callable[[], int]) -> None:
+        """Report what ``switch`` holds, what is at work, what waits for a thread, what is still to be read, whenever asked."""
         self._in_flight.set_function(in_flight)
+        self._finds.set_function(finds)
         self._unsent.set_function(unsent)
         self.registry.register(_Serving(switch))
 
