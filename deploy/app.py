@@ -44,7 +44,7 @@ def create_app(config: Config, log: Any = None) -> FastAPI:
         log: a structlog logger; None: JSON lines on standard output.
 
     Raises:
-        ConfigError: the file of keys cannot be read.
+        ConfigError: the file of keys cannot be read, or holds one that is too short.
     """
     log = log or open_log()
     metrics, load = Metrics(), Load()
@@ -66,6 +66,8 @@ def create_app(config: Config, log: Any = None) -> FastAPI:
     app.add_middleware(Limits, config, frozenset({"/v1/search", "/v1/embeddings"}), load)
     if config.keys_file:
         app.add_middleware(RequireKey, ApiKeys(config.keys_file), metrics, config.metrics_open)
+    else:
+        log.warning("there are no API keys: whoever reaches this service may ask; UAE_KEYS_FILE would name a file of them")
     app.add_middleware(Outermost, log, metrics)
     app.add_middleware(PacedSending, config, load)
     return app

@@ -31,7 +31,7 @@ from uae.serving.clients.langchain import UaeRetriever as LangChainRetriever
 from uae.serving.clients.service import SearchService, ServiceError
 
 ROOT = Path(__file__).resolve().parents[2]
-KEY = "lodge-key-1"
+KEY = "lodge-key-number-1"
 QUESTION = "How is the pump primed?"
 PASSAGES = [
     {"doc_id": "a", "title": "Pump", "section": "Start", "text": "The pump is primed by hand.", "metadata": {"year": 2019}},

@@ -19,10 +19,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from tiny_releases import tiny_release
 
 import deploy
+from deploy.auth import ApiKeys
 from deploy.build import build, pinned, requirements
 from deploy.config import Config, read_config
 from deploy.metrics import Metrics
-from uae.errors import ArtefactError
+from uae.errors import ArtefactError, ConfigError
 from uae.index.release import Release, read_manifest
 from uae.serving.batching import Batch
 from uae.serving.switch import Switch
@@ -423,8 +424,12 @@ def test_arguments_of_follow_are_its_own():
     assert Path(container["args"][container["args"].index("--params") + 1]).parent == Path(mounts["params"])
 
 
-def test_the_example_secret_holds_no_key():
-    assert resource("Secret", "uae-keys")["stringData"]["keys"].startswith("REPLACE-THIS ")
+def test_the_example_secret_holds_no_key_and_does_not_start_a_service(tmp_path):
+    example = resource("Secret", "uae-keys")["stringData"]["keys"]
+    assert example.startswith("REPLACE-THIS ")
+    (tmp_path / "keys").write_text(example)
+    with pytest.raises(ConfigError, match="line 1: the key is shorter"):
+        ApiKeys(tmp_path / "keys")
 
 
 # Prometheus

@@ -217,6 +217,14 @@ def test_a_slow_client_is_cut_off_by_a_real_server(live):
     [
         ({"UAE_MAXK": "3"}, "did you mean UAE_MAX_K"),
         ({"UAE_KEY_FILE": "x"}, "did you mean UAE_KEYS_FILE"),
+        ({"UAE_KEYS_FILE": ""}, "UAE_KEYS_FILE is set, but empty"),
+        ({"UAE_KEYS_FILE": " "}, "UAE_KEYS_FILE is set, but empty"),
+        ({"UAE_API_KEYS": "x"}, "UAE_API_KEYS is no setting .* UAE_KEYS_FILE"),
+        ({"UAE_KEYS": "x"}, "UAE_KEYS is no setting"),
+        ({"UAE_API_KEY": "x"}, "UAE_API_KEY is no setting"),
+        ({"UAE_APIKEY": "x"}, "UAE_APIKEY is no setting"),
+        ({"UAE_SECRET_FILE": "x"}, "UAE_SECRET_FILE is no setting"),
+        ({"UAE_AUTH_TOKEN": "x"}, "UAE_AUTH_TOKEN is no setting"),
         ({"UAE_MAX_K": "0"}, "UAE_MAX_K: Input should be greater"),
         ({"UAE_BODY_SECONDS": "nan"}, "UAE_BODY_SECONDS"),
         ({"UAE_STORE": "a", "UAE_RELEASE": "b"}, "both set"),
@@ -230,9 +238,10 @@ def test_impossible_settings_are_refused_by_name(environment, message):
 
 def test_settings_are_read_and_strangers_reported():
     environment = {
-        "UAE_MAX_K": "7", "UAE_LOG_QUERIES": "1", "UAE_KEYS_FILE": "", "UAE_TEACHER_API_KEY": "x", "OTHER": "x",
+        "UAE_MAX_K": "7", "UAE_LOG_QUERIES": "1", "UAE_STORE": "", "UAE_TEACHER_API_KEY": "x", "OTHER": "x",
         "UAE_RETRIEVER_SERVICE_HOST": "10.0.0.1", "UAE_PORT": "tcp://10.0.0.1:3000", "UAE_PORT_3000_TCP_ADDR": "10.0.0.1",
+        "UAE_KEYSTONE": "x", "UAE_KEYS_SERVICE_HOST": "10.0.0.2",
     }  # fmt: skip
     config, others = read_config(environment)
-    assert (config.max_k, config.log_queries, config.keys_file) == (7, True, None)
-    assert others == ["UAE_TEACHER_API_KEY"]
+    assert (config.max_k, config.log_queries, config.store, config.keys_file) == (7, True, None, None)
+    assert others == ["UAE_TEACHER_API_KEY", "UAE_KEYSTONE"]
