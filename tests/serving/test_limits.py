@@ -3,7 +3,10 @@
 import asyncio
 import json
 import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 
 from deploy.config import Config, read_config
@@ -11,6 +14,7 @@ from deploy.limits import Limits
 from deploy.schemas import ApiError
 from deploy.sending import Load
 from uae.errors import ConfigError
+from uae.index.release import Release
 
 NESTED = {"query": "x", "filters": {"a": 1}}
 BAD = [
@@ -210,6 +214,38 @@ def test_a_slow_client_is_cut_off_by_a_real_server(live):
         while part := connection.recv(65536):  # the server closes
             answer += part
     assert answer.startswith(b"HTTP/1.1 408")
+
+
+@pytest.fixture
+def slow_model(monkeypatch):
+    """Servers started from now on take a tenth of a second for each batch."""
+    encode = Release.encode
+
+    def slow(self, *arguments):
+        time.sleep(0.1)
+        return encode(self, *arguments)
+
+    monkeypatch.setattr(Release, "encode", slow)
+
+
+def test_a_crowd_before_a_small_queue_gets_429_with_retry_after_or_its_answer(live, slow_model):
+    url = live(queue_texts=8, max_queries=4, max_inputs=4, batch_texts=4)
+    with httpx.Client(base_url=url, timeout=60) as client, ThreadPoolExecutor(24) as crowd:
+        replies = list(crowd.map(lambda n: client.post("/v1/search", json={"query": [f"keys {n}"] * 4}), range(48)))
+        assert {reply.status_code for reply in replies} == {200, 429}
+        for reply in replies:
+            if reply.status_code == 429:
+                assert reply.json()["error"]["code"] == "queue_full"
+                assert 1 <= int(reply.headers["retry-after"]) <= 60
+        assert client.post("/v1/search", json={"query": "keys"}).status_code == 200
+        told = client.get("/metrics").text
+    for gauge in ("uae_in_flight_requests", "uae_queue_texts", "uae_queue_finds", "uae_unsent_bytes"):
+        assert f"\n{gauge} 0.0\n" in told
+
+
+def test_what_takes_too_long_gets_503_with_retry_after(live, slow_model):
+    reply = httpx.post(f"{live(request_seconds=0.03)}/v1/search", json={"query": "keys"}, timeout=30)
+    assert (reply.status_code, reply.json()["error"]["code"], reply.headers["retry-after"]) == (503, "timeout", "1")
 
 
 @pytest.mark.parametrize(
