@@ -15,12 +15,13 @@ from starlette.types import Receive, Scope, Send
 
 from deploy.auth import ApiKeys, RequireKey
 from deploy.config import Config
-from deploy.limits import Limits, Load
+from deploy.limits import Limits
 from deploy.logs import Call, Outermost, open_log
 from deploy.metrics import Metrics
 from deploy.retrieval import Retrieval
 from deploy.routes import V1
 from deploy.schemas import ApiError
+from deploy.sending import Load, PacedSending
 from uae import __version__
 
 PAGE = Path(__file__).resolve().parent / "page"
@@ -43,12 +44,12 @@ def create_app(config: Config, log: Any = None) -> FastAPI:
         log: a structlog logger; None: JSON lines on standard output.
 
     Raises:
-        ConfigError: the file of keys cannot be read.
+        ConfigError: the file of keys cannot be read, or holds one that is too short.
     """
     log = log or open_log()
     metrics, load = Metrics(), Load()
     retrieval = Retrieval(config, metrics)
-    metrics.watch(retrieval.switch, lambda: load.running)
+    metrics.watch(retrieval.switch, lambda: load.running, lambda: retrieval.finding.waiting, lambda: load.unsent)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -65,7 +66,10 @@ def create_app(config: Config, log: Any = None) -> FastAPI:
     app.add_middleware(Limits, config, frozenset({"/v1/search", "/v1/embeddings"}), load)
     if config.keys_file:
         app.add_middleware(RequireKey, ApiKeys(config.keys_file), metrics, config.metrics_open)
+    else:
+        log.warning("there are no API keys: whoever reaches this service may ask; UAE_KEYS_FILE would name a file of them")
     app.add_middleware(Outermost, log, metrics)
+    app.add_middleware(PacedSending, config, load)
     return app
 
 

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import logging
 import os
+import re
 import time
 from pathlib import Path
 
@@ -14,25 +15,30 @@ from deploy.schemas import ApiError
 from uae.errors import ConfigError
 
 _CHECK_EVERY_S = 1.0
+_SHORTEST = 16  # characters: of 64 kinds, 96 bits
+# A key may hold the mark: only after white space, or at the line's start, it begins a comment.
+_COMMENT = re.compile(r"(^|\s)#.*")
 log = logging.getLogger("uae.auth")
 
 
 class ApiKeys:
-    """The keys of a file: one a line; what follows # is a comment."""
+    """The keys of a file: one a line; # at a line's start or after white space begins a comment."""
 
     def __init__(self, path: Path):
         """
         Raises:
-            ConfigError: it cannot be read.
+            ConfigError: it cannot be read, or holds a key that is too short.
         """
         self.path = Path(path)
         self._digests: list[bytes] = []
         self._stamp: object = None
         self._checked = 0.0
         try:
-            self._read()
+            refused = self._read()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"UAE_KEYS_FILE: {self.path} cannot be read: {error}") from None
+        if refused:
+            raise ConfigError(f"UAE_KEYS_FILE: {refused[0]}")
 
     def allows(self, given: bytes) -> bool:
         """Whether it is one of the keys. The time it takes tells nothing of which, nor of how much of it was right."""
@@ -50,17 +56,30 @@ class ApiKeys:
         self._checked = now
         try:
             if self._stat() != self._stamp:
-                self._read()
+                for reason in self._read():  # the others count all the same: one of them may have been taken out
+                    log.error("%s; it lets nobody in", reason)
         except (OSError, UnicodeDecodeError) as error:
             # A file that is gone for the moment of its replacement locks nobody out, and lets nobody in.
             log.error("%s cannot be read, the keys stay as they were: %s", self.path, error)
 
-    def _read(self) -> None:
+    def _read(self) -> list[str]:
+        """Take over the file's keys.
+
+        Returns:
+            Why some of them are none, each with its line, and never with the key.
+        """
         stamp = self._stat()  # before reading: what is written meanwhile is read the next time
-        lines = (line.partition("#")[0].strip() for line in self.path.read_text(encoding="utf-8").splitlines())
-        self._digests = [hashlib.sha256(line.encode()).digest() for line in lines if line]
+        keys, refused = [], []
+        for number, line in enumerate(self.path.read_text(encoding="utf-8").splitlines(), start=1):
+            key = _COMMENT.sub("", line).strip()
+            if len(key) >= _SHORTEST:
+                keys.append(key)
+            elif key:
+                refused.append(f"{self.path}, line {number}: the key is shorter than {_SHORTEST} characters")
+        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
         self._stamp = stamp
         log.info("%d API keys are valid", len(self._digests))
+        return refused
 
     def _stat(self) -> tuple[int, int, int]:
         found = os.stat(self.path)

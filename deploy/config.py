@@ -13,6 +13,8 @@ from uae.errors import ConfigError
 _PREFIX = "UAE_"
 # What Kubernetes sets in every container for a service whose name begins with "uae" is none of ours.
 _KUBERNETES = re.compile(r"UAE_(.+_)?(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_\d+_(TCP|UDP|SCTP)(_.+)?)?)")
+# Whoever sets such a variable thinks that the service is locked. The labelling's own key locks nothing.
+_LOOKS_LIKE_A_KEY = re.compile(r"UAE_(?!TEACHER_API_KEY$)(.+_)?(API)?(KEYS?|SECRETS?|PASSWORDS?|TOKEN|AUTH)(_.+)?")
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -40,6 +42,7 @@ class Config(BaseModel):
     batch_tokens: Count = 16384  # most tokens in a batch, padding included
     batch_padding: Annotated[float, Field(ge=0)] = 0.5  # padded tokens that a batch may hold for each real one
     queue_texts: Count = 1024  # most texts that wait; a request that finds no room is answered with 429
+    queue_finds: Count = 128  # most searches of the index that wait for a thread; the same
 
     # Limits of one request. What exceeds them is refused with 4xx before it costs anything.
     max_body_bytes: Count = 2_000_000
@@ -54,12 +57,13 @@ class Config(BaseModel):
 
     # Limits of all requests together.
     max_concurrency: Count = 256  # requests at work; one more is answered with 429
-    max_buffered_bytes: Count = 64_000_000  # bodies held in memory, half-sent ones included
+    max_buffered_bytes: Count = 64_000_000  # in memory: bodies, half-sent ones included, and answers that are not read yet
     body_seconds: Seconds = 10.0  # from a request's head to the last byte of its body; a slower client gets 408
     request_seconds: Seconds = 10.0  # from there to the answer; then 503
+    send_seconds: Seconds = 10.0  # in which a client has to read each 64 KB of its answer; then the connection is broken
 
     # Who may ask, and what is told.
-    keys_file: Path | None = None  # API keys, one a line, # begins a comment; re-read when it changes. None: open to all
+    keys_file: Path | None = None  # API keys, one a line; re-read when it changes. None: open to all
     metrics_open: bool = True  # whether /metrics answers without a key
     log_queries: bool = False  # whether the log holds the texts of queries
 
@@ -77,10 +81,10 @@ class Config(BaseModel):
 def read_config(environment: Mapping[str, str]) -> tuple[Config, list[str]]:
     """The configuration, and the ``UAE_`` variables that are none of it.
 
-    An empty value is the default.
+    An empty value is the default, but not where that would open the service to all.
 
     Raises:
-        ConfigError: a value does not fit, or a name is nearly one of ours.
+        ConfigError: a value does not fit, a name is nearly one of ours, or it looks as if it locked the service and does not.
     """
     names = {_PREFIX + field.upper(): field for field in Config.model_fields}
     others = [name for name in environment if name.startswith(_PREFIX) and name not in names and not _KUBERNETES.fullmatch(name)]
@@ -89,6 +93,12 @@ def read_config(environment: Mapping[str, str]) -> tuple[Config, list[str]]:
         # Compared without the prefix, which would make any two names alike.
         if near := difflib.get_close_matches(name.removeprefix(_PREFIX), known, n=1, cutoff=0.8):
             raise ConfigError(f"{name} is no setting of the service; did you mean {known[near[0]]}?")
+        if _LOOKS_LIKE_A_KEY.fullmatch(name):
+            raise ConfigError(
+                f"{name} is no setting of the service: keys are read from a file, and UAE_KEYS_FILE says where it is"
+            )
+    if not environment.get("UAE_KEYS_FILE", "unset").strip():
+        raise ConfigError("UAE_KEYS_FILE is set, but empty: name a file, or leave it unset to let everybody ask")
     try:
         config = Config(**{field: environment[name] for name, field in names.items() if environment.get(name)})
     except ValidationError as error:

@@ -1,25 +1,17 @@
 """Limits on what a request may cost, whatever it says: the size and pace of its body, its time, its company."""
 
 import asyncio
-from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deploy.config import Config
 from deploy.logs import CLIENT_GONE
 from deploy.schemas import ApiError
+from deploy.sending import Load
 
 # The rest of a refused body is not read: the connection ends with the answer.
 _UNREAD = {"Connection": "close"}
 _SOON = {"Retry-After": "1"}
-
-
-@dataclass
-class Load:
-    """What all requests together hold at the moment."""
-
-    running: int = 0  # requests between the end of their body and the start of their answer
-    buffered: int = 0  # bytes of bodies in memory
 
 
 class Limits:
@@ -58,8 +50,8 @@ class Limits:
                         raise _too_large(limit)
                     chunks.append(chunk)
                     self.load.buffered += len(chunk)
-                    if self.load.buffered > self.config.max_buffered_bytes:
-                        message = "the requests being read hold all the memory that is set apart for them"
+                    if self.load.full(self.config.max_buffered_bytes):
+                        message = "requests and answers that are under way hold all the memory that is set apart for them"
                         raise ApiError(429, "bodies_full", message, headers=_UNREAD | _SOON)
         except TimeoutError:
             message = f"the body was not complete after {self.config.body_seconds:g} s"
@@ -78,7 +70,7 @@ class Limits:
             nonlocal started
             if message["type"] == "http.response.start" and not started:
                 started = True
-                self.load.running -= 1  # a slow reader holds up nobody
+                self.load.running -= 1  # a slow reader takes no place from others: see deploy/sending.py
                 timer.reschedule(None)
             await send(message)
 

@@ -92,7 +92,9 @@ class Outermost:
             await self.app(scope, receive, headed)
         except ApiError as error:
             call.code = error.code
-            if not status:
+            if status:  # half an answer is out, and the connection is broken
+                status = error.status
+            else:
                 await send_error(headed, error, call.request_id)
         except Exception:
             call.code = "internal_error"

@@ -41,6 +41,8 @@ class Metrics:
             "uae_queue_wait_seconds", "Time of a text before the model.", buckets=_SECONDS, registry=registry
         )
         self._in_flight = Gauge("uae_in_flight_requests", "Requests at work.", registry=registry)
+        self._unsent = Gauge("uae_unsent_bytes", "Bytes of answers that clients have still to read.", registry=registry)
+        self._finds = Gauge("uae_queue_finds", "Searches of the index that wait for a thread.", registry=registry)
         self._children: dict[tuple[str, int], Any] = {}
 
     def answered(self, route: str, status: int, seconds: float) -> None:
@@ -62,9 +64,11 @@ class Metrics:
         for wait in batch.waits_s:
             self._queue_wait.observe(wait)
 
-    def watch(self, switch: Switch, in_flight: Callable[[], int]) -> None:
-        """Report what ``switch`` holds, and how many requests are at work, whenever somebody asks."""
+    def watch(self, switch: Switch, in_flight: Callable[[], int], finds: Callable[[], int], unsent: Callable[[], int]) -> None:
+        """Report what ``switch`` holds, what is at work, what waits for a thread, what is still to be read, whenever asked."""
         self._in_flight.set_function(in_flight)
+        self._finds.set_function(finds)
+        self._unsent.set_function(unsent)
         self.registry.register(_Serving(switch))
 
     def text(self) -> bytes:

@@ -2,15 +2,14 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 
 from deploy.config import Config
+from deploy.finding import Finding
 from deploy.logs import Call
 from deploy.metrics import Metrics
 from deploy.schemas import ApiError
@@ -21,7 +20,6 @@ from uae.serving.switch import NotReady, Served, Switch
 
 # Tokenising so many characters on the event loop takes less time than handing them to a thread.
 _INLINE_CHARACTERS = 4000
-T = TypeVar("T")
 
 
 class Retrieval:
@@ -30,7 +28,7 @@ class Retrieval:
     def __init__(self, config: Config, metrics: Metrics):
         self.config, self.metrics = config, metrics
         self.switch = Switch(self._open, config.drain_seconds)
-        self._finding = ThreadPoolExecutor(config.find_threads, "finding")
+        self.finding = Finding(config.find_threads, config.queue_finds)
         self._loaded_at: dict[str, datetime] = {}
 
     def _open(self, folder: Path) -> Served:
@@ -69,7 +67,7 @@ class Retrieval:
             if watching:
                 watching.cancel()
             await self.switch.close()
-            self._finding.shutdown()
+            self.finding.close()
 
     @contextlib.asynccontextmanager
     async def leased(self, call: Call) -> AsyncIterator[Served]:
@@ -92,18 +90,8 @@ class Retrieval:
         if sum(map(len, texts)) <= _INLINE_CHARACTERS:
             lengths = served.release.token_lengths(texts, kind)
         else:
-            lengths = await self.in_thread(served.release.token_lengths, texts, kind)
+            lengths = await self.finding.run(served.release.token_lengths, texts, kind)
         return await served.batcher.encode(texts, lengths, kind, system), sum(lengths)
-
-    async def in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Like ``asyncio.to_thread``; cancelled, it still waits: what runs in the thread uses the lease."""
-        work = asyncio.get_running_loop().run_in_executor(self._finding, function, *arguments)
-        try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            if not work.cancel():  # it has begun
-                await asyncio.wait([work])
-            raise
 
     def loaded_at(self, served: Served) -> datetime:
         return self._loaded_at[served.fingerprint]

@@ -86,7 +86,7 @@ class V1:
                     found = release.find(vectors, body.k, rows, body.min_score, body.system)
                     return _found(release.fingerprint, body.system, queries, found, call.request_id)
 
-                return _json(await retrieval.in_thread(answer))
+                return _json(await retrieval.finding.run(answer))
 
     async def _rows(self, served: Served, filters: dict[str, Any]) -> np.ndarray | None:
         plain = {
@@ -94,7 +94,7 @@ class V1:
             for name, condition in filters.items()
         }
         try:
-            return await self._retrieval.in_thread(served.release.rows, plain)
+            return await self._retrieval.finding.run(served.release.rows, plain)
         except InputError as error:
             raise ApiError(422, "invalid_filter", str(error), "filters") from None
 
@@ -120,7 +120,7 @@ class V1:
             def answer() -> bytes:
                 return _embedded(body.model, vectors, tokens, body.encoding_format)
 
-            return _json(answer() if len(texts) == 1 else await retrieval.in_thread(answer))
+            return _json(answer() if len(texts) == 1 else await retrieval.finding.run(answer))
 
     def _add_release(self) -> None:
         @self._route("GET", "/v1/release", ReleaseResponse, 503, summary="What is served")

@@ -7,10 +7,12 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
 import httpx
+import psutil
 import pytest
 import uvicorn
 from playwright.sync_api import Browser, sync_playwright
@@ -127,12 +129,23 @@ def live(release):
         thread.join(30)
 
 
+@dataclass(frozen=True)
+class BentoServer:
+    url: str
+    process: psutil.Process
+    log: Path
+
+    def workers(self) -> set[tuple[int, float]]:
+        """Who they are. BentoML replaces one that has crashed, so that the next request may be answered all the same."""
+        return {(child.pid, child.create_time()) for child in self.process.children(recursive=True)}
+
+
 @pytest.fixture(scope="session")
-def bento_url(release, tmp_path_factory):
-    """The address of the built Bento, served by BentoML in a process of its own."""
+def bento_server(release, tmp_path_factory):
+    """The built Bento, served by BentoML in a process of its own."""
     bento = tmp_path_factory.mktemp("bento") / "bento"
     build(release, bento, "uae-retriever", "v1", ORIGIN)
-    port = free_port()
+    url = f"http://127.0.0.1:{(port := free_port())}"
     # From another folder and without the checkout on the path: what is served must be inside the Bento.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("UAE_")}
     environment |= {"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(bento.parent / "home"), "UAE_BODY_SECONDS": "1"}
@@ -140,11 +153,16 @@ def bento_url(release, tmp_path_factory):
     with open(bento.parent / "log", "w") as log:
         server = subprocess.Popen(command, cwd=bento.parent, env=environment, stdout=log, stderr=log)
         try:
-            wait_until_ready(f"http://127.0.0.1:{port}", 180)
-            yield f"http://127.0.0.1:{port}"
+            wait_until_ready(url, 180)
+            yield BentoServer(url, psutil.Process(server.pid), bento.parent / "log")
         finally:
             server.terminate()
             server.wait(30)
+
+
+@pytest.fixture(scope="session")
+def bento_url(bento_server) -> str:
+    return bento_server.url
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Keys: who gets in, how a changed file takes effect, and that comparing tells nothing."""
 
 import hmac
+import json
 
 import pytest
 
@@ -17,7 +18,7 @@ def no_pause(monkeypatch):
 @pytest.fixture
 def keys_file(tmp_path):
     path = tmp_path / "keys"
-    path.write_text("# the page\nfirst-key  # of Lunde\n\nsecond-key\n")
+    path.write_text("# the page\nfirst-key-for-tests  # of Lunde\n\nsecond-key-for-tests\n")
     return path
 
 
@@ -25,15 +26,15 @@ def keys_file(tmp_path):
     ("headers", "allowed"),
     [
         ({}, False),
-        ({"Authorization": "Bearer first-key"}, True),
-        ({"Authorization": "bearer second-key"}, True),
-        ({"X-API-Key": "second-key"}, True),
+        ({"Authorization": "Bearer first-key-for-tests"}, True),
+        ({"Authorization": "bearer second-key-for-tests"}, True),
+        ({"X-API-Key": "second-key-for-tests"}, True),
         ({"X-API-Key": "wrong"}, False),
         ({"X-API-Key": ""}, False),
         ({"Authorization": "Bearer "}, False),
-        ({"Authorization": "Basic first-key"}, False),
-        ({"Authorization": "Bearer first-key  # of Lunde"}, False),
-        ({"X-API-Key": "first-key\xff"}, False),
+        ({"Authorization": "Basic first-key-for-tests"}, False),
+        ({"Authorization": "Bearer first-key-for-tests  # of Lunde"}, False),
+        ({"X-API-Key": "first-key-for-tests\xff"}, False),
     ],
 )
 def test_a_key_is_needed_under_v1(serve, keys_file, headers, allowed):
@@ -58,21 +59,21 @@ def test_page_and_documents_are_open_and_metrics_if_wanted(serve, keys_file):
     assert {client.get(path).status_code for path in ("/openapi.json", "/docs", "/metrics")} == {200}
     closed = serve(keys_file=keys_file, metrics_open=False)
     assert closed.get("/metrics").status_code == 401
-    assert closed.get("/metrics", headers={"X-API-Key": "first-key"}).status_code == 200
+    assert closed.get("/metrics", headers={"X-API-Key": "first-key-for-tests"}).status_code == 200
     security = client.get("/openapi.json").json()["paths"]["/v1/search"]["post"]["security"]
     assert len(security) == 2
 
 
 def test_a_changed_file_counts_at_once_and_a_missing_one_changes_nothing(keys_file):
     keys = ApiKeys(keys_file)
-    keys_file.write_text("third-key\n")
-    assert keys.allows(b"third-key")
-    assert not keys.allows(b"first-key")
+    keys_file.write_text("third-key-for-tests\n")
+    assert keys.allows(b"third-key-for-tests")
+    assert not keys.allows(b"first-key-for-tests")
     keys_file.unlink()
-    assert keys.allows(b"third-key")
+    assert keys.allows(b"third-key-for-tests")
     assert not keys.allows(b"")
     keys_file.write_text("# nobody\n")
-    assert not keys.allows(b"third-key")
+    assert not keys.allows(b"third-key-for-tests")
     assert not keys.allows(b"")
 
 
@@ -86,9 +87,38 @@ def test_every_key_is_compared_in_constant_time_whichever_fits(keys_file, monkey
 
     compare = hmac.compare_digest
     monkeypatch.setattr(deploy.auth.hmac, "compare_digest", spy)
-    for given in (b"first-key", b"second-key", b"x", b"x" * 10_000):
+    for given in (b"first-key-for-tests", b"second-key-for-tests", b"x", b"x" * 10_000):
         keys.allows(given)
     assert compared == [(32, 32)] * 8
+
+
+def test_only_a_mark_after_white_space_begins_a_comment(tmp_path):
+    path = tmp_path / "keys"
+    path.write_text(
+        "a#Zk3!long-secret-one\n#a-line-that-is-no-key-at-all\n  # nor this one, that is longer\nkey-number-two-##\t#x\n"
+    )
+    keys = ApiKeys(path)
+    assert keys.allows(b"a#Zk3!long-secret-one")
+    assert keys.allows(b"key-number-two-##")
+    assert not keys.allows(b"a")
+    assert not keys.allows(b"#a-line-that-is-no-key-at-all")
+
+
+def test_a_short_key_is_refused_with_its_file_and_line_and_not_shown(serve, keys_file):
+    keys = ApiKeys(keys_file)
+    keys_file.write_text("# ours\nsecond-key-for-tests\nonly-15-letters\n")
+    assert not keys.allows(b"only-15-letters")
+    assert not keys.allows(b"first-key-for-tests")  # taken out, whatever else is wrong with the file
+    assert keys.allows(b"second-key-for-tests")
+    with pytest.raises(ConfigError, match=r"UAE_KEYS_FILE: .*keys, line 3: the key is shorter than 16 characters") as refused:
+        serve(keys_file=keys_file)
+    assert "only-15" not in str(refused.value)
+
+
+def test_a_service_without_keys_says_so_loudly(serve, keys_file):
+    (line,) = [line for line in map(json.loads, serve().lines.text.splitlines()) if "no API keys" in line["event"]]
+    assert line["level"] == "warning"
+    assert "no API keys" not in serve(keys_file=keys_file).lines.text
 
 
 def test_a_file_that_cannot_be_read_fails_at_the_start(serve, tmp_path):

@@ -19,10 +19,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from tiny_releases import tiny_release
 
 import deploy
+from deploy.auth import ApiKeys
 from deploy.build import build, pinned, requirements
 from deploy.config import Config, read_config
 from deploy.metrics import Metrics
-from uae.errors import ArtefactError
+from uae.errors import ArtefactError, ConfigError
 from uae.index.release import Release, read_manifest
 from uae.serving.batching import Batch
 from uae.serving.switch import Switch
@@ -423,8 +424,12 @@ def test_arguments_of_follow_are_its_own():
     assert Path(container["args"][container["args"].index("--params") + 1]).parent == Path(mounts["params"])
 
 
-def test_the_example_secret_holds_no_key():
-    assert resource("Secret", "uae-keys")["stringData"]["keys"].startswith("REPLACE-THIS ")
+def test_the_example_secret_holds_no_key_and_does_not_start_a_service(tmp_path):
+    example = resource("Secret", "uae-keys")["stringData"]["keys"]
+    assert example.startswith("REPLACE-THIS ")
+    (tmp_path / "keys").write_text(example)
+    with pytest.raises(ConfigError, match="line 1: the key is shorter"):
+        ApiKeys(tmp_path / "keys")
 
 
 # Prometheus
@@ -434,7 +439,7 @@ def test_the_example_secret_holds_no_key():
 def series() -> dict[str, set[str]]:
     """Each series of the service and its labels; ``instance`` and the like are added by Prometheus."""
     metrics = Metrics()
-    metrics.watch(Switch(lambda folder: None, 1.0), lambda: 0)
+    metrics.watch(Switch(lambda folder: None, 1.0), *[lambda: 0] * 3)
     metrics.answered("/v1/search", 200, 0.1)
     metrics.rejected("queue_full")
     metrics.batch(Batch(1, 1, [0.1], 0.1))
@@ -496,14 +501,19 @@ def test_every_alert_says_what_to_do():
     assert told == {rule["alert"] for rule in alerts()}
 
 
-def test_autoscaler_asks_for_a_metric_that_the_adapter_makes_from_a_series(series):
-    (rule,) = yaml.safe_load((DEPLOY / "prometheus" / "adapter.yaml").read_text())["rules"]
-    (metric,) = resource("HorizontalPodAutoscaler")["spec"]["metrics"]
-    assert metric["pods"]["metric"]["name"] == rule["name"]["as"]
-    assert _selectors(rule["seriesQuery"]) == [("uae_queue_texts", {"namespace", "pod"})]
-    assert "uae_queue_texts" in series
-    filled = rule["metricsQuery"].replace("<<.GroupBy>>", "pod").replace("<<.LabelMatchers>>", 'pod="x"')
-    assert _selectors(filled) == [("uae_queue_texts", {"pod"})]
+def test_autoscaler_asks_for_metrics_that_the_adapter_makes_from_series(series):
+    rules = yaml.safe_load((DEPLOY / "prometheus" / "adapter.yaml").read_text())["rules"]
+    metrics = resource("HorizontalPodAutoscaler")["spec"]["metrics"]
+    asked = [metric["pods"]["metric"]["name"] for metric in metrics]
+    assert asked == [rule["name"]["as"] for rule in rules] == ["uae_queue_texts", "uae_queue_finds"]
+    docs = (ROOT / "docs" / "serving.md").read_text()
+    (told,) = re.findall(r"^- \*\*Autoscaling\*\*.*?(?=^- )", docs, re.M | re.S)
+    for name, rule in zip(asked, rules, strict=True):
+        assert _selectors(rule["seriesQuery"]) == [(name, {"namespace", "pod"})]
+        assert name in series
+        assert f"`{name}`" in told
+        filled = rule["metricsQuery"].replace("<<.GroupBy>>", "pod").replace("<<.LabelMatchers>>", 'pod="x"')
+        assert _selectors(filled) == [(name, {"pod"})]
 
 
 # The docs

@@ -3,13 +3,18 @@
 import asyncio
 import json
 import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 
 from deploy.config import Config, read_config
-from deploy.limits import Limits, Load
+from deploy.limits import Limits
 from deploy.schemas import ApiError
+from deploy.sending import Load
 from uae.errors import ConfigError
+from uae.index.release import Release
 
 NESTED = {"query": "x", "filters": {"a": 1}}
 BAD = [
@@ -199,20 +204,6 @@ def test_too_many_at_work_and_too_much_memory_are_429():
     assert (error.status, error.code) == (429, "bodies_full")
 
 
-def test_a_slow_reader_holds_no_place_and_is_not_cut_off():
-    load, seen = Load(), []
-
-    async def app(scope, receive, send):
-        seen.append(load.running)
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        seen.append(load.running)
-        await asyncio.sleep(0.1)  # longer than a request may take
-        await send({"type": "http.response.body", "body": b""})
-
-    assert len(asyncio.run(pass_through(app, [WHOLE], SCOPE, load, request_seconds=0.05))) == 2
-    assert seen == [1, 0]
-
-
 def test_a_slow_client_is_cut_off_by_a_real_server(live):
     url = live(body_seconds=0.3)
     with socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1])), timeout=20) as connection:
@@ -225,11 +216,51 @@ def test_a_slow_client_is_cut_off_by_a_real_server(live):
     assert answer.startswith(b"HTTP/1.1 408")
 
 
+@pytest.fixture
+def slow_model(monkeypatch):
+    """Servers started from now on take a tenth of a second for each batch."""
+    encode = Release.encode
+
+    def slow(self, *arguments):
+        time.sleep(0.1)
+        return encode(self, *arguments)
+
+    monkeypatch.setattr(Release, "encode", slow)
+
+
+def test_a_crowd_before_a_small_queue_gets_429_with_retry_after_or_its_answer(live, slow_model):
+    url = live(queue_texts=8, max_queries=4, max_inputs=4, batch_texts=4)
+    with httpx.Client(base_url=url, timeout=60) as client, ThreadPoolExecutor(24) as crowd:
+        replies = list(crowd.map(lambda n: client.post("/v1/search", json={"query": [f"keys {n}"] * 4}), range(48)))
+        assert {reply.status_code for reply in replies} == {200, 429}
+        for reply in replies:
+            if reply.status_code == 429:
+                assert reply.json()["error"]["code"] == "queue_full"
+                assert 1 <= int(reply.headers["retry-after"]) <= 60
+        assert client.post("/v1/search", json={"query": "keys"}).status_code == 200
+        told = client.get("/metrics").text
+    for gauge in ("uae_in_flight_requests", "uae_queue_texts", "uae_queue_finds", "uae_unsent_bytes"):
+        assert f"\n{gauge} 0.0\n" in told
+
+
+def test_what_takes_too_long_gets_503_with_retry_after(live, slow_model):
+    reply = httpx.post(f"{live(request_seconds=0.03)}/v1/search", json={"query": "keys"}, timeout=30)
+    assert (reply.status_code, reply.json()["error"]["code"], reply.headers["retry-after"]) == (503, "timeout", "1")
+
+
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
         ({"UAE_MAXK": "3"}, "did you mean UAE_MAX_K"),
         ({"UAE_KEY_FILE": "x"}, "did you mean UAE_KEYS_FILE"),
+        ({"UAE_KEYS_FILE": ""}, "UAE_KEYS_FILE is set, but empty"),
+        ({"UAE_KEYS_FILE": " "}, "UAE_KEYS_FILE is set, but empty"),
+        ({"UAE_API_KEYS": "x"}, "UAE_API_KEYS is no setting .* UAE_KEYS_FILE"),
+        ({"UAE_KEYS": "x"}, "UAE_KEYS is no setting"),
+        ({"UAE_API_KEY": "x"}, "UAE_API_KEY is no setting"),
+        ({"UAE_APIKEY": "x"}, "UAE_APIKEY is no setting"),
+        ({"UAE_SECRET_FILE": "x"}, "UAE_SECRET_FILE is no setting"),
+        ({"UAE_AUTH_TOKEN": "x"}, "UAE_AUTH_TOKEN is no setting"),
         ({"UAE_MAX_K": "0"}, "UAE_MAX_K: Input should be greater"),
         ({"UAE_BODY_SECONDS": "nan"}, "UAE_BODY_SECONDS"),
         ({"UAE_STORE": "a", "UAE_RELEASE": "b"}, "both set"),
@@ -243,9 +274,10 @@ def test_impossible_settings_are_refused_by_name(environment, message):
 
 def test_settings_are_read_and_strangers_reported():
     environment = {
-        "UAE_MAX_K": "7", "UAE_LOG_QUERIES": "1", "UAE_KEYS_FILE": "", "UAE_TEACHER_API_KEY": "x", "OTHER": "x",
+        "UAE_MAX_K": "7", "UAE_LOG_QUERIES": "1", "UAE_STORE": "", "UAE_TEACHER_API_KEY": "x", "OTHER": "x",
         "UAE_RETRIEVER_SERVICE_HOST": "10.0.0.1", "UAE_PORT": "tcp://10.0.0.1:3000", "UAE_PORT_3000_TCP_ADDR": "10.0.0.1",
+        "UAE_KEYSTONE": "x", "UAE_KEYS_SERVICE_HOST": "10.0.0.2",
     }  # fmt: skip
     config, others = read_config(environment)
-    assert (config.max_k, config.log_queries, config.keys_file) == (7, True, None)
-    assert others == ["UAE_TEACHER_API_KEY"]
+    assert (config.max_k, config.log_queries, config.store, config.keys_file) == (7, True, None, None)
+    assert others == ["UAE_TEACHER_API_KEY", "UAE_KEYSTONE"]

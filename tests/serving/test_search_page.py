@@ -11,7 +11,7 @@ from the_page import ask, marked, shown
 
 PAGE = Path(__file__).resolve().parents[2] / "deploy" / "page"
 QUESTION = "How is the pump primed?"
-KEY = "lodge-key-1"
+KEY = "lodge-key-number-1"
 EVIL = "<script>document.title='owned'</script>"
 PASSAGES = [
     {"doc_id": "handbook", "title": "Handbook", "section": "Start", "text": "Wear gloves.\n\nThe pump is primed by\nhand. Ask."},

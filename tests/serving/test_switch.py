@@ -40,6 +40,9 @@ class FakeRelease:
     def find(self, vectors, k, rows=None, min_score=None, system="uae"):
         return [[]] * len(vectors)
 
+    def rows(self, filters):
+        self.warmed.append(("filters", filters))
+
     def close(self):
         self.closed += 1
 
@@ -112,7 +115,7 @@ def test_nothing_is_leased_before_the_first_release(store):
         async with switch.lease() as served:
             assert served.fingerprint == A
             assert served is switch.current
-        assert opener.of(A).release.warmed == [("uae", "query", 3), ("base", "query", 3)]
+        assert opener.of(A).release.warmed == [("uae", "query", 3), ("base", "query", 3), ("filters", {})]
         await switch.close()
         assert (opener.of(A).release.closed, opener.of(A).batcher.closed) == (1, 1)
         with pytest.raises(NotReady):

@@ -3,6 +3,7 @@
 import asyncio
 import datetime
 import email.utils
+import random
 import weakref
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -169,6 +170,9 @@ def _worth_another_try(error: BaseException) -> bool:
 
 
 def _wait(state: tenacity.RetryCallState) -> float:
-    """Seconds: what the service asked for, plus the back-off where it asked for nothing."""
+    """Seconds: what the service asked for and up to half as much again, at least up to one more; or else the back-off.
+
+    Never less than it asked for; more, because it asks all whom it refuses at one moment for the same.
+    """
     asked = getattr(state.outcome.exception(), "retry_after", None)
-    return _BACKOFF(state) if asked is None else asked
+    return _BACKOFF(state) if asked is None else asked + random.uniform(0, max(1.0, asked / 2))
