@@ -73,7 +73,7 @@ def print_summary(workspace: Workspace) -> None:
 
 def print_comparison(result: dict) -> None:
     """A row a contender: its metrics as means over seeds, and its gains with intervals."""
-    console = Console(highlight=False, width=None if Console().is_terminal else 160)
+    console = Console(highlight=False, width=None if Console().is_terminal else 190)
     (first, against), *_ = result["gains_over"].items()
     asked = f"{result['questions']} {result['split']} questions"
     over = f"{asked} over {result['documents'] or 'all'} documents, {len(result['seeds'])} seeds"
@@ -135,7 +135,7 @@ def print_lineage(parts: dict[str, dict[str, str]]) -> None:
 
 def print_releases(installed: Sequence["Installed"], store: Path) -> None:
     """A row a release, newest first."""
-    console = Console(highlight=False, width=None if Console().is_terminal else 160)
+    console = Console(highlight=False, width=None if Console().is_terminal else 190)
     if not installed:
         console.print(f"{store} holds no release: uae release activate VERSION brings one", markup=False, soft_wrap=True)
         return
