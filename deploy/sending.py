@@ -11,11 +11,16 @@ import struct
 from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http import h11_impl, httptools_impl
+from uvicorn.protocols.http import h11_impl
 
 from deploy.config import Config
 from deploy.logs import CLIENT_GONE
 from deploy.schemas import ApiError
+
+try:  # uvicorn takes it where it is installed
+    from uvicorn.protocols.http import httptools_impl
+except ImportError:
+    httptools_impl = None
 
 _PIECE = 65_536  # bytes; as much as uvicorn buffers before it makes the next one wait
 # No answer is given up for others before it has stood still for so long: a network's hiccup is shorter.
@@ -118,8 +123,8 @@ async def _break_off(scope: Scope) -> None:
 
 def _tell_transports() -> None:
     """Have uvicorn put each request's transport into its scope. ASGI has no other way to end a connection than to close it."""
-    for module in (httptools_impl, h11_impl):
-        if _TRANSPORT not in vars(module.RequestResponseCycle):
+    for module in (h11_impl, httptools_impl):
+        if module is not None and _TRANSPORT not in vars(module.RequestResponseCycle):
             module.RequestResponseCycle = _telling(module.RequestResponseCycle)
 
 

@@ -165,7 +165,7 @@ def bento_url(bento_server) -> str:
     return bento_server.url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Playwright's event loop runs as long as it does, and no other can run beside it
 def browser():
     """Headless Chromium; where the machine has none, its tests are skipped."""
     if CHROMIUM is None:
