@@ -68,4 +68,5 @@ lock:  ## resolve requirements.lock anew from pyproject.toml
 	@sed -i 's/^\(torch==[0-9.]*\)+cpu$$/\1/' requirements.lock  # the local build's mark; elsewhere the plain version is meant
 
 clean:  ## remove what the pipeline made (models fetched and the environment stay)
-	@rm -rf data/*.parquet data/*.json data/labels reports models/student models/release models/bento mlflow.db mlruns .dagster
+	@rm -rf data/*.parquet data/*.json data/labels data/refreshed_labels data/judgements reports \
+		models/student models/rivals models/reward models/release models/bento mlflow.db mlruns .dagster

@@ -65,12 +65,13 @@ class Labelling:
         amounts = {"check_questions": CHECK_QUESTIONS, "readings_per_part": READINGS_PER_PART}
         return _fork(lambda: run(self.folder, teacher, store=store, **amounts))
 
-    def whole(self, store: str) -> float:
-        """Label without a kill. Seconds of computing."""
-        _, status, used = os.wait4(self.start(store, self.folder / f"{store}.asked"), 0)
+    def whole(self, store: str) -> int:
+        """Label without a kill. How many batches were asked for."""
+        asked = self.folder / f"{store}.asked"
+        _, status = os.waitpid(self.start(store, asked), 0)
         if status != 0:
             raise SystemExit(f"an uninterrupted run failed: {status}")
-        return used.ru_utime + used.ru_stime
+        return _lines(asked)
 
     def rounds(self, kills: int, moment: Callable[[], float]) -> list[dict]:
         """Label and kill, again and again, until so many kills have hit; each time a run ends, begin anew. What happened."""
@@ -78,11 +79,13 @@ class Labelling:
         landed, number = 0, 0
         while landed < kills or attempts[-1]["killed"]:
             after = moment() if landed < kills else None
+            if after and attempts and attempts[-1]["killed"]:
+                after /= 2  # a resumed run has less to do, and is to be hit as well
             name = f"round{number}"
             asked = self.folder / f"attempt{len(attempts)}.asked"
             worker = self.start(name, asked)
             if after is not None:
-                _kill_after(worker, after)
+                _kill_after(worker, asked, after)
             _, status = os.waitpid(worker, 0)
             killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
             if not killed and status != 0:
@@ -144,16 +147,20 @@ def _fork(work: Callable[[], object]) -> int:
         os._exit(code)
 
 
-def _kill_after(worker: int, seconds: float) -> None:
-    """Once it has computed so long: a busy machine then spreads the moments over the run as an idle one does."""
+def _kill_after(worker: int, asked: Path, batches: float) -> None:
+    """Once it has asked for so many, and a fraction of one's time later: on a busy machine as on an idle one."""
     process = psutil.Process(worker)
+    started, whole = time.monotonic(), int(batches)
     while process.status() != psutil.STATUS_ZOMBIE:
-        used = process.cpu_times()
-        left = seconds - used.user - used.system
-        if left <= 0:
+        if _lines(asked) >= whole:
+            time.sleep((batches - whole) * (time.monotonic() - started) / max(whole, 1))
             os.kill(worker, signal.SIGKILL)
             return
-        time.sleep(max(left, 0.002))
+        time.sleep(0.001)
+
+
+def _lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def _until(happened: Callable[[], bool]) -> None:
@@ -168,10 +175,10 @@ def main(folder: Path, model: Path, kills: int, seed: int) -> None:
     torch.set_num_threads(WORKERS)  # so many batches in flight; each child starts its own threads
     labelling = Labelling(folder, model)
     labelling.whole("warm")  # what is read for the first time is read slowly
-    seconds = labelling.whole("whole")
+    batches = labelling.whole("whole")
     chance = random.Random(seed)
-    attempts = labelling.rounds(kills, lambda: chance.uniform(0, seconds))
-    print(json.dumps({"seconds": seconds, "attempts": attempts, "told": labelling.second()}))
+    attempts = labelling.rounds(kills, lambda: chance.uniform(0, batches))
+    print(json.dumps({"attempts": attempts, "told": labelling.second()}))
 
 
 if __name__ == "__main__":
