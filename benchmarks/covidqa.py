@@ -152,6 +152,7 @@ class Bench:
             **{name: means(found["systems"][name]) for name in (GOLD, MIXED)},
             "gold_infonce_over_uae": self.over(GOLD, UAE, found["seeds"], folder),
             "both_over_uae": self.over(MIXED, UAE, found["seeds"], folder),
+            "both_over_gold_infonce": {metric: brief(found["gains_over"][GOLD][MIXED][metric]) for metric in ("recall@1", "map")},
         }
 
 

@@ -5,6 +5,7 @@ is asked of all paragraphs of its own paper that are evidence for any question: 
 help. A paper with one such paragraph asks nothing and is left out. Finished parts are kept in --out. Prints one JSON line last.
 
 python benchmarks/qasper.py --data ../shared/data/qasper/qasper_dev_evidence.json --out runs/qasper
+python benchmarks/qasper.py --data FILE --out runs/qasper --few 0.1 --few 0.25
 """
 
 import json
@@ -57,6 +58,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Where finished parts are kept.")] = Path("runs/qasper"),
     seeds: int = 3,
     both_seeds: Annotated[int | None, typer.Option(help="Of these, for both kinds of labels together; default: all.")] = None,
+    few: Annotated[list[float], typer.Option(help="Also compare with so small a share of the evidence labels.")] = (),
     overrides: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE")] = (),
 ) -> None:
     write_source(data, out / "source")
@@ -79,6 +81,7 @@ def main(
         "ci95_by_document": {metric: ends(gains[metric]["by_document"]["relative"]) for metric in ("recall@1", "map")},
         "gold_infonce_over_uae": {metric: brief(over[GOLD][metric]) for metric in ("recall@1", "map")},
         "both_over_gold_infonce": bench.over(MIXED, GOLD, both["seeds"]),
+        "few_evidence": {str(share): bench.few_evidence(share, seeds) for share in few},
     }
     print(json.dumps(line))
 
