@@ -383,6 +383,7 @@ def judging_terms(p, w: Workspace):
 
 
 def _promote(p, w: Workspace) -> dict:
+    from uae.registry.gate import Bounds
     from uae.registry.promote import promote
 
     return promote(
@@ -395,9 +396,11 @@ def _promote(p, w: Workspace) -> dict:
         root=w.root,
         uri=p.tracking.uri,
         experiment=p.tracking.experiment,
+        model=p.promote.model,
+        alias=p.promote.alias,
+        bounds=Bounds(**p.promote.model_dump(exclude={"model", "alias"})),
         scope=p.scope,
         device=p.compute.device,
-        **p.promote.model_dump(),
     )
 
 

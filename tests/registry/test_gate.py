@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,11 +18,14 @@ from uae.index.build import IndexRecipe, build_release
 from uae.index.onnx_export import export_encoder
 from uae.index.parity import Parity
 from uae.index.release import read_manifest, seal
-from uae.registry.gate import decide
-from uae.registry.promote import decide_serving, promote
+from uae.registry.gate import Bounds, decide_better, decide_serving
+from uae.registry.promote import promote
 from uae.tables import DOCUMENTS, PASSAGES, QUESTIONS, read_table, write_table
 
-RULES = {"metric": "map", "min_gain": 0.125, "guarded": ["recall@1"], "max_loss": 0.02}
+BOUNDS = Bounds(
+    metric="map", min_gain=0.125, guarded=("recall@1",), max_loss=0.02, min_cosine=0.95, max_serving_loss=0.02,
+    max_index_loss=0.05,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -34,8 +38,8 @@ RULES = {"metric": "map", "min_gain": 0.125, "guarded": ["recall@1"], "max_loss"
         ({"map": 0.70, "recall@1": 0.385}, True, None),
     ],
 )
-def test_decide(candidate, passed, failed_rule):
-    decision = decide(candidate, {"map": 0.5, "recall@1": 0.40}, "version 3", **RULES)
+def test_decide_better(candidate, passed, failed_rule):
+    decision = decide_better(candidate, {"map": 0.5, "recall@1": 0.40}, "version 3", BOUNDS)
     assert decision.passed is passed
     failing = [reason.split()[0] for reason in decision.reasons if reason.endswith("FAILED")]
     assert failing == ([failed_rule] if failed_rule else [])
@@ -44,12 +48,14 @@ def test_decide(candidate, passed, failed_rule):
 
 def test_exactly_what_may_be_lost_may_be_lost_in_binary_fractions_too():
     for before, after, limit in ((0.40, 0.38, 0.02), (0.95, 0.90, 0.05), (0.3, 0.2, 0.1), (0.57, 0.55, 0.02)):
-        for rules, passed in (({"max_loss": limit}, True), ({"max_loss": limit - 1e-6}, False)):
-            decision = decide({"map": 0.9, "recall@1": after}, {"map": 0.1, "recall@1": before}, "base", **RULES | rules)
-            assert decision.passed is passed, (before, after, rules)
+        for most, passed in ((limit, True), (limit - 1e-6, False)):
+            bounds = replace(BOUNDS, max_loss=most)
+            decision = decide_better({"map": 0.9, "recall@1": after}, {"map": 0.1, "recall@1": before}, "base", bounds)
+            assert decision.passed is passed, (before, after, most)
     for before, after in ((0.7, 0.8), (0.2, 0.3)):  # exactly min_gain, or a hair more or less
-        assert not decide({"map": after}, {"map": before}, "base", "map", 0.1, [], 0.0).passed
-        assert decide({"map": after}, {"map": before}, "base", "map", 0.0999, [], 0.0).passed
+        for least, passed in ((0.1, False), (0.0999, True)):
+            bounds = replace(BOUNDS, min_gain=least, guarded=())
+            assert decide_better({"map": after}, {"map": before}, "base", bounds).passed is passed
 
 
 @pytest.mark.parametrize(
@@ -62,18 +68,17 @@ def test_exactly_what_may_be_lost_may_be_lost_in_binary_fractions_too():
     ],
 )
 def test_a_release_may_lose_exactly_what_is_allowed(served, recall, failed):
-    decision = decide_serving(Parity(0.95, 0.99, 0.40, served, 200), recall, **LIMITS)
+    decision = decide_serving(Parity(0.95, 0.99, 0.40, served, 200), recall, BOUNDS)
     assert [reason.split()[0] for reason in decision.reasons if reason.endswith("FAILED")] == ([failed] if failed else [])
 
 
 def test_unknown_metric_is_an_error_that_lists_the_known():
     with pytest.raises(ConfigError, match=r"no metric 'mapp'.*map, recall@1"):
-        decide({"map": 1, "recall@1": 1}, {"map": 0, "recall@1": 0}, "base", **RULES | {"metric": "mapp"})
+        decide_better({"map": 1, "recall@1": 1}, {"map": 0, "recall@1": 0}, "base", replace(BOUNDS, metric="mapp"))
 
 
 PARTS = ("seal", "fan", "rotor")
 TEXTS = [f"Pump {n} has {n % 7} valves, and its {part} is checked on day {n}." for n in range(100) for part in PARTS]
-LIMITS = {"min_cosine": 0.95, "max_serving_loss": 0.02, "max_index_loss": 0.05}
 
 
 @pytest.fixture(scope="module")
@@ -152,8 +157,8 @@ def gate(project: Path, release: Path, monkeypatch) -> tuple[dict, list]:
     result = promote(
         evaluation_path=release.parent / "evaluation.json", passages_path=project / "passages.parquet",
         questions_path=project / "questions.parquet", release_path=release, promotion_path=release.parent / "promotion.json",
-        lineage={}, root=release.parent, uri="", experiment="", model="m", alias="champion", metric="map", min_gain=0.0,
-        guarded=[], max_loss=0.0, scope="corpus", device="cpu", **LIMITS,
+        lineage={}, root=release.parent, uri="", experiment="", model="m", alias="champion",
+        bounds=replace(BOUNDS, min_gain=0.0, guarded=()), scope="corpus", device="cpu",
     )  # fmt: skip
     return result, registry.moved
 

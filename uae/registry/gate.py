@@ -1,10 +1,27 @@
-"""The gate: a pure comparison of a candidate with what it would replace."""
+"""The gate: pure comparisons of a candidate with what it would replace, and of what is served with what was trained."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from uae.errors import ConfigError
-from uae.index.parity import is_within
+from uae.index.parity import Parity, is_within
+
+RECALL_AT = 10  # of the index against exact search
+_VERDICT = {True: "passed", False: "FAILED"}
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a candidate must gain and may lose: the keys of ``promote`` in params.yaml. All are absolute."""
+
+    metric: str
+    min_gain: float  # of the metric, must be exceeded
+    guarded: tuple[str, ...]
+    max_loss: float  # of each guarded metric
+    min_cosine: float  # of each question's vector as it is served with the trained encoder's
+    max_serving_loss: float  # of Recall@1, by the vectors served
+    max_index_loss: float  # of recall@10, by the index
 
 
 class Decision(NamedTuple):
@@ -12,16 +29,10 @@ class Decision(NamedTuple):
     reasons: list[str]  # one sentence a rule
 
 
-def decide(
-    candidate: Mapping[str, float],
-    reference: Mapping[str, float],
-    reference_name: str,
-    metric: str,
-    min_gain: float,
-    guarded: Sequence[str],
-    max_loss: float,
+def decide_better(
+    candidate: Mapping[str, float], reference: Mapping[str, float], reference_name: str, bounds: Bounds
 ) -> Decision:
-    """Pass if ``metric`` rises by more than ``min_gain`` and no guarded metric falls by more than ``max_loss`` (absolute).
+    """Pass if the metric rises by more than ``min_gain`` and no guarded one falls by more than ``max_loss``.
 
     Both mappings hold means over the same test questions.
 
@@ -29,20 +40,38 @@ def decide(
         ConfigError: a metric is not one that both were measured by.
     """
     known = sorted(set(candidate) & set(reference))
-    for name in (metric, *guarded):
+    for name in (bounds.metric, *bounds.guarded):
         if name not in known:
             raise ConfigError(f"promote: the gate has no metric {name!r}; it has {', '.join(known)}")
-    gain = candidate[metric] - reference[metric]
-    passed = gain > min_gain and not is_within(gain, min_gain)
-    reasons = [_sentence(metric, candidate, reference, reference_name, f"must rise by more than {min_gain:g}", passed)]
-    for name in guarded:
-        kept = is_within(reference[name] - candidate[name], max_loss)
+
+    def sentence(name: str, rule: str, passed: bool) -> str:
+        change = candidate[name] - reference[name]
+        compared = f"{name} {candidate[name]:.4f} against {reference[name]:.4f} of {reference_name}"
+        return f"{compared} ({change:+.4f}; {rule}): {_VERDICT[passed]}"
+
+    gain = candidate[bounds.metric] - reference[bounds.metric]
+    passed = gain > bounds.min_gain and not is_within(gain, bounds.min_gain)
+    reasons = [sentence(bounds.metric, f"must rise by more than {bounds.min_gain:g}", passed)]
+    for name in bounds.guarded:
+        kept = is_within(reference[name] - candidate[name], bounds.max_loss)
         passed = passed and kept
-        reasons.append(_sentence(name, candidate, reference, reference_name, f"may fall by at most {max_loss:g}", kept))
+        reasons.append(sentence(name, f"may fall by at most {bounds.max_loss:g}", kept))
     return Decision(passed, reasons)
 
 
-def _sentence(metric: str, candidate: Mapping, reference: Mapping, name: str, rule: str, passed: bool) -> str:
-    change = candidate[metric] - reference[metric]
-    verdict = "passed" if passed else "FAILED"
-    return f"{metric} {candidate[metric]:.4f} against {reference[metric]:.4f} of {name} ({change:+.4f}; {rule}): {verdict}"
+def decide_serving(parity: Parity, index_recall: float, bounds: Bounds) -> Decision:
+    """Pass if serving neither changes the questions' vectors nor loses Recall@1 or recall@10 beyond the bounds."""
+    near = parity.cosine >= bounds.min_cosine
+    found = is_within(parity.trained_recall - parity.served_recall, bounds.max_serving_loss)
+    exact = is_within(1 - index_recall, bounds.max_index_loss)
+    return Decision(
+        near and found and exact,
+        [
+            f"cosine {parity.cosine:.4f} or more of {parity.questions} questions' served vectors with the trained encoder's "
+            f"(must be at least {bounds.min_cosine:g}): {_VERDICT[near]}",
+            f"recall@1 {parity.served_recall:.4f} by served vectors against {parity.trained_recall:.4f} by the trained encoder's "
+            f"(may fall by at most {bounds.max_serving_loss:g}): {_VERDICT[found]}",
+            f"recall@{RECALL_AT} {index_recall:.4f} of the index against exact search (may lose at most "
+            f"{bounds.max_index_loss:g}): {_VERDICT[exact]}",
+        ],
+    )

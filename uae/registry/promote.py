@@ -1,7 +1,7 @@
 """The promote stage: register the release, and move the alias to it only if it passes the gate."""
 
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import mlflow
@@ -18,9 +18,9 @@ from uae.evaluation.metrics import retrieval_metrics
 from uae.evaluation.testset import BASE, UAE, choose_questions, rank_with, test_set_hash
 from uae.files import read_json, write_json
 from uae.index.ann import index_recall
-from uae.index.parity import Corpus, Parity, is_within, measure_parity
+from uae.index.parity import Corpus, Parity, measure_parity
 from uae.index.release import open_encoder, read_index, read_manifest
-from uae.registry.gate import Decision, decide
+from uae.registry.gate import RECALL_AT, Bounds, Decision, decide_better, decide_serving
 from uae.registry.tracking import ENCODER_TAG, RELEASE_TAG, code_version, connect, dvc_md5, run_of
 from uae.registry.versions import latest, release_of, version_of, with_release
 from uae.tables import PASSAGES, QUESTIONS, read_table
@@ -35,7 +35,6 @@ _SIGNATURE = ModelSignature(
 )
 _REQUIREMENTS = ("onnxruntime", "tokenizers", "faiss-cpu", "pandas", "pyarrow", "numpy", "filelock", "tqdm")
 _TORCH_REQUIREMENTS = ("torch", "transformers", "sentence-transformers")
-_RECALL_AT = 10  # of the index against exact search
 
 
 def promote(
@@ -50,13 +49,7 @@ def promote(
     experiment: str,
     model: str,
     alias: str,
-    metric: str,
-    min_gain: float,
-    guarded: Sequence[str],
-    max_loss: float,
-    min_cosine: float,
-    max_serving_loss: float,
-    max_index_loss: float,
+    bounds: Bounds,
     scope: str,
     device: str,
 ) -> dict:
@@ -80,13 +73,14 @@ def promote(
     if champion is not None and champion.tags.get(RELEASE_TAG) == manifest["fingerprint"]:
         decision, version = Decision(True, [f"this release is version {champion.version}, the {alias} already"]), champion
     else:
-        reference = None
+        means = {name: {m: v["mean"] for m, v in values.items()} for name, values in evaluation["systems"].items()}
         if champion is not None:
-            reference = _measure(champion, questions, passages, scope, device, evaluation["systems"][UAE])
-        name = f"version {champion.version} ({alias})" if champion else "the base encoder (there is no champion yet)"
-        better = decide_better(evaluation, reference, name, metric, min_gain, guarded, max_loss)
-        parity, recall = measure_serving(release_path, manifest, questions, scope, device)
-        same = decide_serving(parity, recall, min_cosine, max_serving_loss, max_index_loss)
+            name = f"version {champion.version} ({alias})"
+            reference = _measure(champion, questions, passages, scope, device, means[UAE])
+        else:
+            name, reference = "the base encoder (there is no champion yet)", means[BASE]
+        better = decide_better(means[UAE], reference, name, bounds)
+        same = decide_serving(*measure_serving(release_path, manifest, questions, scope, device), bounds)
         decision = Decision(better.passed and same.passed, better.reasons + same.reasons)
         run_id = run_of(client, experiment, manifest["encoder"])
         version = _register(client, model, run_id, release_path, manifest, evaluation, lineage, decision)
@@ -110,22 +104,6 @@ def _outcome(decision: Decision, model: str, alias: str, version: ModelVersion, 
         "reasons": decision.reasons,
         "run_id": version.run_id,
     }
-
-
-def decide_better(
-    evaluation: Mapping,
-    reference: Mapping[str, float] | None,
-    name: str,
-    metric: str,
-    min_gain: float,
-    guarded: Sequence[str],
-    max_loss: float,
-) -> Decision:
-    """``gate.decide`` on what the evaluation found of UAE; reference: the champion's means; None: the base encoder's."""
-    means = {name: values["mean"] for name, values in evaluation["systems"][UAE].items()}
-    if reference is None:
-        reference = {name: values["mean"] for name, values in evaluation["systems"][BASE].items()}
-    return decide(means, reference, name, metric, min_gain, guarded, max_loss)
 
 
 def _measure(champion, questions: pd.DataFrame, passages: pd.DataFrame, scope: str, device: str, metrics) -> dict[str, float]:
@@ -156,28 +134,7 @@ def measure_serving(folder: Path, manifest: Mapping, questions: pd.DataFrame, sc
         vectors = index.reconstruct_batch(np.arange(index.ntotal))  # they are as they were put in
     else:
         vectors = encode(encoder, passages["text"].tolist(), "document", "passages, for exact search")
-    return parity, index_recall(index, vectors, served, _RECALL_AT, described["parameters"])
-
-
-def decide_serving(
-    parity: Parity, index_recall: float, min_cosine: float, max_serving_loss: float, max_index_loss: float
-) -> Decision:
-    """Pass if serving neither changes the questions' vectors nor loses Recall@1 or recall@10 beyond these limits (absolute)."""
-    near = parity.cosine >= min_cosine
-    found = is_within(parity.trained_recall - parity.served_recall, max_serving_loss)
-    exact = is_within(1 - index_recall, max_index_loss)
-    verdict = {True: "passed", False: "FAILED"}
-    return Decision(
-        near and found and exact,
-        [
-            f"cosine {parity.cosine:.4f} or more of {parity.questions} questions' served vectors with the trained encoder's "
-            f"(must be at least {min_cosine:g}): {verdict[near]}",
-            f"recall@1 {parity.served_recall:.4f} by served vectors against {parity.trained_recall:.4f} by the trained encoder's "
-            f"(may fall by at most {max_serving_loss:g}): {verdict[found]}",
-            f"recall@{_RECALL_AT} {index_recall:.4f} of the index against exact search (may lose at most {max_index_loss:g}): "
-            f"{verdict[exact]}",
-        ],
-    )
+    return parity, index_recall(index, vectors, served, RECALL_AT, described["parameters"])
 
 
 def _register(client, model, run_id, release_path, manifest, evaluation, lineage, decision: Decision) -> ModelVersion:
