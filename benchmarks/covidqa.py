@@ -232,8 +232,8 @@ def under_both_llms(bench: Bench, ranked: Mapping[str, Rankings], judged: int, j
             "base": float(first[BASE].mean()), "uae": float(ours.mean()), "gain": gain.absolute._asdict(),
             "relative": gain.relative._asdict() if gain.relative else None, "p_value": gain.p_value, "questions": len(ours),
         }  # fmt: skip
-    share, *interval = kept_gain(*both, **bench.terms)
-    found["kept"] = {"mean": round(share, 3), "ci95": [round(end, 3) for end in interval]}
+    kept = kept_gain(*both, **bench.terms)
+    found["kept"] = kept and {"mean": round(kept.mean, 3), "ci95": [round(kept.low, 3), round(kept.high, 3)]}
     found["agreement"] = agreement(*(table[table["question_id"].isin(some)] for table in utilities.values()), **bench.terms)
     return found, ceiling(base, utilities["teacher"], judged_top)
 
@@ -247,13 +247,18 @@ def rerankers(bench: Bench) -> dict[str, Callable[[Rankings], Rankings]]:
     }
 
 
+def _reranker(bench: Bench) -> str:
+    """A hash of all that decides what LLM re-ranking gives."""
+    return sha256_bytes(bench.judging.reranker_fingerprint, repr(bench.judging.query_template), str(RERANKED))
+
+
 def reranked(bench: Bench, ranking: Rankings, questions: Sequence[str]) -> dict[str, Rankings]:
     """What the re-rankers make of a ranking, kept on the disk question by question."""
     found: dict[str, Rankings] = {}
-    opened = None
+    opened, by = None, _reranker(bench)
     for question_id in questions:
         ids, scores = ranking[question_id]
-        path = bench.out / "reranked" / f"{sha256_bytes(question_id, *ids[:RERANKED])[:16]}.parquet"
+        path = bench.out / "reranked" / f"{sha256_bytes(by, question_id, *ids[:RERANKED])[:16]}.parquet"
         if not path.exists():
             opened = opened or rerankers(bench)
             rows = [
@@ -271,7 +276,8 @@ def reranked(bench: Bench, ranking: Rankings, questions: Sequence[str]) -> dict[
 def time_per_query(bench: Bench, ranking: Rankings, queries: int) -> dict:
     """A release's search beside LLM re-ranking of the first 20, kept on the disk."""
     student = bench.folder / "students" / f"{UAE}-{bench.seeds[0]}"
-    path = bench.out / f"time-{queries}-{fingerprint(student)[:12]}.json"
+    index = json.dumps(bench.settings.index.model_dump(mode="json"), sort_keys=True)
+    path = bench.out / f"time-{queries}-{sha256_bytes(fingerprint(student), _reranker(bench), index)[:12]}.json"
     if not path.exists():
         w, settings = bench.workspace, bench.settings
         device = settings.compute.device
@@ -353,7 +359,7 @@ def main(
         "answers": token_f1,
         "token_f1_gain": {name: brief(gain) for name, gain in f1_gain.items()},
         "held_out": held,
-        "held_out_kept": held["kept"]["mean"],
+        "held_out_kept": held["kept"] and held["kept"]["mean"],
         "rerank_ratio": round(cost["rerank"]["ms_per_query"] / cost[UAE]["ms_per_query"], 1),
         "cost": cost,
         "others": others(bench, ranked, on_some),

@@ -36,6 +36,7 @@ from uae.files import sha256_bytes
 from uae.index.release import Release, read_manifest
 from uae.serving.releases import ReleaseStore
 from uae.settings import Settings, dump_settings, load_settings, select
+from uae.sources import fingerprint
 from uae.stages import STAGES, Workspace, judging_terms
 from uae.tables import PASSAGES, QUESTIONS, read_table, write_table
 
@@ -281,7 +282,7 @@ def main(
     settings = load_settings(Path("params.yaml"), ["ingest.path=data/sample", "ingest.format=folder", *overrides])
     with tempfile.TemporaryDirectory(prefix="serving-") as folder:
         scratch = Path(folder)
-        made_of = sha256_bytes(json.dumps(dump_settings(settings)), str(student))[:12]
+        made_of = sha256_bytes(json.dumps(dump_settings(settings)), fingerprint(student) if student else "")[:12]
         built = keep / made_of if keep else scratch
         workspaces = [make_release(built / name, settings, student, f"{name}-") for name in ("first", "second")]
         questions = choose_questions(read_table(workspaces[0].path("questions"), QUESTIONS))

@@ -30,6 +30,7 @@ WORDS = ("pump", "valve", "seal", "brine", "pressure", "fan", "ice", "lodge", "k
 JSON = "application/json"
 _SLOW_READERS = 0.003  # their share of all requests
 _SEND_S = 2  # UAE_SEND_SECONDS of the server
+_GROWTH_MB = 10  # in the second half; the first fills pools and caches
 _LARGEST_BODY = 2_000_000  # UAE_MAX_BODY_BYTES; a larger one is refused while it is sent, and the answer may be lost
 # What is counted of requests whose client did not wait for the answer, or could not.
 _OWN = {"hung up", "not read", "refused while sent"}
@@ -210,7 +211,14 @@ def summary(samples: np.ndarray, seen: Counter, requests: int, seconds: float, r
     warm = samples[samples[:, 0] >= min(requests / 10, samples[-1, 0])]
     faults = sum(count for status, count in seen.items() if status.startswith("5"))
     lost = sum(seen[name] for name in _LOST)
-    failures = {"the worker was replaced": replaced, "5xx": faults, "requests without an answer": lost}
+    growth = slope(samples[samples[:, 0] >= requests / 2])
+    failures = {
+        "the worker was replaced": replaced,
+        "5xx": faults,
+        "requests without an answer": lost,
+        "fewer than a quarter of the requests were served": seen["200"] < sum(seen.values()) / 4,
+        f"memory grew by more than {_GROWTH_MB} MB for 10,000 requests": growth is not None and growth > _GROWTH_MB,
+    }
     return {
         "requests": sum(seen.values()),
         "seconds": round(seconds, 1),
@@ -221,7 +229,7 @@ def summary(samples: np.ndarray, seen: Counter, requests: int, seconds: float, r
         "rss_start_mb": round(warm[0, 1], 1),
         "rss_end_mb": round(warm[-1, 1], 1),
         "slope_mb_per_10k": slope(warm),
-        "last_half_slope_mb_per_10k": slope(samples[samples[:, 0] >= requests / 2]),
+        "last_half_slope_mb_per_10k": growth,
         "samples": len(warm),
         "failures": [name for name, found in failures.items() if found],
     }

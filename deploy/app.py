@@ -22,6 +22,7 @@ from deploy.retrieval import Retrieval
 from deploy.routes import V1
 from deploy.schemas import ApiError
 from deploy.sending import Load, PacedSending
+from deploy.unambiguous import Unambiguous
 from uae import __version__
 
 PAGE = Path(__file__).resolve().parent / "page"
@@ -68,6 +69,7 @@ def create_app(config: Config, log: Any = None) -> FastAPI:
         app.add_middleware(RequireKey, ApiKeys(config.keys_file), metrics, config.metrics_open)
     else:
         log.warning("there are no API keys: whoever reaches this service may ask; UAE_KEYS_FILE would name a file of them")
+    app.add_middleware(Unambiguous)
     app.add_middleware(Outermost, log, metrics)
     app.add_middleware(PacedSending, config, load)
     return app

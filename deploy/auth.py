@@ -70,7 +70,7 @@ class ApiKeys:
         """
         stamp = self._stat()  # before reading: what is written meanwhile is read the next time
         keys, refused = [], []
-        for number, line in enumerate(self.path.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(self.path.read_text(encoding="utf-8-sig").splitlines(), start=1):
             key = _COMMENT.sub("", line).strip()
             if len(key) >= _SHORTEST:
                 keys.append(key)

@@ -33,7 +33,7 @@ class Config(BaseModel):
 
     # The model.
     device: str = "auto"  # of a release that torch serves: auto, cpu, cuda, cuda:1 ...
-    threads: Annotated[int, Field(ge=0)] = 0  # that one batch is computed with; 0: all cores
+    threads: Annotated[int, Field(ge=0)] = 0  # that compute one batch; 0: all cores
     model_workers: Count = 1  # batches computed at once, each with `threads`
     find_threads: Count = 2  # searches of the index at once
 
@@ -60,7 +60,7 @@ class Config(BaseModel):
     max_buffered_bytes: Count = 64_000_000  # in memory: bodies, half-sent ones included, and answers that are not read yet
     body_seconds: Seconds = 10.0  # from a request's head to the last byte of its body; a slower client gets 408
     request_seconds: Seconds = 10.0  # from there to the answer; then 503
-    send_seconds: Seconds = 10.0  # in which a client has to read each 64 KB of its answer; then the connection is broken
+    send_seconds: Seconds = 60.0  # in which a client has to read each 64 KB of its answer; then the connection is broken
 
     # Who may ask, and what is told.
     keys_file: Path | None = None  # API keys, one a line; re-read when it changes. None: open to all

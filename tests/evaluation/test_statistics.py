@@ -97,3 +97,6 @@ def test_what_is_kept_of_a_gain_is_the_second_judges_share():
     assert kept == pytest.approx((0.4, 0.4, 0.4))
     noisy = kept_gain((base, 1.5 * base + rng.normal(0, 0.5, 100)), (base, 1.2 * base + rng.normal(0, 0.5, 100)), 0.95, 500, 1)
     assert noisy.low < noisy.mean < noisy.high
+    for worthless in ((-base, base), (base, 0.9 * base)):
+        assert kept_gain(worthless, (base, 1.5 * base), 0.95, 500, 1) is None
+    assert kept_gain((base, 1.5 * base), (-base, base), 0.95, 500, 1) is None

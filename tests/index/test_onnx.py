@@ -54,6 +54,15 @@ def test_int8_is_near_and_smaller(exported, tiny_encoder):
     assert sizes[0] < sizes[1]
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_an_int8_vector_is_the_same_in_any_company(exported, threads):
+    encoder = OnnxEncoder(exported / "int8", threads)
+    texts = [*TEXTS, *(f"{text} And the valve, too." for text in TEXTS)]
+    alone = np.vstack([encoder.encode([text], "query") for text in texts])
+    np.testing.assert_array_equal(encoder.encode(texts, "query"), alone)
+    np.testing.assert_array_equal(encoder.encode(texts[::-1], "query"), alone[::-1])
+
+
 def test_the_same_model_gives_the_same_bytes_in_another_process(exported, tiny_encoder, tmp_path):
     code = (
         "import sys; from pathlib import Path; from uae.encoding import load_encoder; "
@@ -138,6 +147,10 @@ def test_a_graph_with_weights_in_another_file_is_refused(exported, tmp_path):
     model = onnx.load(tmp_path / "encoder.onnx")
     onnx.save_model(model, tmp_path / "encoder.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
     assert (tmp_path / "weights.bin").exists()
+    with pytest.raises(ArtefactError, match="takes weights from another file"):
+        OnnxEncoder(tmp_path, 1)
+    graph = (tmp_path / "encoder.onnx").read_bytes()
+    (tmp_path / "encoder.onnx").write_bytes(graph.replace(b"\x0a\x08location", b"\x8a\x80\x00\x88\x00location"))
     with pytest.raises(ArtefactError, match="takes weights from another file"):
         OnnxEncoder(tmp_path, 1)
 

@@ -16,7 +16,7 @@ from uae.encoding import encode, load_encoder
 from uae.errors import ArtefactError, InputError
 from uae.files import sha256_file
 from uae.index.build import IndexRecipe, build_release
-from uae.index.release import FORMAT, RELEASE_DOCUMENTS, Release, read_manifest, seal
+from uae.index.release import FORMAT, RELEASE_DOCUMENTS, Release, TorchEncoder, read_manifest, seal
 from uae.sources import fingerprint
 from uae.tables import DOCUMENTS, PASSAGES, read_table, write_table
 from uae.training.towers import build_student
@@ -378,7 +378,8 @@ def test_a_manifest_that_names_no_index_is_refused(release, tmp_path, changes):
         Release(forged(damaged(release, tmp_path), **changes), "cpu")
 
 
-def test_an_index_whose_lists_lie_in_another_file_is_refused(release, tmp_path):
+@pytest.mark.parametrize("around", ["nothing", "refine", "hnsw", "quantizer"])
+def test_an_index_whose_lists_lie_in_another_file_is_refused(release, tmp_path, around):
     folder = damaged(release, tmp_path)
     vectors = np.random.default_rng(0).normal(size=(80, 32)).astype(np.float32)
     index = faiss.index_factory(32, "IVF2,Flat", faiss.METRIC_INNER_PRODUCT)
@@ -386,6 +387,18 @@ def test_an_index_whose_lists_lie_in_another_file_is_refused(release, tmp_path):
     lists = faiss.OnDiskInvertedLists(index.nlist, index.code_size, str(tmp_path / "elsewhere"))
     index.replace_invlists(lists)
     index.add(vectors[: len(TEXTS)])
+    on_disk = index  # FAISS keeps nothing alive that it is given
+    if around == "refine":
+        exact = faiss.IndexFlatIP(32)
+        exact.add(vectors[: len(TEXTS)])
+        index = faiss.IndexRefine(exact, on_disk)
+    elif around == "hnsw":
+        graph = faiss.IndexHNSWFlat(32, 4, faiss.METRIC_INNER_PRODUCT)
+        graph.add(vectors[: len(TEXTS)])
+        graph.storage, graph.own_fields = on_disk, False
+        index = graph
+    elif around == "quantizer":
+        index = faiss.IndexIVFFlat(on_disk, 32, len(TEXTS), faiss.METRIC_INNER_PRODUCT)
     faiss.write_index(index, str(folder / "index.faiss"))
     with pytest.raises(ArtefactError, match=r"index\.faiss takes its vectors from another file"):
         Release(forged(folder), "cpu")
@@ -471,6 +484,15 @@ def test_where_a_graph_is_not_wanted_torch_serves(project, tiny_encoder):
     assert Release(project / "torch", "cpu").token_lengths([QUESTION], "query") == (
         Release(project / "release", "cpu").token_lengths([QUESTION], "query")
     )
+
+
+def test_counting_tokens_leaves_the_tokenizer_of_torch_as_another_thread_needs_it(tiny_encoder):
+    encoder = TorchEncoder(tiny_encoder, "cpu")
+    encoder.encode([QUESTION, "fan"], "query")
+    padding = encoder._encoder.tokenizer.backend_tokenizer.padding
+    assert padding
+    assert len(set(encoder.token_lengths([QUESTION, "fan"], "query"))) == 2
+    assert encoder._encoder.tokenizer.backend_tokenizer.padding == padding
 
 
 @pytest.mark.parametrize(

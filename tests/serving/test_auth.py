@@ -59,6 +59,7 @@ def test_page_and_documents_are_open_and_metrics_if_wanted(serve, keys_file):
     assert {client.get(path).status_code for path in ("/openapi.json", "/docs", "/metrics")} == {200}
     closed = serve(keys_file=keys_file, metrics_open=False)
     assert closed.get("/metrics").status_code == 401
+    assert closed.get("/metrics%0A").status_code == 404  # the route would take it, the guard did not know it
     assert closed.get("/metrics", headers={"X-API-Key": "first-key-for-tests"}).status_code == 200
     security = client.get("/openapi.json").json()["paths"]["/v1/search"]["post"]["security"]
     assert len(security) == 2

@@ -103,6 +103,10 @@ _ATTACKS = {
     "a strange field": (*_search(json.dumps({"query": "x", _MARK: _MARK}).encode()), {422}),
     "multipart": (*_search(b"--x\r\n\r\n--x--", {"Content-Type": "multipart/form-data; boundary=x"}), {415}),
     "utf-16": (*_search('{"query":"x"}'.encode("utf-16"), {"Content-Type": "application/json; charset=utf-16"}), {400}),
+    "line feed after the path": ("POST", "/v1/search%0A", json.dumps({"query": _QUESTION}).encode(), JSON, {404}),
+    "line feed, and a body without end": ("POST", "/v1/embeddings%0a", b"x" * 5_000_000, {}, {404}),
+    "upgrade": (*_search(b'{"query":"x"}', JSON | {"Connection": "keep-alive, Upgrade", "Upgrade": "h2c"}), {400}),
+    "upgrade that is not asked for": (*_search(b'{"query":"x"}', JSON | {"Upgrade": "h2c"}), {200}),
     "traversal": ("GET", "/page/../service.py", b"", {}, {404}),
     "traversal, encoded": ("GET", "/page/%2e%2e%2fservice.py", b"", {}, {404}),
     "traversal, twice": ("GET", "/page/%252e%252e/service.py", b"", {}, {404}),
@@ -160,6 +164,26 @@ def test_broken_http_is_refused_and_the_server_goes_on(attacked, request_bytes, 
     answer = _raw(attacked, request_bytes)
     assert answer, "closed without an answer"
     assert answer.split()[1] == expected
+
+
+def test_what_follows_an_upgrade_is_never_a_request(attacked):
+    at = urlsplit(attacked)
+    inner = b'{"query":"smuggled"}'
+    head = b"POST /v1/search HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    inside = head + b"Content-Length: %d\r\n\r\n" % len(inner) + inner
+    outside = head + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: %d\r\n\r\n" % len(inside)
+    answer = b""
+    with socket.create_connection((at.hostname, at.port), timeout=20) as connection:
+        connection.sendall(outside)
+        time.sleep(0.2)  # a segment of its own
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            connection.sendall(inside)
+        with contextlib.suppress(ConnectionResetError):
+            while part := connection.recv(65536):
+                answer += part
+    assert answer.count(b"\r\n\r\n") == 1  # the end of a head
+    assert answer.split()[1] == b"400"
+    assert b"smuggled" not in answer
 
 
 def test_clients_that_hang_up_leave_nothing_behind(attacked):

@@ -136,8 +136,8 @@ def held_out(
     if judging.held_out is not None:
         result["agreement"] = agreement(judged, utilities["held out"], confidence, resamples, seed)
         ours, theirs = (teacher["gain"] for teacher in result["teachers"])
-        if ours["relative"] and theirs["relative"] and ours["relative"]["mean"] > 0:
-            result["kept"], *result["kept_interval"] = kept_gain(*ends, confidence, resamples, seed)
+        if kept := kept_gain(*ends, confidence, resamples, seed):
+            result["kept"], *result["kept_interval"] = kept
         if ours["absolute"]["mean"] > 0:
             result["kept_absolute"] = theirs["absolute"]["mean"] / ours["absolute"]["mean"]
     return result

@@ -60,12 +60,18 @@ def gain_over_groups(
 
 def kept_gain(
     first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray], confidence: float, resamples: int, seed: int
-) -> Estimate:
+) -> Estimate | None:
     """How much of the relative gain that one judge sees another sees, too: 1 is all of it.
 
     Args:
         first, second: by judge: per-question values of base and system, all of shape (n,), on the same questions.
+
+    Returns:
+        None where a judge finds the base worth nothing, or the first one sees no gain. Resamples of which that is true are left
+        out of the interval.
     """
+    if not np.isfinite(_kept(*first, *second, axis=-1)):
+        return None
     return _interval((*first, *second), _kept, confidence, resamples, seed)
 
 

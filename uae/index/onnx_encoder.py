@@ -7,7 +7,10 @@ encoder.onnx      ids and mask, int64 of shape (n, tokens), to unit vectors, flo
 """
 
 import mmap
+import os
+import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +25,9 @@ KINDS = ("query", "document")
 _BATCH_TEXTS = 32
 _BATCH_TOKENS = 2048  # with padding: what a batch needs in memory and in the CPU's caches grows with it
 _PADDED = 1.25  # a batch's longest text is at most this many times its shortest, and a few tokens more
-# How protobuf writes the key by which a tensor's bytes lie in another file, anywhere on the disk.
-_OUTSIDE = b"\x0a\x08location"
+# How protobuf writes the key by which a tensor's bytes lie in another file, anywhere on the disk: tag and length may be written
+# with more bytes than they need.
+_OUTSIDE = re.compile(rb"(?:\x0a|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)location")
 
 
 class OnnxEncoder:
@@ -32,7 +36,7 @@ class OnnxEncoder:
     def __init__(self, folder: Path, threads: int | None):
         """
         Args:
-            threads: that work on one batch; None: as many as there are cores.
+            threads: that work at once; None: as many as there are cores.
 
         Raises:
             ArtefactError: a file is missing, damaged or not of this layout.
@@ -44,13 +48,17 @@ class OnnxEncoder:
             self._prompts = {kind: str(settings["prompts"][kind]) for kind in KINDS}
             self._pad_id, self._pad_left = int(settings["pad_id"]), settings["padding_side"] == "left"
             files = {kind: (settings["graphs"][kind], settings["tokenizers"][kind]) for kind in KINDS}
+            quantised = settings["weights"] == "int8"
             limits = {kind: (int(settings["max_tokens"][kind]), settings["truncation_side"]) for kind in KINDS}
         except (KeyError, TypeError, ValueError) as error:
             raise ArtefactError(f"{folder / SETTINGS} is not of the layout this version reads ({error!r})") from None
         names = {name for pair in files.values() for name in pair}
         if strange := sorted(str(name) for name in names if not isinstance(name, str) or Path(name).name != name):
             raise ArtefactError(f"{folder / SETTINGS} names {strange[0]!r}, which is no file of its folder")
-        sessions = {graph: _session(folder / graph, threads) for graph, _ in files.values()}
+        # 8-bit activations get one scale a call, so that texts in one call would change each other's vectors: each has a call of
+        # its own then, on one thread. That is no slower than large batches on all threads, and faster than small ones.
+        self._alone = ThreadPoolExecutor(threads or _cores(), "encoding") if quantised else None
+        sessions = {graph: _session(folder / graph, 1 if quantised else threads) for graph, _ in files.values()}
         self._sessions = {kind: sessions[graph] for kind, (graph, _) in files.items()}
         # How much it keeps of a text is a state of a tokenizer: one for both sides only where they keep the same.
         rules = {kind: (folder / name, *limits[kind]) for kind, (_, name) in files.items()}
@@ -60,14 +68,24 @@ class OnnxEncoder:
     def encode(self, texts: Sequence[str], kind: str) -> np.ndarray:
         """Unit vectors of queries (``kind="query"``) or passages (``kind="document"``), shape (n, dim), float32.
 
-        Texts of about the same length go through the graph together, so that little is computed for padding. A text without
-        any token (an empty one, where the tokenizer adds no marks) gets the zero vector.
+        In float32, texts of about the same length go through the graph together, so that little is computed for padding; with
+        8-bit weights each goes alone, and its vector is the same in any company. A text without any token (an empty one, where
+        the tokenizer adds no marks) gets the zero vector.
         """
         tokens = self._tokens(texts, kind)
+        lengths = [len(ids) for ids in tokens]
         vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
-        for rows in batches([len(ids) for ids in tokens]):
+
+        def call(rows: list[int]) -> None:
             ids, mask = self._padded([tokens[row] for row in rows])
             (vectors[rows],) = self._sessions[kind].run(["vectors"], {"ids": ids, "mask": mask})
+
+        calls = list(batches(lengths)) if self._alone is None else [[row] for row, length in enumerate(lengths) if length]
+        if self._alone is None or len(calls) == 1:
+            for rows in calls:
+                call(rows)
+        else:
+            list(self._alone.map(call, calls))
         return vectors
 
     def token_lengths(self, texts: Sequence[str], kind: str) -> list[int]:
@@ -75,6 +93,8 @@ class OnnxEncoder:
         return [len(ids) for ids in self._tokens(texts, kind)]
 
     def close(self) -> None:
+        if self._alone is not None:
+            self._alone.shutdown()
         self._sessions.clear()
         self._tokenizers.clear()
 
@@ -110,10 +130,14 @@ def batches(lengths: Sequence[int]) -> Iterator[list[int]]:
         yield batch
 
 
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _session(path: Path, threads: int | None) -> onnxruntime.InferenceSession:
     try:
         with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            if content.find(_OUTSIDE) >= 0:
+            if _OUTSIDE.search(content):
                 raise ArtefactError(f"{path} takes weights from another file: a release's graph has to be whole in itself")
     except FileNotFoundError:
         raise ArtefactError(f"{path} does not exist: build the release again") from None

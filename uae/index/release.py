@@ -11,10 +11,11 @@ base/                 the encoder before training, as serving/ or encoder/, and 
 Built by ``uae.index.build``. Opening one imports no torch, unless torch has to serve it.
 """
 
+import copy
 import json
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -146,6 +147,8 @@ class TorchEncoder:
         from uae.encoding import load_encoder
 
         self._encoder = load_encoder(folder, device)
+        # A tokenizer keeps how it pads and cuts as a state, and encoding may run in another thread.
+        self._counting = copy.deepcopy(self._encoder.tokenizer)
         self.dimension = self._encoder.get_embedding_dimension()
 
     def encode(self, texts: Sequence[str], kind: str) -> np.ndarray:
@@ -155,11 +158,11 @@ class TorchEncoder:
 
     def token_lengths(self, texts: Sequence[str], kind: str) -> list[int]:
         prompt, limit = self._encoder.prompts.get(kind) or "", self._encoder.max_seq_length
-        found = self._encoder.tokenizer([prompt + text for text in texts], truncation=True, max_length=limit)["input_ids"]
+        found = self._counting([prompt + text for text in texts], truncation=True, max_length=limit)["input_ids"]
         return list(map(len, found))
 
     def close(self) -> None:
-        self._encoder = None
+        self._encoder = self._counting = None
 
 
 def open_encoder(folder: Path, backend: str, device: str, threads: int | None) -> OnnxEncoder | TorchEncoder:
@@ -366,10 +369,20 @@ def read_index(path: Path) -> faiss.Index:
         index = faiss.read_index(str(path))
     except RuntimeError as error:
         raise ArtefactError(f"{path} is no index that FAISS reads: {str(error).strip().splitlines()[-1]}") from None
-    lists = faiss.try_extract_index_ivf(index)
-    if lists is not None and isinstance(faiss.downcast_InvertedLists(lists.invlists), faiss.OnDiskInvertedLists):
-        raise ArtefactError(f"{path} takes its vectors from another file: a release's index has to be whole in itself")
+    for part in _parts(index):
+        lists = faiss.downcast_InvertedLists(part.invlists) if isinstance(part, faiss.IndexIVF) else None
+        if isinstance(lists, faiss.OnDiskInvertedLists):
+            raise ArtefactError(f"{path} takes its vectors from another file: a release's index has to be whole in itself")
     return index
+
+
+def _parts(index: faiss.Index) -> Iterator[faiss.Index]:
+    """An index, and all those that it is made of."""
+    index = faiss.downcast_index(index)
+    yield index
+    for name in ("index", "base_index", "refine_index", "storage", "quantizer"):
+        if isinstance(part := getattr(index, name, None), faiss.Index):
+            yield from _parts(part)
 
 
 def read_arrow(path: Path, schema: pa.Schema) -> pa.Table:
