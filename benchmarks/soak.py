@@ -95,6 +95,8 @@ def hostile(rng: random.Random) -> tuple[str, str, dict[str, str], bytes]:
             ("POST", "/v1/search", whole | {"X-Request-ID": mark * 40}, b'{"query":"x"}'),
             ("POST", "/v1/embeddings", whole, json.dumps({"model": mark, "input": "x"}).encode()),
             ("POST", "/v1/embeddings", whole, b'{"model":"uae","input":[1,2,3]}'),
+            ("POST", "/v1/search%0A", whole, json.dumps({"query": mark}).encode()),
+            ("POST", "/v1/search", whole | {"Connection": "Upgrade", "Upgrade": "h2c"}, json.dumps({"query": mark}).encode()),
             ("GET", f"/{mark}", {}, b""),
             ("GET", f"/page/../{mark}", {}, b""),
             ("DELETE", "/v1/search", {}, b""),
