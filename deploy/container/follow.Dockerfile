@@ -5,7 +5,9 @@ FROM python:3.11-slim-bookworm AS build
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 COPY requirements.lock /requirements.txt
-RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir --no-deps -r /requirements.txt
+# torch first, with what the index's build of it needs: of CUDA's libraries, where it is one for GPUs, the lock names none.
+RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir "$(grep '^torch==' /requirements.txt)"
+RUN /venv/bin/pip install --no-cache-dir --no-deps -r /requirements.txt
 COPY . /source
 RUN /venv/bin/pip install --no-cache-dir --no-deps /source
 
