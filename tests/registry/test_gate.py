@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
 import uae.registry.promote
 from uae.encoding import load_encoder
@@ -138,7 +139,7 @@ class Registry:
         self.moved = []
 
     def get_model_version_by_alias(self, model, alias):
-        raise MlflowException("there is none")
+        raise MlflowException("there is none", RESOURCE_DOES_NOT_EXIST)
 
     def set_registered_model_alias(self, model, alias, version):
         self.moved.append((model, alias, version))
