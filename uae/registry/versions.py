@@ -80,7 +80,3 @@ def with_release(client: MlflowClient, model: str, release: str) -> ModelVersion
     """The version of a release (its fingerprint), if it is registered."""
     versions = client.search_model_versions(f"name = '{model}'")
     return next((version for version in versions if version.tags.get(RELEASE_TAG) == release), None)
-
-
-def latest(client: MlflowClient, model: str) -> ModelVersion:
-    return max(client.search_model_versions(f"name = '{model}'"), key=lambda version: int(version.version))
