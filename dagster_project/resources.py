@@ -10,8 +10,9 @@ from typing import TypeVar
 import dagster as dg
 from pydantic import Field
 
+from uae.run import models_of
 from uae.settings import Settings, load_settings
-from uae.stages import Stage, Workspace, model_references
+from uae.stages import Stage, Workspace
 
 T = TypeVar("T")
 
@@ -119,9 +120,7 @@ class ModelsResource(dg.ConfigurableResource):
         """Fetch the models that a stage declares. Returns role -> reference and local folder, for people."""
         from uae.sources import resolve
 
-        declared = {key.removeprefix("models.") for key in stage.params}
         return {
             role: f"{reference} in {resolve(reference, Path(self.folder))}"
-            for role, reference in model_references(settings).items()
-            if role in declared or ("teachers" if role.startswith("teacher ") else "models") in declared
+            for role, reference in models_of(stage, settings).items()
         }

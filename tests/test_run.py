@@ -11,6 +11,7 @@ from uae.run import run_chain
 from uae.settings import load_settings
 from uae.stages import Stage
 
+LEAVE = (lambda: None,)
 PARAMS = Path(__file__).resolve().parent.parent / "params.yaml"
 
 
@@ -49,3 +50,14 @@ def test_a_second_run_in_the_same_folder_is_kept_out(go, tmp_path):
 
     assert go(second)
     assert not go()
+
+
+def test_a_local_model_changed_in_place_is_a_change_to_the_stages_that_name_it(go, tmp_path):
+    weights = tmp_path / "model" / "model.safetensors"
+    write_text(weights, "one")
+    named = {"params": ("ingest", "teachers", "models.student")}
+    local = f"teachers.main.model=path:{weights.parent}"
+    assert go(*LEAVE, local, **named)
+    assert not go(*LEAVE, local, **named)
+    write_text(weights, "two")
+    assert go(*LEAVE, local, **named)
