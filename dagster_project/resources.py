@@ -10,6 +10,7 @@ from typing import TypeVar
 import dagster as dg
 from pydantic import Field
 
+from uae.errors import without_user_info
 from uae.run import models_of
 from uae.settings import Settings, load_settings
 from uae.stages import Stage, Workspace
@@ -107,7 +108,7 @@ class MlflowResource(dg.ConfigurableResource):
 
         tracking = settings.tracking
         experiment = connect(tracking.uri, tracking.experiment, Path(root)).get_run(run_id).info.experiment_id
-        pages = tracking.uri if tracking.uri.startswith("http") else self.ui
+        pages = without_user_info(tracking.uri) if tracking.uri.startswith("http") else self.ui
         return f"{pages.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
 
 

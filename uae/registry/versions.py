@@ -52,7 +52,8 @@ def release_of(version: ModelVersion) -> Path:
     try:
         return Path(mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}")) / "artifacts" / "release"
     except (MlflowException, OSError) as error:
-        raise ArtefactError(f"{version.name} version {version.version}: its release cannot be read: {error}") from error
+        said = without_user_info(str(error))
+        raise ArtefactError(f"{version.name} version {version.version}: its release cannot be read: {said}") from error
 
 
 def origin_of(client: MlflowClient, version: ModelVersion) -> dict:
