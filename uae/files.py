@@ -11,7 +11,13 @@ from pathlib import Path
 
 from uae.errors import ArtefactError
 
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+_DISK = "Free some space or fix the permissions"
+_KIND = "A file stands where a folder is needed, there or above, or a folder where a file is: move it away or name another place"
+_DISK_ERRORS = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM), _DISK) | {
+    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR, errno.EISDIR), _KIND),
+    errno.ENAMETOOLONG: "Name a place with shorter names",
+    errno.ELOOP: "Its links lead in a circle: mend them or name another place",
+}
 
 
 @contextmanager
@@ -39,11 +45,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def disk_error(path: Path, error: OSError) -> Exception:
-    """``error`` itself, or an ArtefactError with advice where the disk (not the program) is at fault."""
+    """``error`` itself, or an ArtefactError with advice where the disk or the place (not the program) is at fault."""
     if error.errno not in _DISK_ERRORS:
         return error
     return ArtefactError(
-        f"cannot write {path}: {error.strerror}. Nothing was changed there. Free some space or fix the permissions, "
+        f"cannot write {path}: {error.strerror}. Nothing was changed there. {_DISK_ERRORS[error.errno]}, "
         "then run the same command again: finished stages are not repeated."
     )
 
