@@ -18,6 +18,7 @@ _DISK_ERRORS = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ERO
     errno.ENAMETOOLONG: "Name a place with shorter names",
     errno.ELOOP: "Its links lead in a circle: mend them or name another place",
 }
+_OVERTAKEN = {errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST}
 
 
 @contextmanager
@@ -28,7 +29,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     is removed by the next write to the same path.
 
     Raises:
-        ArtefactError: the disk is full, or the folder cannot be written to.
+        ArtefactError: the disk is full, the folder cannot be written to, or another process replaces the same folder.
     """
     path = Path(path)
     try:
@@ -37,7 +38,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
         partial = path.parent / f".{path.name}.partial-{os.getpid()}"
         try:
             yield partial
-            _move(partial, path)
+            try:
+                _move(partial, path)
+            except OSError as error:
+                # What is to be moved is there, so it was the other folder that came or went between two looks.
+                if error.errno in _OVERTAKEN and partial.is_dir():
+                    raise ArtefactError(
+                        f"{path}: another process writes there too; wait for it to end, then run the same command again"
+                    ) from error
+                raise
         finally:
             _remove(partial)
     except OSError as error:
