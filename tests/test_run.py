@@ -7,9 +7,9 @@ import pytest
 import uae.run
 from uae.errors import ArtefactError
 from uae.files import write_text
-from uae.run import run_chain
+from uae.run import models_of, run_chain
 from uae.settings import load_settings
-from uae.stages import Stage
+from uae.stages import STAGES, Stage, model_references
 
 LEAVE = (lambda: None,)
 PARAMS = Path(__file__).resolve().parent.parent / "params.yaml"
@@ -61,3 +61,10 @@ def test_a_local_model_changed_in_place_is_a_change_to_the_stages_that_name_it(g
     assert not go(*LEAVE, local, **named)
     write_text(weights, "two")
     assert go(*LEAVE, local, **named)
+
+
+def test_each_stage_answers_for_the_models_that_its_parameters_name():
+    settings = load_settings(PARAMS)
+    named = {name: set(models_of(STAGES[name], settings)) for name in ("ingest", "candidates", "label", "evaluate")}
+    everything = set(model_references(settings))
+    assert named == {"ingest": set(), "candidates": {"student"}, "label": {"teacher main"}, "evaluate": everything}
