@@ -10,8 +10,10 @@ from typing import TypeVar
 import dagster as dg
 from pydantic import Field
 
+from uae.errors import without_user_info
+from uae.run import models_of
 from uae.settings import Settings, load_settings
-from uae.stages import Stage, Workspace, model_references
+from uae.stages import Stage, Workspace
 
 T = TypeVar("T")
 
@@ -106,7 +108,7 @@ class MlflowResource(dg.ConfigurableResource):
 
         tracking = settings.tracking
         experiment = connect(tracking.uri, tracking.experiment, Path(root)).get_run(run_id).info.experiment_id
-        pages = tracking.uri if tracking.uri.startswith("http") else self.ui
+        pages = without_user_info(tracking.uri) if tracking.uri.startswith("http") else self.ui
         return f"{pages.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
 
 
@@ -119,9 +121,7 @@ class ModelsResource(dg.ConfigurableResource):
         """Fetch the models that a stage declares. Returns role -> reference and local folder, for people."""
         from uae.sources import resolve
 
-        declared = {key.removeprefix("models.") for key in stage.params}
         return {
             role: f"{reference} in {resolve(reference, Path(self.folder))}"
-            for role, reference in model_references(settings).items()
-            if role in declared or ("teachers" if role.startswith("teacher ") else "models") in declared
+            for role, reference in models_of(stage, settings).items()
         }

@@ -1,11 +1,8 @@
 """The whole chain through the real command line, with tiny models, in a folder of its own."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -183,21 +180,36 @@ def test_champion_is_replaced_only_by_a_better_one(tmp_path, small_chain):
     assert (promotion["promoted"], promotion["champion"], promotion["replaced"]) == (True, 2, 1)
 
 
-@pytest.mark.parametrize("stage", ["label", "train", "index"])
-def test_killed_stage_leaves_nothing_half_written_and_a_re_run_goes_on(tmp_path, small_chain, stage):
-    command = [sys.executable, "-m", "uae.cli", "run", "--out", str(tmp_path)]
+STOPPING = """
+import sys, time
+from pathlib import Path
+import uae.files
+move, last = uae.files._move, Path(sys.argv.pop(1))
+def stop(partial, path):
+    if path == last:
+        print("stopped", flush=True)
+        time.sleep(600)
+    move(partial, path)
+uae.files._move = stop
+from uae.cli import main
+main()
+"""
+OUTPUTS = [("label", "data/labels.json"), ("train", "models/student"), ("index", "models/release")]
+
+
+@pytest.mark.parametrize(("stage", "output"), OUTPUTS)
+def test_killed_stage_leaves_nothing_half_written_and_a_re_run_goes_on(tmp_path, small_chain, stage, output):
+    """Killed when its output is complete and not yet in its place: the last moment at which it is unfinished."""
+    command = [sys.executable, "-c", STOPPING, str(tmp_path / output), "run", "--out", str(tmp_path)]
     command += [word for override in small_chain for word in ("--set", override)]
     with open(tmp_path / "log", "w") as log:
-        worker = subprocess.Popen(command, stderr=log, stdout=subprocess.DEVNULL, cwd=ROOT)
-        deadline = time.monotonic() + 300
-        while f"{stage}:" not in (tmp_path / "log").read_text() and worker.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        time.sleep(1)
-        os.kill(worker.pid, signal.SIGKILL)
-        worker.wait()
-    unfinished = {"label": "data/labels.json", "train": "models/student", "index": "models/release"}[stage]
-    finished_before = (tmp_path / ".stages" / f"{stage}.json").exists()
-    assert finished_before or not (tmp_path / unfinished).exists()
+        worker = subprocess.Popen(command, stderr=log, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        stopped = "stopped\n" in iter(worker.stdout.readline, "")
+        worker.kill()
+        worker.communicate()
+    assert stopped, (tmp_path / "log").read_text()
+    assert not (tmp_path / ".stages" / f"{stage}.json").exists()
+    assert not (tmp_path / output).exists()
     done = run(tmp_path, small_chain)
     assert done.returncode == 0, done.stderr
     assert "ingest: unchanged, skipped" in done.stderr

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from uae.cli import app
+from uae.errors import ConfigError
 from uae.files import read_json
 from uae.index.release import read_manifest
 from uae.registry.tracking import connect
@@ -228,3 +229,12 @@ def test_release_commands_say_what_is_not_there(elsewhere):
         assert "no folder of a release" in text
         assert "models/serving" in text
     assert "uae-retriever has no alias 'champion'" in failed(uae("release", "follow", "--once"))
+
+
+def test_a_run_does_not_write_over_the_parameters_that_it_reads(tmp_path, monkeypatch):
+    monkeypatch.chdir(project(tmp_path))
+    before = Path("params.yaml").read_text()
+    result = uae("run", "--out", ".", "--set", "seed=14")
+    assert isinstance(result.exception, ConfigError)
+    assert "--out .: params.yaml would be written over there; name another folder" in str(result.exception)
+    assert Path("params.yaml").read_text() == before

@@ -253,6 +253,49 @@ def test_a_disk_that_takes_nothing_is_named_with_what_to_do(tmp_path, code):
     assert names(tmp_path) == ["x.txt"]
 
 
+@pytest.mark.parametrize("place", ["file", "file/x.txt", "file/deeper/x.txt", "folder"])
+def test_a_file_where_a_folder_is_needed_is_named_with_what_to_do(tmp_path, place):
+    (tmp_path / "file").write_text("here")
+    write_folder(tmp_path / "folder", a="here")
+    with (
+        pytest.raises(ArtefactError, match=f"cannot write .*{place}: .*name another place"),
+        atomic_path(tmp_path / place) as partial,
+    ):
+        partial.write_text("new") if place == "folder" else partial.mkdir()
+    assert (tmp_path / "file").read_text() == (tmp_path / "folder" / "a").read_text() == "here"
+
+
+def test_a_name_too_long_or_links_in_a_circle_are_named(tmp_path):
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    for place in ("x" * 300, "a"):
+        with pytest.raises(ArtefactError, match=r"cannot write .*[nN]ame a.* place"):
+            write_text(tmp_path / place / "x.txt", "new")
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["replaced", "new"])
+def test_two_processes_that_replace_one_folder_are_told_so(tmp_path, monkeypatch, before):
+    path = tmp_path / "model"
+    if before:
+        write_folder(path, a="old")
+    replace = os.replace
+
+    def overtaken(source, target):
+        if Path(source).name == f".model.partial-{os.getpid()}" and not path.exists():
+            write_folder(path, a="theirs")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", overtaken)
+    with pytest.raises(ArtefactError, match="model: another process writes there"), atomic_path(path) as partial:
+        write_folder(partial, a="ours")
+    assert (path / "a").read_text() == "theirs"
+
+    monkeypatch.undo()
+    with atomic_path(path) as partial:
+        write_folder(partial, a="ours")
+    assert names(tmp_path) == ["model"]
+
+
 def test_other_errors_are_not_blamed_on_the_disk(tmp_path):
     with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "x.txt"):
         (tmp_path / "nothing").read_text()

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from uae import release_commands
-from uae.errors import UaeError
+from uae.errors import ConfigError, UaeError
 from uae.settings import load_settings, select
 from uae.stages import CHAIN, STAGES, Workspace, model_references
 
@@ -96,6 +96,8 @@ def run(
 
     if until not in STAGES:
         raise typer.BadParameter(f"--until {until}: the stages are {', '.join(STAGES)}")
+    if os.path.realpath(out / "params.yaml") == os.path.realpath(params):
+        raise ConfigError(f"--out {out}: {params} would be written over there; name another folder, for example runs/mine")
 
     run_chain(
         load_settings(params, overrides),

@@ -1,5 +1,10 @@
 """Errors a user can act on. The command line prints their message without a traceback and exits with 1."""
 
+import re
+
+# A password may hold a slash: SQLAlchemy takes it so.
+_USER_INFO = re.compile(r"(?<=://)(?:[^/?#\s]*|[^/?#\s@:]*:(?!\d+/)[^\s@]*)@")
+
 
 class UaeError(Exception):
     """Base class: the message names the file, row or field and what to do."""
@@ -27,3 +32,8 @@ class ValidationFailed(UaeError):
     def __init__(self, message: str, report: dict):
         super().__init__(message)
         self.report = report
+
+
+def without_user_info(text: str) -> str:
+    """``text`` without the user name and password of any address in it: neither belongs in a message or on a page."""
+    return _USER_INFO.sub("", text)

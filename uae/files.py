@@ -11,7 +11,14 @@ from pathlib import Path
 
 from uae.errors import ArtefactError
 
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+_DISK = "Free some space or fix the permissions"
+_KIND = "A file stands where a folder is needed, there or above, or a folder where a file is: move it away or name another place"
+_DISK_ERRORS = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM), _DISK) | {
+    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR, errno.EISDIR), _KIND),
+    errno.ENAMETOOLONG: "Name a place with shorter names",
+    errno.ELOOP: "Its links lead in a circle: mend them or name another place",
+}
+_OVERTAKEN = {errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST}
 
 
 @contextmanager
@@ -22,7 +29,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     is removed by the next write to the same path.
 
     Raises:
-        ArtefactError: the disk is full, or the folder cannot be written to.
+        ArtefactError: the disk is full, the folder cannot be written to, or another process replaces the same folder.
     """
     path = Path(path)
     try:
@@ -31,7 +38,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
         partial = path.parent / f".{path.name}.partial-{os.getpid()}"
         try:
             yield partial
-            _move(partial, path)
+            try:
+                _move(partial, path)
+            except OSError as error:
+                # What is to be moved is there, so it was the other folder that came or went between two looks.
+                if error.errno in _OVERTAKEN and partial.is_dir():
+                    raise ArtefactError(
+                        f"{path}: another process writes there too; wait for it to end, then run the same command again"
+                    ) from error
+                raise
         finally:
             _remove(partial)
     except OSError as error:
@@ -39,11 +54,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def disk_error(path: Path, error: OSError) -> Exception:
-    """``error`` itself, or an ArtefactError with advice where the disk (not the program) is at fault."""
+    """``error`` itself, or an ArtefactError with advice where the disk or the place (not the program) is at fault."""
     if error.errno not in _DISK_ERRORS:
         return error
     return ArtefactError(
-        f"cannot write {path}: {error.strerror}. Nothing was changed there. Free some space or fix the permissions, "
+        f"cannot write {path}: {error.strerror}. Nothing was changed there. {_DISK_ERRORS[error.errno]}, "
         "then run the same command again: finished stages are not repeated."
     )
 

@@ -1,11 +1,14 @@
 """What Dagster loads: every asset's spec, and that nothing starts by itself."""
 
+from types import SimpleNamespace
+
 import dagster as dg
 import pytest
 
+import uae.registry.tracking
 from dagster_project.automation import source_changed, weekly
 from dagster_project.definitions import build, defs
-from dagster_project.resources import ProjectResource
+from dagster_project.resources import MlflowResource, ProjectResource
 
 # asset -> (upstream, checks, kinds, room)
 SPECS = {
@@ -82,3 +85,10 @@ def test_sensor_skips_with_a_reason_where_there_is_nothing_to_watch(project, pat
     params = project / "params.yaml"
     params.write_text(params.read_text(encoding="utf-8").replace("data/sample", path), encoding="utf-8")
     assert reason in look(project, "0").skip_message
+
+
+def test_the_link_to_a_run_shows_no_password(monkeypatch):
+    found = SimpleNamespace(get_run=lambda run_id: SimpleNamespace(info=SimpleNamespace(experiment_id="7")))
+    monkeypatch.setattr(uae.registry.tracking, "connect", lambda *arguments: found)
+    settings = SimpleNamespace(tracking=SimpleNamespace(uri="https://me:secret@host/mlflow/", experiment="e"))
+    assert MlflowResource().run_url(settings, ".", "r") == "https://host/mlflow/#/experiments/7/runs/r"

@@ -1,3 +1,4 @@
+import importlib
 import json
 import shutil
 from dataclasses import replace
@@ -7,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
 import uae.registry.promote
 from uae.encoding import load_encoder
@@ -18,8 +20,9 @@ from uae.index.build import IndexRecipe, build_release
 from uae.index.onnx_export import export_encoder
 from uae.index.parity import Parity
 from uae.index.release import read_manifest, seal
-from uae.registry.gate import Bounds, decide_better, decide_serving
-from uae.registry.promote import promote
+from uae.registry.gate import Bounds, Decision, decide_better, decide_serving
+from uae.registry.promote import _register, promote
+from uae.registry.tracking import connect
 from uae.tables import DOCUMENTS, PASSAGES, QUESTIONS, read_table, write_table
 
 BOUNDS = Bounds(
@@ -138,7 +141,7 @@ class Registry:
         self.moved = []
 
     def get_model_version_by_alias(self, model, alias):
-        raise MlflowException("there is none")
+        raise MlflowException("there is none", RESOURCE_DOES_NOT_EXIST)
 
     def set_registered_model_alias(self, model, alias, version):
         self.moved.append((model, alias, version))
@@ -179,3 +182,19 @@ def test_a_release_that_does_not_is_refused_however_good_its_evaluation(project,
     failed = [reason for reason in result["reasons"] if reason.endswith("FAILED")]
     assert failed[0].startswith(failing)
     assert result["reasons"][0].endswith("passed")  # the gain itself
+
+
+def test_a_version_registered_in_between_is_not_taken_for_ours(tmp_path, monkeypatch):
+    client = connect("sqlite:///mlflow.db", "e", tmp_path)
+    client.create_registered_model("m")
+    run = client.create_run(client.get_experiment_by_name("e").experiment_id).info.run_id
+
+    def log_model(**arguments):
+        ours, _ = (client.create_model_version("m", tmp_path.as_uri(), run) for _ in range(2))
+        return SimpleNamespace(registered_model_version=int(ours.version))
+
+    monkeypatch.setattr(importlib.import_module("mlflow.pyfunc"), "log_model", log_model)  # mlflow loads it lazily
+    manifest = {"fingerprint": "f", "encoder": "e", "files": {"index.faiss": "i"}, "serving": {"backend": "onnx"}, "base": None}
+    version = _register(client, "m", run, tmp_path, manifest, {"systems": {}}, {}, Decision(True, []))
+    assert (int(version.version), version.tags["uae.release"]) == (1, "f")
+    assert "uae.release" not in client.get_model_version("m", "2").tags

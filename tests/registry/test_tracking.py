@@ -1,7 +1,9 @@
+import socket
+
 import mlflow
 import pytest
 
-from uae.errors import ArtefactError
+from uae.errors import ArtefactError, ConfigError, without_user_info
 from uae.registry.tracking import ENCODER_TAG, code_version, connect, dvc_md5, flatten, run_of, training_run
 
 
@@ -55,6 +57,38 @@ def test_unreachable_database_is_a_clear_error(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(ArtefactError, match="MLflow cannot be used there"):
         connect(f"sqlite:///{tmp_path}/file/mlflow.db", "e", tmp_path)
+
+
+def test_a_password_in_the_address_is_not_shown(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with socket.socket() as free:  # bound, but nobody listens
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        with pytest.raises(ArtefactError, match=f"tracking.uri http://{address}: MLflow cannot be used there") as caught:
+            connect(f"http://me:secret@{address}", "e", tmp_path)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("http://me:se@cret@host:5000/x", "http://host:5000/x"),
+        ("postgresql://me:se/cret@host/db", "postgresql://host/db"),
+        ("at https://token@host, not at a@b", "at https://host, not at a@b"),
+        ("http://host:5000/a@b", "http://host:5000/a@b"),
+        ("sqlite:////data/a@b.db", "sqlite:////data/a@b.db"),
+    ],
+)
+def test_only_user_and_password_are_left_out_of_an_address(address, shown):
+    assert without_user_info(address) == shown
+
+
+@pytest.mark.parametrize("name", ["what?", "100%25"])
+def test_a_folder_that_no_sqlite_address_can_name_is_refused(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(ConfigError, match="MLflow's database cannot lie in a folder whose path has a"):
+        connect("sqlite:///mlflow.db", "e", tmp_path / name)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [name]
 
 
 def test_flatten():

@@ -124,6 +124,12 @@ def test_a_teacher_that_finds_all_passages_equal_says_nothing(teachers):
     assert derive(labels, pairs=pairs, questions=questions, teachers=teachers) == [0.0] * len(pairs)
 
 
+@pytest.mark.parametrize("teachers", ["zscore", "minmax"])
+def test_differences_that_may_be_rounding_are_not_blown_up(teachers):
+    assert derive(told({("q", "p1"): 0.3, ("q", "p2"): 0.3 + 1e-9}), teachers=teachers) == [0.0, 0.0]
+    assert derive(told({("q", "p1"): 0.3, ("q", "p2"): 0.3001}), teachers=teachers)[1] == pytest.approx(1)
+
+
 def test_query_likelihood_reads_the_question_and_needs_no_answers():
     labels = pd.DataFrame(
         [reading("", "How long?", 12.0, 3), reading("p1", "How long?", 6.0, 3), reading("p2", "How long?", 15.0, 3)]

@@ -1,10 +1,10 @@
 """From a registered version back to everything it came from."""
 
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 
 from uae.errors import InputError
 from uae.registry.tracking import ENCODER_TAG, RELEASE_TAG
+from uae.registry.versions import version_numbered, version_of
 
 
 def lineage(client: MlflowClient, model: str, version: str) -> dict[str, dict[str, str]]:
@@ -12,16 +12,13 @@ def lineage(client: MlflowClient, model: str, version: str) -> dict[str, dict[st
 
     Raises:
         InputError: there is no such version.
+        ArtefactError: the registry cannot be asked.
     """
-    try:
-        if version.isdigit():
-            found = client.get_model_version(model, version)
-        else:
-            found = client.get_model_version_by_alias(model, version)
-    except MlflowException:
+    found = (version_numbered if version.isdigit() else version_of)(client, model, version)
+    if found is None:
         versions = sorted(int(v.version) for v in client.search_model_versions(f"name = '{model}'"))
         known = f"it has {', '.join(map(str, versions))}" if versions else "it has none; run the promote stage first"
-        raise InputError(f"{model} has no version {version!r}: {known}") from None
+        raise InputError(f"{model} has no version {version!r}: {known}")
     tags = found.tags
     aliases = ", ".join(found.aliases)
     return {

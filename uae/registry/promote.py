@@ -22,7 +22,7 @@ from uae.index.parity import Corpus, Parity, measure_parity
 from uae.index.release import open_encoder, read_index, read_manifest
 from uae.registry.gate import RECALL_AT, Bounds, Decision, decide_better, decide_serving
 from uae.registry.tracking import ENCODER_TAG, RELEASE_TAG, code_version, connect, dvc_md5, run_of
-from uae.registry.versions import latest, release_of, version_of, with_release
+from uae.registry.versions import release_of, version_of, with_release
 from uae.tables import PASSAGES, QUESTIONS, read_table
 
 _SIGNATURE = ModelSignature(
@@ -154,7 +154,7 @@ def _register(client, model, run_id, release_path, manifest, evaluation, lineage
                 values = {f"test/{system}/{name}".replace("@", "_at_"): v["mean"] for name, v in metrics.items()}
                 mlflow.log_metrics(values)
             mlflow.log_dict(evaluation, "evaluation.json")
-            mlflow.pyfunc.log_model(
+            logged = mlflow.pyfunc.log_model(
                 name="release",
                 python_model=str(Path(uae.__file__).parent / "registry" / "served_model.py"),
                 artifacts={"release": Path(release_path).resolve().as_uri()},
@@ -164,10 +164,12 @@ def _register(client, model, run_id, release_path, manifest, evaluation, lineage
                 registered_model_name=model,
                 tags=tags,
             )
-        known = latest(client, model)
+        number = str(logged.registered_model_version)  # not the newest: another promotion may have registered since
+    else:
+        number = known.version
     for name, value in tags.items():
-        client.set_model_version_tag(model, known.version, name, value)
-    return client.get_model_version(model, known.version)
+        client.set_model_version_tag(model, number, name, value)
+    return client.get_model_version(model, number)
 
 
 def _requirements(manifest: Mapping) -> list[str]:

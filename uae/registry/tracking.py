@@ -19,7 +19,7 @@ from mlflow.data.sources import LocalArtifactDatasetSource
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from uae.errors import ArtefactError
+from uae.errors import ArtefactError, ConfigError, without_user_info
 
 ENCODER_TAG, RELEASE_TAG = "uae.encoder", "uae.release"
 
@@ -29,7 +29,11 @@ def connect(uri: str, experiment: str, root: Path) -> MlflowClient:
 
     Raises:
         ArtefactError: the server or the database cannot be reached.
+        ConfigError: ``root`` has a character that an sqlite address cannot hold.
     """
+    if re.match("sqlite:///(?!/)", uri) and (found := re.search("[?%]", str(Path(root).resolve()))):
+        said = f"{root}: MLflow's database cannot lie in a folder whose path has a {found[0]!r}"
+        raise ConfigError(f"{said}: rename it, or take another tracking.uri")
     uri = re.sub(r"^sqlite:///(?!/)", lambda _: f"sqlite:///{Path(root).resolve()}/", uri)
     mlflow.set_tracking_uri(uri)
     try:
@@ -39,7 +43,8 @@ def connect(uri: str, experiment: str, root: Path) -> MlflowClient:
             mlflow.create_experiment(experiment, artifact_location=local)
         mlflow.set_experiment(experiment)
     except (MlflowException, OSError) as error:
-        raise ArtefactError(f"tracking.uri {uri}: MLflow cannot be used there: {str(error).splitlines()[0]}") from error
+        said = without_user_info(f"tracking.uri {uri}: MLflow cannot be used there: {str(error).splitlines()[0]}")
+        raise ArtefactError(said) from error
     return MlflowClient()
 
 

@@ -1,5 +1,6 @@
 """Looking up registered versions, their releases, and where these come from."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -8,17 +9,38 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from uae.errors import ArtefactError
+from uae.errors import ArtefactError, without_user_info
 from uae.registry.tracking import RELEASE_TAG
 
+# What MLflow answers for an unknown model or version, and for an unknown alias. All else says nothing about what there is.
+_UNKNOWN = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 _METRICS = "test/uae/"  # as promote logs them to a version's run
 
 
 def version_of(client: MlflowClient, model: str, alias: str) -> ModelVersion | None:
+    """The version with an alias; None where there is none.
+
+    Raises:
+        ArtefactError: the registry cannot be asked.
+    """
+    return _known(client.get_model_version_by_alias, model, alias)
+
+
+def version_numbered(client: MlflowClient, model: str, number: str) -> ModelVersion | None:
+    """As ``version_of``, by the version's number."""
+    return _known(client.get_model_version, model, number)
+
+
+def _known(ask: Callable[[str, str], ModelVersion], model: str, name: str) -> ModelVersion | None:
     try:
-        return client.get_model_version_by_alias(model, alias)
-    except MlflowException:
-        return None
+        return ask(model, name)
+    except MlflowException as error:
+        if error.error_code in _UNKNOWN:
+            return None
+        said = without_user_info(str(error))
+        raise ArtefactError(
+            f"the registry cannot be asked for {name!r} of {model}: {said}; run this again when it answers"
+        ) from error
 
 
 def release_of(version: ModelVersion) -> Path:
@@ -30,7 +52,8 @@ def release_of(version: ModelVersion) -> Path:
     try:
         return Path(mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}")) / "artifacts" / "release"
     except (MlflowException, OSError) as error:
-        raise ArtefactError(f"{version.name} version {version.version}: its release cannot be read: {error}") from error
+        said = without_user_info(str(error))
+        raise ArtefactError(f"{version.name} version {version.version}: its release cannot be read: {said}") from error
 
 
 def origin_of(client: MlflowClient, version: ModelVersion) -> dict:
@@ -58,7 +81,3 @@ def with_release(client: MlflowClient, model: str, release: str) -> ModelVersion
     """The version of a release (its fingerprint), if it is registered."""
     versions = client.search_model_versions(f"name = '{model}'")
     return next((version for version in versions if version.tags.get(RELEASE_TAG) == release), None)
-
-
-def latest(client: MlflowClient, model: str) -> ModelVersion:
-    return max(client.search_model_versions(f"name = '{model}'"), key=lambda version: int(version.version))

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 import openai
 
-from uae.errors import ConfigError, InputError, ModelError
+from uae.errors import ConfigError, InputError, ModelError, without_user_info
 from uae.files import sha256_bytes
 from uae.teacher.prompts import Template
 from uae.teacher.protocol import Batch, Pair, Reading
@@ -301,10 +301,10 @@ def _root_and_address(url: str) -> tuple[str, str]:
     """The server's root, and what of it may be shown: a password can stand in an address."""
     try:
         parts = urlsplit(url.strip())
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and len(url.split()) == 1
     except ValueError:
         usable = False
     if not usable:
         raise ConfigError("the teacher's address must look like http://host:8000 or https://host/v1")
     path = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
-    return f"{parts.scheme}://{parts.netloc}{path}", f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    return f"{parts.scheme}://{parts.netloc}{path}", without_user_info(f"{parts.scheme}://{parts.netloc}")

@@ -10,6 +10,9 @@ from scipy.special import logsumexp
 from uae.errors import ArtefactError
 from uae.teacher.asking import answer_id, scored_texts
 
+# Nats. A reading may change so much with the batch that it is read in, and scaled up, such a change would be all that is said.
+_EQUAL = 1e-5
+
 
 @dataclass(frozen=True)
 class Source:
@@ -128,13 +131,16 @@ def _require(readings: pd.Series) -> None:
 
 def _zscore(grouped, values: pd.Series) -> pd.Series:
     scores = (values - grouped.transform("mean")) / grouped.transform("std", ddof=0)
-    # All equal: nothing is said. Their rounded mean may differ from them, and the quotient be infinite.
-    return scores.where(grouped.transform("min") < grouped.transform("max"), 0.0)
+    return scores.where(_spread(grouped) > _EQUAL, 0.0)
 
 
 def _minmax(grouped, values: pd.Series) -> pd.Series:
-    low = grouped.transform("min")
-    return ((values - low) / (grouped.transform("max") - low)).fillna(0.0)
+    spread = _spread(grouped)
+    return ((values - grouped.transform("min")) / spread).where(spread > _EQUAL, 0.0)
+
+
+def _spread(grouped) -> pd.Series:
+    return grouped.transform("max") - grouped.transform("min")
 
 
 _NORMALISED = {"none": lambda grouped, values: values, "zscore": _zscore, "minmax": _minmax}
