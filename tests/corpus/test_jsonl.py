@@ -1,3 +1,5 @@
+import pytest
+
 from uae.corpus import jsonl
 from uae.corpus.records import Section
 
@@ -86,3 +88,10 @@ def test_blank_lines_count_in_line_numbers_but_hold_no_row(tmp_path, write_corpu
     documents = jsonl.read(str(path)).documents
 
     assert [d.where.rpartition(", ")[2] for d in documents] == ["line 2", "line 4"]
+
+
+@pytest.mark.parametrize("given", [{}, {"answers": []}, {"answers": None}], ids=["absent", "empty", "null"])
+def test_a_question_without_answers_is_left_to_validation(write_corpus, run_ingest, given):
+    question = {"question": "What burns?", "document": "lamp"} | given
+    path = write_corpus([{"id": "lamp", "text": "The lamp burns rape oil."}], [question])
+    assert run_ingest(path).questions["answers"].tolist() == [[]]

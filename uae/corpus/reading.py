@@ -73,15 +73,38 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, dict]]:
 
 def want(row: dict, name: str, kind: type, where: str) -> Any:
     """The field ``name`` of ``row``, which must be there and of type ``kind`` (strings must not be blank)."""
-    if not isinstance(row, dict):
-        raise InputError(f"{where}: expected a JSON object with {name!r}, found {type(row).__name__}")
-    if name not in row:
+    if name not in _an_object(row, name, where):
         raise InputError(f"{where}: the field {name!r} is missing")
-    value = row[name]
-    if not isinstance(value, kind):
-        raise InputError(f"{where}: the field {name!r} must be {kind.__name__}, not {type(value).__name__}")
+    value = _typed(row[name], name, kind, where)
     if kind is str and not value.strip():
         raise InputError(f"{where}: the field {name!r} is empty")
+    return value
+
+
+def optional(row: dict, name: str, kind: type, where: str) -> Any:
+    """The field ``name`` of ``row``, of type ``kind``; an empty one where the field is absent or null."""
+    value = _an_object(row, name, where).get(name)
+    return kind() if value is None else _typed(value, name, kind, where)
+
+
+def optional_strings(row: dict, name: str, where: str) -> list[str]:
+    """The list of strings ``name`` of ``row``; an empty one where the field is absent or null."""
+    values = optional(row, name, list, where)
+    if any(not isinstance(value, str) for value in values):
+        raise InputError(f"{where}: {name!r} must be a list of strings")
+    return values
+
+
+def _an_object(row: Any, name: str, where: str) -> dict:
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: expected a JSON object with {name!r}, found {type(row).__name__}")
+    return row
+
+
+def _typed(value: Any, name: str, kind: type, where: str) -> Any:
+    # Python takes true for 1.
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise InputError(f"{where}: the field {name!r} must be {kind.__name__}, not {type(value).__name__}")
     return value
 
 
