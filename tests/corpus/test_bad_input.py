@@ -113,6 +113,22 @@ def test_metadata_of_another_form(write_corpus, refuse):
     refuse(path, "jsonl", "documents.jsonl, line 1", "metadata")
 
 
+@pytest.mark.parametrize("value", ["NaN", "7.5", "true", '["a"]'])
+@pytest.mark.parametrize(
+    "row",
+    [
+        '{"id": "a", "text": "Loud.", "title": %s}',
+        '{"id": "a", "text": "Loud.", "version": %s}',
+        '{"id": "a", "sections": [{"text": "Loud.", "title": %s}]}',
+    ],
+    ids=["title", "version", "section title"],
+)
+def test_what_should_be_text_is_not_made_text(write_corpus, refuse, row, value):
+    path = write_corpus([], [])
+    (path / "documents.jsonl").write_text(row % value)
+    refuse(path, "jsonl", "documents.jsonl, line 1", "'version'" if "version" in row else "'title'", "must be str")
+
+
 @pytest.mark.parametrize("name", ["empty.md", "empty.txt", "empty.html"])
 def test_an_empty_file_in_a_folder(tmp_path, refuse, name):
     (tmp_path / name).write_text("<style>p {}</style>\n" if name.endswith("html") else " \n\n")

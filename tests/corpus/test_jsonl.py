@@ -40,6 +40,15 @@ def test_sections_version_and_metadata_come_through(write_corpus, sections_of):
     assert (document.version, document.metadata) == ("3", {"keeper": "Åse"})
 
 
+def test_null_is_no_text(write_corpus, sections_of):
+    row = {"id": "a", "title": None, "version": None, "metadata": None, "sections": [{"title": None, "text": "Loud."}]}
+
+    (document,) = jsonl.read(str(write_corpus([row], []))).documents
+
+    assert (document.title, document.version, document.metadata) == ("", "", {})
+    assert sections_of(document) == [("", "Loud.")]
+
+
 def test_a_question_keeps_its_answers_document_split_and_origin(write_corpus):
     path = write_corpus(
         [{"id": "lamp", "text": "The lamp burns rape oil."}],

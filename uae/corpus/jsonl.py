@@ -7,7 +7,7 @@ and ``metadata``. Questions: see ``questions_file``.
 from pathlib import Path
 
 from uae.corpus.questions_file import read_questions
-from uae.corpus.reading import read_jsonl, want
+from uae.corpus.reading import optional, read_jsonl, want
 from uae.corpus.records import RawDocument, Source, join_sections
 from uae.errors import InputError
 
@@ -21,24 +21,28 @@ def read(path: str) -> Source:
             raise InputError(f"{where}: the id {key!r} is used already in {documents[key].where}")
         if "sections" in row:
             parts = [
-                (want(part, "text", str, f"{where}, section {n}"), str(part.get("title", "")))
+                (want(part, "text", str, f"{where}, section {n}"), optional(part, "title", str, f"{where}, section {n}"))
                 for n, part in enumerate(want(row, "sections", list, where), 1)
             ]
         else:
             parts = [(want(row, "text", str, where), "")]
         if not parts:
             raise InputError(f"{where}: the field 'sections' is empty")
-        metadata = row.get("metadata") or {}
-        if not isinstance(metadata, dict):
-            raise InputError(f"{where}: the field 'metadata' must be an object, not {type(metadata).__name__}")
         text, sections = join_sections([(title, part) for part, title in parts])
         documents[key] = RawDocument(
             key=key,
-            title=str(row.get("title", "")),
+            title=optional(row, "title", str, where),
             text=text,
             sections=sections,
             where=where,
-            version=str(row.get("version", "")),
-            metadata=metadata,
+            version=_version(row, where),
+            metadata=optional(row, "metadata", dict, where),
         )
     return Source(list(documents.values()), read_questions(folder / "questions.jsonl", documents))
+
+
+def _version(row: dict, where: str) -> str:
+    version = row.get("version")
+    if isinstance(version, int) and not isinstance(version, bool):
+        return str(version)
+    return optional(row, "version", str, where)
