@@ -113,6 +113,18 @@ def test_metadata_of_another_form(write_corpus, refuse):
     refuse(path, "jsonl", "documents.jsonl, line 1", "metadata")
 
 
+@pytest.mark.parametrize(
+    ("row", "fragment"),
+    [
+        (DOCUMENT | {"titel": "Lamp"}, "line 1: unknown field 'titel'; the fields are id, metadata, sections, text"),
+        ({"id": "a", "sections": [{"heading": "Use", "text": "Light it."}]}, "line 1, section 1: unknown field 'heading'"),
+        (DOCUMENT | {"sections": [{"text": "Light it."}]}, "line 1: give 'text' or 'sections', not both"),
+    ],
+)
+def test_fields_of_a_document_that_would_be_dropped(write_corpus, refuse, row, fragment):
+    refuse(write_corpus([row], []), "jsonl", f"documents.jsonl, {fragment}")
+
+
 @pytest.mark.parametrize("value", ["NaN", "7.5", "true", '["a"]'])
 @pytest.mark.parametrize(
     "row",

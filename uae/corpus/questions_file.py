@@ -7,7 +7,7 @@ strings; whether they are needed is for validation to say), ``evidence`` (verbat
 
 from pathlib import Path
 
-from uae.corpus.reading import find_quote, optional_strings, read_jsonl, want
+from uae.corpus.reading import find_quote, optional_strings, read_jsonl, refuse_unknown, want
 from uae.corpus.records import RawDocument, RawQuestion, Span
 from uae.errors import InputError
 
@@ -24,9 +24,7 @@ def read_questions(path: Path, documents: dict[str, RawDocument]) -> list[RawQue
     """
     questions, ids = [], {}
     for where, row in read_jsonl(path):
-        unknown = sorted(set(row) - _FIELDS)
-        if unknown:
-            raise InputError(f"{where}: unknown field {unknown[0]!r}; the fields are {', '.join(sorted(_FIELDS))}")
+        refuse_unknown(row, _FIELDS, where)
         if "id" in row:
             if row["id"] in ids:
                 raise InputError(f"{where}: the id {row['id']!r} is used already in {ids[row['id']]}")

@@ -95,6 +95,12 @@ def optional_strings(row: dict, name: str, where: str) -> list[str]:
     return values
 
 
+def refuse_unknown(row: dict, fields: set[str], where: str) -> None:
+    """Raise an InputError for a field that is not one of ``fields``: it is misspelt, or would be dropped without a word."""
+    for name in sorted(set(row) - fields):
+        raise InputError(f"{where}: unknown field {name!r}; the fields are {', '.join(sorted(fields))}")
+
+
 def _an_object(row: Any, name: str, where: str) -> dict:
     if not isinstance(row, dict):
         raise InputError(f"{where}: expected a JSON object with {name!r}, found {type(row).__name__}")
