@@ -1,5 +1,7 @@
 """What ingest says about sources that are not what they claim to be, and that it then writes nothing."""
 
+import os
+
 import pytest
 
 DOCUMENT = {"id": "lamp", "title": "The lamp", "text": "The lamp burns rape oil. It is lit at dusk."}
@@ -77,6 +79,36 @@ def test_a_markdown_file_that_is_not_utf_8(tmp_path, refuse):
     refuse(tmp_path, "folder", f"{tmp_path / 'light.md'}, line 3", "is not UTF-8")
 
 
+@pytest.mark.parametrize(
+    ("value", "fragment"),
+    [("9" * 5000, "more than 4300 digits"), ("[" * 100_000 + "]" * 100_000, "nested too deep")],
+    ids=["long number", "deep list"],
+)
+@pytest.mark.parametrize("format", ["jsonl", "squad"])
+def test_json_that_python_cannot_hold(tmp_path, write_corpus, refuse, format, value, fragment):
+    path = write_corpus([DOCUMENT], [QUESTION])
+    with open(path / "documents.jsonl", "a") as stream:
+        stream.write(f'{{"id": "horn", "text": "Loud.", "metadata": {{"a": {value}}}}}\n')
+    (tmp_path / "x.json").write_text(f'{{"data":\n{value}}}')
+    if format == "jsonl":
+        refuse(path, format, f"{path / 'documents.jsonl'}, line 2: ", fragment)
+    else:
+        refuse(tmp_path / "x.json", format, "x.json", ", line 2: " if "digits" in fragment else ": ", fragment)
+
+
+def test_a_link_to_itself(tmp_path, refuse):
+    (tmp_path / "loop.md").symlink_to("loop.md")
+    refuse(tmp_path, "folder", f"{tmp_path / 'loop.md'} cannot be read")
+
+
+def test_a_file_name_that_is_not_utf_8(tmp_path, refuse):
+    try:
+        (tmp_path / os.fsdecode(b"caf\xe9.md")).write_text("Coffee.")
+    except OSError:
+        pytest.skip("this file system holds only UTF-8 names")
+    refuse(tmp_path, "folder", r"'caf\udce9.md' is not UTF-8; rename it")
+
+
 def test_document_ids_used_twice(write_corpus, refuse):
     path = write_corpus([DOCUMENT, DOCUMENT | {"text": "Other."}], [])
     refuse(path, "jsonl", "documents.jsonl, line 2: the id 'lamp' is used already in", "documents.jsonl, line 1")
@@ -85,6 +117,11 @@ def test_document_ids_used_twice(write_corpus, refuse):
 def test_question_ids_used_twice(write_corpus, refuse):
     path = write_corpus([DOCUMENT], [QUESTION | {"id": "q1"}, QUESTION | {"id": "q1", "question": "Why?"}])
     refuse(path, "jsonl", "questions.jsonl, line 2: the id 'q1' is used already in", "questions.jsonl, line 1")
+
+
+@pytest.mark.parametrize("key", [[1], {}, None, 1.5])
+def test_an_id_of_a_question_of_another_form(write_corpus, refuse, key):
+    refuse(write_corpus([DOCUMENT], [QUESTION | {"id": key}]), "jsonl", "line 1: the id must be a string", repr(key))
 
 
 @pytest.mark.parametrize("field", ["id", "text"])

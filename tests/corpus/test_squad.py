@@ -129,6 +129,20 @@ def test_an_article_that_is_no_object_is_refused(write):
     assert "article 2" in message
 
 
+@pytest.mark.parametrize(
+    ("spoilt", "fragment"),
+    [
+        (
+            {"paragraphs": [{"context": FIRST, "qas": ["x"]}]},
+            "article 1, question ?: expected a JSON object with 'question', found str",
+        ),
+        ({"paragraphs": [{"context": FIRST, "qas": []}], "title": 5}, "article 1: the field 'title' must be str"),
+    ],
+)
+def test_parts_of_another_form_are_refused(write, spoilt, fragment):
+    assert fragment in refused(write(spoilt))
+
+
 def test_a_file_that_is_a_list_is_refused(tmp_path):
     (tmp_path / "list.json").write_text("[]")
     assert "list 'data'" in refused(str(tmp_path / "list.json"))

@@ -24,6 +24,10 @@ def read(path: str) -> Source:
         parse = _PARSERS.get(file.suffix.lower())
         if parse is None or file.name == "README.md" or any(part.startswith(".") for part in Path(key).parts):
             continue
+        try:
+            key.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{folder}: the name of the file {key!a} is not UTF-8; rename it") from None
         title, text, sections = parse(read_text(file))
         if not any(text[section.start : section.end].strip() for section in sections):
             raise InputError(f"{file} holds no text: fill it or take it out of the folder")

@@ -94,6 +94,8 @@ def _document_row(doc_id: str, raw: RawDocument) -> dict:
 def _metadata(raw: RawDocument) -> str:
     try:
         return json.dumps(raw.metadata, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    except RecursionError:
+        raise InputError(f"{raw.where}: the metadata of document {raw.key!r} are nested too deep") from None
     except ValueError:
         field = next(name for name, value in raw.metadata.items() if not _is_finite(value))
         raise InputError(

@@ -26,6 +26,8 @@ def read_questions(path: Path, documents: dict[str, RawDocument]) -> list[RawQue
     for where, row in read_jsonl(path):
         refuse_unknown(row, _FIELDS, where)
         if "id" in row:
+            if not isinstance(row["id"], str | int):
+                raise InputError(f"{where}: the id must be a string or a whole number, not {row['id']!r}")
             if row["id"] in ids:
                 raise InputError(f"{where}: the id {row['id']!r} is used already in {ids[row['id']]}")
             ids[row["id"]] = where

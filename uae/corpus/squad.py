@@ -17,7 +17,7 @@ def read(path: str) -> Source:
     for number, article in enumerate(want(data, "data", list, str(path)), 1):
         where = f"{path}, article {number}"
         paragraphs = want(article, "paragraphs", list, where)
-        title = str(article.get("title") or "")
+        title = optional(article, "title", str, where)
         text, sections = "", []
         for place, paragraph in enumerate(paragraphs, 1):
             context = want(paragraph, "context", str, f"{where}, paragraph {place}")
@@ -33,7 +33,7 @@ def read(path: str) -> Source:
 
 
 def _add_question(source: Source, qa: dict, key: str, text: str, section: Part, where: str) -> None:
-    where = f"{where}, question {qa.get('id', '?')}"
+    where = f"{where}, question {qa.get('id', '?') if isinstance(qa, dict) else '?'}"
     question = want(qa, "question", str, where).strip()
     if qa.get("is_impossible"):
         source.skipped["question marked impossible"] += 1
