@@ -57,6 +57,7 @@ def read(path: str) -> Source:
                 )
             )
     source.documents = list(documents.values())
+    source.lacks_validation = found == ["train", "test"]
     source.skipped["query without judgements"] += len(queries) - len(judged)
     return source
 
