@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,9 @@ def test_overrides_are_yaml_values_and_the_last_one_counts():
         ("train.epochs", ["expected KEY=VALUE"]),
         ("=1", ["expected KEY=VALUE"]),
         ("train.epochs=[1", ["the value is not YAML"]),
+        ("ingest.path=2024-02-30", ["the value is not YAML; put it in quotes"]),
+        ("train={? [a, b] : 1}", ["the value is not YAML"]),
+        ("seed=!!timestamp noon", ["the value is not YAML"]),
     ],
 )
 def test_a_wrong_override_is_quoted_and_corrected(refused, override, fragments):
@@ -114,6 +118,19 @@ def test_all_faults_are_named_at_once(refused):
         ("ingest.format", "csv"),
         ("ingest.max_documents", 0),
         ("ingest.passage_words", 5),
+        ("ingest.path", "''"),
+        ("ingest.max_documents", "true"),
+        ("seed", "true"),
+        ("train.learning_rate", "true"),
+        ("evaluate.cutoffs", "[true]"),
+        ("validate.near_duplicate", 0.04),
+        ("train.near_duplicate", 0.04),
+        ("promote.model", "''"),
+        ("promote.model", "keeper's"),
+        ("promote.model", "a/b"),
+        ("promote.alias", "''"),
+        ("promote.alias", "the best"),
+        ("promote.alias", "1"),
         ("train.epochs", 1.5),
         ("train.learning_rate", 0),
         ("train.learning_rate", ".nan"),
@@ -217,6 +234,27 @@ def test_a_servers_settings_are_checked(refused, key, value):
     assert f"teachers.main.server.{key}" in message
 
 
+@pytest.mark.parametrize("url", ["ftp://me:tiger@host", "me:tiger@host", "ftp://me:ti@ger@host"])
+@pytest.mark.parametrize("spoil", [{}, {"grades": [" Yes"]}, {"method": "judgement"}], ids=["url", "grades", "method"])
+def test_a_password_in_an_address_is_not_shown(refused, url, spoil):
+    server = {"url": url, "concurrency": 8, "timeout_s": 60, "batch_pairs": 32}
+    if spoil:
+        server["url"] = url.replace("ftp://", "http://") if "//" in url else f"http://{url}"
+    message = refused(lambda values: values["teachers"]["main"].update({"server": server} | spoil))
+    assert "teachers.main" in message
+    assert not re.search("me:|ti@|tiger|ger@", message)
+
+
+def test_a_password_in_an_override_is_not_shown(refused):
+    message = refused(overrides=["teachers.main.server.ulr=http://me:tiger@host"])
+    assert "ulr=http://host: there is no parameter" in message
+
+
+@pytest.mark.parametrize("alias", ["latest", "v1", "V12"])
+def test_an_alias_that_mlflow_keeps_for_itself(refused, alias):
+    assert "alias: MLflow keeps latest and v1" in refused(overrides=[f"promote.alias={alias}"])
+
+
 @pytest.mark.parametrize("name", ["Main", "two words", "1st", ""])
 def test_a_teachers_name_is_a_plain_word(refused, name):
     message = refused(lambda values: values["teachers"].update({name: values["teachers"]["main"]}))
@@ -230,8 +268,11 @@ def test_a_teachers_name_is_a_plain_word(refused, name):
         ("", "holds no parameters"),
         ("- seed", "holds no parameters"),
         ("seed: !!python/object/apply:os.getcwd []", "is not readable YAML"),
+        ("seed: 2024-02-30", "is not readable YAML: day is out of range"),
+        ("? [a, b]\n: 1", "is not readable YAML: a key must be a word"),
+        ("seed: " + "[" * 5000 + "]" * 5000, "is not readable YAML: it is nested too deep"),
     ],
-    ids=["broken", "empty", "a list", "code"],
+    ids=["broken", "empty", "a list", "code", "no date", "a list for a key", "deep"],
 )
 def test_a_file_that_holds_no_parameters(refused, text, fragment):
     assert f"mine.yaml {fragment}" in refused(text=text)

@@ -4,24 +4,34 @@ There are no defaults here: params.yaml is the one place where a value stands, a
 """
 
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from uae.errors import ConfigError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+NearDuplicate = Annotated[float, Field(ge=0.05, le=1)]  # uae.near_duplicates finds no pairs below
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_not_1(cls, value: Any, info: ValidationInfo) -> Any:
+        parts = value if isinstance(value, list) else [value]
+        if cls.model_fields[info.field_name].annotation is not bool and any(isinstance(part, bool) for part in parts):
+            raise ValueError("true and false are no value of this key")
+        return value
 
 
 class ComputeSettings(_Section):
@@ -48,7 +58,7 @@ class SplitSettings(_Section):
 
 
 class IngestSettings(_Section):
-    path: str
+    path: Annotated[str, Field(pattern=r"\S")]
     format: Literal["jsonl", "qasper", "qasper_hub", "squad", "beir", "folder"]
     max_documents: Count | None
     passage_words: Annotated[int, Field(ge=20, le=2000)]
@@ -65,7 +75,7 @@ class ValidateSettings(_Section):
     min_words_per_passage: Annotated[int, Field(ge=1)]
     min_questions: QuestionCounts
     require_answers: bool
-    near_duplicate: Annotated[float, Field(gt=0, le=1)]
+    near_duplicate: NearDuplicate
 
 
 class CandidateSettings(_Section):
@@ -168,7 +178,7 @@ class TrainSettings(_Section):
     student_temperature: Positive
     in_batch_negatives: bool
     calibrate_temperature: bool
-    near_duplicate: Annotated[float, Field(gt=0, le=1)] | None
+    near_duplicate: NearDuplicate | None
     harmful_are_negatives: bool
     least_best_utility: float | None
     refresh: RefreshSettings
@@ -226,8 +236,9 @@ class EvaluateSettings(_Section):
 
 
 class PromoteSettings(_Section):
-    model: str
-    alias: str
+    # What MLflow's filters and addresses can hold; it would be refused only when all else is done.
+    model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)]
+    alias: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=200)]
     metric: str
     min_gain: float
     guarded: tuple[str, ...]
@@ -235,6 +246,12 @@ class PromoteSettings(_Section):
     min_cosine: Fraction
     max_serving_loss: Fraction
     max_index_loss: Fraction
+
+    @model_validator(mode="after")
+    def _alias_is_free(self):
+        if re.fullmatch(r"latest|[vV]\d+", self.alias):
+            raise ValueError("alias: MLflow keeps latest and v1, v2, ... for itself; take another")
+        return self
 
 
 class PackageSettings(_Section):
@@ -271,6 +288,8 @@ class _UniqueKeys(yaml.SafeLoader):
     def construct_mapping(self, node, deep=False):
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
             seen.add(key.value)
@@ -284,12 +303,12 @@ def load_settings(path: Path, overrides: Iterable[str] = ()) -> Settings:
         ConfigError: the file is missing or broken, a key is unknown or missing, a value is impossible.
     """
     try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeys)
+        values = _parse(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist: run from the project's folder, or name a file with --params") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ConfigError(f"{path} is not readable YAML: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds no parameters: expected one section a stage")
@@ -326,8 +345,19 @@ def select(settings: Settings, keys: Iterable[str]) -> SimpleNamespace:
     return chosen
 
 
+def _parse(text: str) -> Any:
+    """The value of YAML ``text``. Raises a ValueError for whatever is wrong with it."""
+    try:
+        return yaml.load(text, Loader=_UniqueKeys)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError) as error:  # PyYAML's converters raise the latter three
+        raise ValueError(str(error)) from None
+
+
 def _apply(values: dict, override: str) -> None:
     key, equals, text = override.partition("=")
+    override = _without_password(override)
     if not equals or not key:
         raise ConfigError(f"--set {override}: expected KEY=VALUE, for example --set train.epochs=1")
     *parents, last = key.split(".")
@@ -338,8 +368,8 @@ def _apply(values: dict, override: str) -> None:
         if name is not last:
             target = target[name]
     try:
-        target[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
+        target[last] = _parse(text)
+    except ValueError:
         raise ConfigError(f"--set {override}: the value is not YAML; put it in quotes") from None
 
 
@@ -349,7 +379,15 @@ def _explain(error: dict, values: dict) -> str:
         return f"there is no parameter {key}{_hint(key, _known_keys())}"
     if error["type"] == "missing":
         return f"{key} is missing"
-    return f"{key}: {error['msg']} (it is {error['input']!r})"
+    value = error["input"]
+    if key.endswith(".url") and isinstance(value, str):
+        value = value.rpartition("@")[2]  # also where it lacks what marks it as an address
+    return f"{key}: {error['msg']} (it is {_without_password(repr(value))})"
+
+
+def _without_password(text: str) -> str:
+    """``text`` for a message: what stands before the @ of an address may be a password."""
+    return re.sub(r"""(//|'url': ['"])[^'"\s]*@""", r"\1", text)
 
 
 def _hint(key: str, known: Iterable[str]) -> str:

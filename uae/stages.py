@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 
+from uae.errors import ArtefactError
 from uae.settings import Settings, select
 
 # artefact -> its path under the workspace's root
@@ -73,6 +74,18 @@ class Stage:
     keeps: tuple[str, ...] = field(default=())  # outputs that a re-run continues instead of starting anew
 
     def __call__(self, settings: Settings, workspace: Workspace) -> dict:
+        """Run the stage. Returns what there is to say about it.
+
+        Raises:
+            ArtefactError: something it needs is not there, if only the report of a validation that must pass first.
+        """
+        for name in self.needs:
+            if not workspace.path(name).exists():
+                maker = makers()[name]
+                raise ArtefactError(
+                    f"{self.name} needs {workspace.path(name)}, which does not exist: run the stage {maker} first (uae {maker}), "
+                    "and go on where it succeeds"
+                )
         return self.run(select(settings, self.params), workspace)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from uae.candidates import mine as stage
+from uae.errors import ArtefactError
 from uae.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table, write_table
 
 WORDS = ["oil", "wick", "horn", "bell", "rope", "clock", "glass", "storm"]
@@ -101,3 +102,9 @@ def test_more_questions_change_no_other_questions_pairs(mine):
     order = ["question_id", "rank"]
     assert before.sort_values(order).to_dict("records") == kept.sort_values(order).to_dict("records")
     assert after["question_id"].nunique() == 12
+
+
+@pytest.mark.parametrize("questions", [[], QUESTION_ROWS[2:]], ids=["none", "test only"])
+def test_nothing_to_label_is_said(mine, questions):
+    with pytest.raises(ArtefactError, match=r"questions\.parquet: no question is in the split train or validation"):
+        mine(questions)

@@ -1,5 +1,7 @@
 """What ingest says about sources that are not what they claim to be, and that it then writes nothing."""
 
+import os
+
 import pytest
 
 DOCUMENT = {"id": "lamp", "title": "The lamp", "text": "The lamp burns rape oil. It is lit at dusk."}
@@ -77,6 +79,36 @@ def test_a_markdown_file_that_is_not_utf_8(tmp_path, refuse):
     refuse(tmp_path, "folder", f"{tmp_path / 'light.md'}, line 3", "is not UTF-8")
 
 
+@pytest.mark.parametrize(
+    ("value", "fragment"),
+    [("9" * 5000, "more than 4300 digits"), ("[" * 100_000 + "]" * 100_000, "nested too deep")],
+    ids=["long number", "deep list"],
+)
+@pytest.mark.parametrize("format", ["jsonl", "squad"])
+def test_json_that_python_cannot_hold(tmp_path, write_corpus, refuse, format, value, fragment):
+    path = write_corpus([DOCUMENT], [QUESTION])
+    with open(path / "documents.jsonl", "a") as stream:
+        stream.write(f'{{"id": "horn", "text": "Loud.", "metadata": {{"a": {value}}}}}\n')
+    (tmp_path / "x.json").write_text(f'{{"data":\n{value}}}')
+    if format == "jsonl":
+        refuse(path, format, f"{path / 'documents.jsonl'}, line 2: ", fragment)
+    else:
+        refuse(tmp_path / "x.json", format, "x.json", ", line 2: " if "digits" in fragment else ": ", fragment)
+
+
+def test_a_link_to_itself(tmp_path, refuse):
+    (tmp_path / "loop.md").symlink_to("loop.md")
+    refuse(tmp_path, "folder", f"{tmp_path / 'loop.md'} cannot be read")
+
+
+def test_a_file_name_that_is_not_utf_8(tmp_path, refuse):
+    try:
+        (tmp_path / os.fsdecode(b"caf\xe9.md")).write_text("Coffee.")
+    except OSError:
+        pytest.skip("this file system holds only UTF-8 names")
+    refuse(tmp_path, "folder", r"'caf\udce9.md' is not UTF-8; rename it")
+
+
 def test_document_ids_used_twice(write_corpus, refuse):
     path = write_corpus([DOCUMENT, DOCUMENT | {"text": "Other."}], [])
     refuse(path, "jsonl", "documents.jsonl, line 2: the id 'lamp' is used already in", "documents.jsonl, line 1")
@@ -85,6 +117,11 @@ def test_document_ids_used_twice(write_corpus, refuse):
 def test_question_ids_used_twice(write_corpus, refuse):
     path = write_corpus([DOCUMENT], [QUESTION | {"id": "q1"}, QUESTION | {"id": "q1", "question": "Why?"}])
     refuse(path, "jsonl", "questions.jsonl, line 2: the id 'q1' is used already in", "questions.jsonl, line 1")
+
+
+@pytest.mark.parametrize("key", [[1], {}, None, 1.5])
+def test_an_id_of_a_question_of_another_form(write_corpus, refuse, key):
+    refuse(write_corpus([DOCUMENT], [QUESTION | {"id": key}]), "jsonl", "line 1: the id must be a string", repr(key))
 
 
 @pytest.mark.parametrize("field", ["id", "text"])
@@ -113,6 +150,34 @@ def test_metadata_of_another_form(write_corpus, refuse):
     refuse(path, "jsonl", "documents.jsonl, line 1", "metadata")
 
 
+@pytest.mark.parametrize(
+    ("row", "fragment"),
+    [
+        (DOCUMENT | {"titel": "Lamp"}, "line 1: unknown field 'titel'; the fields are id, metadata, sections, text"),
+        ({"id": "a", "sections": [{"heading": "Use", "text": "Light it."}]}, "line 1, section 1: unknown field 'heading'"),
+        (DOCUMENT | {"sections": [{"text": "Light it."}]}, "line 1: give 'text' or 'sections', not both"),
+    ],
+)
+def test_fields_of_a_document_that_would_be_dropped(write_corpus, refuse, row, fragment):
+    refuse(write_corpus([row], []), "jsonl", f"documents.jsonl, {fragment}")
+
+
+@pytest.mark.parametrize("value", ["NaN", "7.5", "true", '["a"]'])
+@pytest.mark.parametrize(
+    "row",
+    [
+        '{"id": "a", "text": "Loud.", "title": %s}',
+        '{"id": "a", "text": "Loud.", "version": %s}',
+        '{"id": "a", "sections": [{"text": "Loud.", "title": %s}]}',
+    ],
+    ids=["title", "version", "section title"],
+)
+def test_what_should_be_text_is_not_made_text(write_corpus, refuse, row, value):
+    path = write_corpus([], [])
+    (path / "documents.jsonl").write_text(row % value)
+    refuse(path, "jsonl", "documents.jsonl, line 1", "'version'" if "version" in row else "'title'", "must be str")
+
+
 @pytest.mark.parametrize("name", ["empty.md", "empty.txt", "empty.html"])
 def test_an_empty_file_in_a_folder(tmp_path, refuse, name):
     (tmp_path / name).write_text("<style>p {}</style>\n" if name.endswith("html") else " \n\n")
@@ -129,20 +194,18 @@ def test_no_documents(write_corpus, refuse):
     refuse(write_corpus([], []), "jsonl", "the source holds no documents")
 
 
-@pytest.mark.parametrize("field", ["question", "answers"])
-def test_a_question_without_a_field(write_corpus, refuse, field):
-    broken = {name: value for name, value in QUESTION.items() if name != field}
-    refuse(write_corpus([DOCUMENT], [QUESTION, broken]), "jsonl", f"questions.jsonl, line 2: the field '{field}' is missing")
+def test_a_question_without_its_text(write_corpus, refuse):
+    broken = {name: value for name, value in QUESTION.items() if name != "question"}
+    refuse(write_corpus([DOCUMENT], [QUESTION, broken]), "jsonl", "questions.jsonl, line 2: the field 'question' is missing")
 
 
 def test_an_empty_question(write_corpus, refuse):
     refuse(write_corpus([DOCUMENT], [QUESTION | {"question": " "}]), "jsonl", "line 1: the field 'question' is empty")
 
 
-@pytest.mark.parametrize("answers", [[], [""], ["oil", " "], [3]])
-def test_empty_answers(write_corpus, refuse, answers):
-    path = write_corpus([DOCUMENT], [QUESTION | {"answers": answers}])
-    refuse(path, "jsonl", "questions.jsonl, line 1: 'answers' must be a list of at least one answer, none of them empty")
+@pytest.mark.parametrize("answers", [[""], ["oil", " "], [3]])
+def test_blank_answers(write_corpus, refuse, answers):
+    refuse(write_corpus([DOCUMENT], [QUESTION | {"answers": answers}]), "jsonl", "questions.jsonl, line 1: ", "'answers'")
 
 
 def test_answers_that_are_one_string(write_corpus, refuse):
@@ -170,7 +233,7 @@ def test_evidence_that_is_not_in_the_document(write_corpus, refuse, quote):
 def test_evidence_of_another_form(write_corpus, refuse, evidence):
     """One string is a list of letters to Python, and every letter is found somewhere."""
     path = write_corpus([DOCUMENT], [QUESTION | {"evidence": evidence, "split": "train"}])
-    refuse(path, "jsonl", "questions.jsonl, line 1: 'evidence' must be a list of quotes")
+    refuse(path, "jsonl", "questions.jsonl, line 1: ", "'evidence' must be", "list")
 
 
 def test_an_unknown_field_of_a_question(write_corpus, refuse):

@@ -77,6 +77,26 @@ def test_answers_that_are_one_string_are_not_taken_apart(write):
     assert all(part in str(caught.value) for part in ("queries.jsonl, line 1", "answers", "list"))
 
 
+@pytest.mark.parametrize(
+    ("part", "change", "fragment"),
+    [
+        ("corpus", {"title": 5}, "corpus.jsonl, line 1: the field 'title' must be str"),
+        ("corpus", {"metadata": [1]}, "corpus.jsonl, line 1: the field 'metadata' must be dict"),
+        ("queries", {"metadata": [1]}, "queries.jsonl, line 1: the field 'metadata' must be dict"),
+    ],
+)
+def test_a_field_of_another_form_names_file_line_and_field(write, part, change, fragment):
+    first, *others = {"corpus": CORPUS, "queries": QUERIES}[part]
+    with pytest.raises(InputError) as caught:
+        beir.read(write(**{part: [first | change, *others]}, test=[("q1", "d1", 1)]))
+    assert fragment in str(caught.value)
+
+
+def test_blank_lines_of_judgements_are_passed_over(write):
+    path = write(test=[("q1", "d1", 1), ("",), ("q2", "d2", 1), (" ",)])
+    assert len(beir.read(path).questions) == 2
+
+
 def test_a_query_judged_in_two_splits_stays_in_the_first(write):
     source = beir.read(write(train=[("q1", "d1", 1)], test=[("q1", "d2", 1), ("q2", "d2", 1)]))
     assert [(q.text, q.split) for q in source.questions] == [
@@ -93,6 +113,7 @@ def test_a_query_judged_in_two_splits_stays_in_the_first(write):
         (("q1", "d9", 1), "there is no document 'd9'"),
         (("q1", "d1"), "expected query-id, corpus-id and score"),
         (("q1", "d1", "high"), "whole number, not 'high'"),
+        (("q1", "d" * 140_000, 1), "field larger than field limit"),
     ],
 )
 def test_a_wrong_judgement_names_file_and_line(write, row, fragment):
@@ -124,3 +145,18 @@ def test_max_documents_keeps_documents_with_judgements(write, run_ingest):
 
     assert sorted(found.documents["source"]) == ["d0", "d1", "d2", "d3"]
     assert len(found.questions) == 4
+
+
+@pytest.mark.parametrize("dev", [None, 0])
+def test_validation_is_drawn_from_train_where_there_is_no_dev_split(write, run_ingest, dev):
+    """SciFact's shape. Two queries a document: they stay together, as they may ask nearly the same."""
+    corpus = [{"_id": f"d{n}", "text": f"Store {n} holds rope number {n}."} for n in range(13)]
+    queries = [{"_id": f"q{n}{m}", "text": f"Where is rope {n}, {m}?"} for n in range(13) for m in "ab"]
+    judged = [(query["_id"], f"d{query['_id'][1:-1]}", 1) for query in queries]
+    qrels = {"train": judged[:24], "test": judged[24:]} | ({} if dev is None else {"dev": judged[:dev]})
+
+    found = run_ingest(write(corpus, queries, **qrels), "beir")
+
+    counts = {"train": 24, "validation": 0} if dev == 0 else {"train": 16, "validation": 8}
+    assert found.summary["questions_by_split"] == counts | {"test": 2}
+    assert {len(set(group)) for _, group in found.questions.groupby(found.questions["evidence"].str[0])["split"]} == {1}

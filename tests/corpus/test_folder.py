@@ -64,6 +64,30 @@ def test_nested_markdown_headings_label_the_sections(read, sections_of):
     ]
 
 
+@pytest.mark.parametrize(
+    ("front", "title"),
+    [
+        ("---\ntitle: The light\ntags:\n  - lamp\n- horn\n\n# remark\n---\n", "The light"),
+        ('---\nlayout: page\ntitle: "The light: a guide"  \n...\n', "The light: a guide"),
+        ("---\nlayout: page\ntitle: >\n  The light\n---\n", "Tending"),
+        ("---\nsubtitle: The light\n---  \n", "Tending"),
+    ],
+    ids=["title", "quoted", "title over lines", "no title"],
+)
+def test_front_matter_is_no_text(read, sections_of, front, title):
+    (document,) = read({"a.md": f"{front}# Tending\n\nWind it.\n\n---\n\nDry it.\n"}).documents
+    assert document.title == title
+    assert [text.split() for _, text in sections_of(document)] == [["Wind", "it.", "---", "Dry", "it."]]
+
+
+@pytest.mark.parametrize(
+    "text", ["---\n\nWind it.\n\n---\n", "---\nnote: wind it.\n", "Wind it.\n\n---\nnote: dry\n---\n", "---\n- Wind\n---\n"]
+)
+def test_text_between_rules_is_no_front_matter(read, text):
+    (document,) = read({"a.md": text}).documents
+    assert document.text == text
+
+
 def test_markdown_without_headings_is_one_section_named_after_its_file(read, sections_of):
     (document,) = read({"notes/log.md": "Calm night.\n\nNo ships."}).documents
     assert (document.key, document.title) == ("notes/log.md", "log")

@@ -1,3 +1,5 @@
+import pytest
+
 from uae.corpus import jsonl
 from uae.corpus.records import Section
 
@@ -36,6 +38,15 @@ def test_sections_version_and_metadata_come_through(write_corpus, sections_of):
     assert sections_of(document) == [("Use", "Sound it twice."), ("", "No title here."), ("Gap", "Ends.")]
     assert document.text == "Sound it twice.\n\nNo title here.\n\nEnds."
     assert (document.version, document.metadata) == ("3", {"keeper": "Åse"})
+
+
+def test_null_is_no_text(write_corpus, sections_of):
+    row = {"id": "a", "title": None, "version": None, "metadata": None, "sections": [{"title": None, "text": "Loud."}]}
+
+    (document,) = jsonl.read(str(write_corpus([row], []))).documents
+
+    assert (document.title, document.version, document.metadata) == ("", "", {})
+    assert sections_of(document) == [("", "Loud.")]
 
 
 def test_a_question_keeps_its_answers_document_split_and_origin(write_corpus):
@@ -86,3 +97,10 @@ def test_blank_lines_count_in_line_numbers_but_hold_no_row(tmp_path, write_corpu
     documents = jsonl.read(str(path)).documents
 
     assert [d.where.rpartition(", ")[2] for d in documents] == ["line 2", "line 4"]
+
+
+@pytest.mark.parametrize("given", [{}, {"answers": []}, {"answers": None}], ids=["absent", "empty", "null"])
+def test_a_question_without_answers_is_left_to_validation(write_corpus, run_ingest, given):
+    question = {"question": "What burns?", "document": "lamp"} | given
+    path = write_corpus([{"id": "lamp", "text": "The lamp burns rape oil."}], [question])
+    assert run_ingest(path).questions["answers"].tolist() == [[]]

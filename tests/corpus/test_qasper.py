@@ -164,6 +164,68 @@ def test_an_answer_without_a_field_names_file_paper_and_field(tmp_path, read):
     assert all(part in str(caught.value) for part in (str(tmp_path / "qasper.json"), "p1", "'unanswerable'"))
 
 
+def change(*path):
+    """A function that puts the last of ``path`` where the others lead."""
+    *parents, last, value = path
+
+    def spoil(tree):
+        for step in parents:
+            tree = tree[step]
+        if value is ...:
+            del tree[last]
+        else:
+            tree[last] = value
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "fragment"),
+    [
+        (change("p1", 7), "paper p1: expected a JSON object"),
+        (change("p1", "title", 7), "paper p1: the field 'title' must be str"),
+        (change("p1", "full_text", 0, "x"), "paper p1, section 1: expected a JSON object"),
+        (change("p1", "full_text", 1, "paragraphs", [None]), "paper p1, section 2: 'paragraphs' must be a list of strings"),
+        (change("p1", "qas", 0, "answers", 0, "answer", "evidence", None), "question 'When?': the field 'evidence' must be list"),
+        (
+            change("p1", "qas", 0, "answers", 0, "answer", "evidence", [7]),
+            "question 'When?': 'evidence' must be a list of strings",
+        ),
+        (change("p1", "qas", 0, "answers", 0, "answer", "extractive_spans", "ab"), "the field 'extractive_spans' must be list"),
+        (change("p1", "qas", 0, "answers", 0, "answer", "yes_no", "no"), "the field 'yes_no' must be bool"),
+        (change("p1", "qas", 0, "answers", 0, "answer", "free_form_answer", 7), "the field 'free_form_answer' must be str"),
+    ],
+)
+def test_parts_of_another_form_are_named(tmp_path, spoil, fragment):
+    papers = {"p1": paper(question("When?", answer(free_form="at dusk")))}
+    spoil(papers)
+    (tmp_path / "x.json").write_text(json.dumps(papers))
+    with pytest.raises(InputError) as caught:
+        qasper.read(str(tmp_path / "x.json"))
+    assert str(tmp_path / "x.json") in str(caught.value)
+    assert fragment in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "fragment"),
+    [
+        (change("full_text", "section_name", ...), ", full_text: the field 'section_name' is missing"),
+        (change("full_text", "paragraphs", []), ", full_text: the lists 'section_name' and 'paragraphs' are of unequal length"),
+        (change("qas", "question", []), ", qas: the lists 'question' and 'answers' are of unequal length"),
+        (change("qas", "answers", 0, "answer", ...), ", question 'When?': the field 'answer' is missing"),
+        (change("title", 7), ": the field 'title' must be str"),
+        (change("full_text", ["x"]), ": the field 'full_text' must be dict"),
+    ],
+)
+def test_parts_of_another_form_are_named_in_rows(tmp_path, write_jsonl, spoil, fragment):
+    good, spoilt = (row(key, paper(question("When?", answer(free_form="at dusk")))) for key in ("p1", "p2"))
+    spoil(spoilt)
+    path = write_jsonl(tmp_path / "rows.jsonl", [good, spoilt])
+    with pytest.raises(InputError) as caught:
+        qasper.read_hub(str(path))
+    assert f"{path}, line 2{fragment}" in str(caught.value)
+
+
 def test_a_list_of_papers_is_refused(tmp_path):
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(InputError, match=r"list\.json.*keyed by paper id"):
@@ -211,7 +273,7 @@ def test_a_local_rows_place_is_named(tmp_path, write_jsonl):
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
     with pytest.raises(InputError) as caught:
         qasper.read_hub(str(path))
-    assert str(caught.value) == f"{path}, row 2: the paper id 'p1' is used already in {path}, row 1"
+    assert str(caught.value) == f"{path}, line 2: the paper id 'p1' is used already in {path}, line 1"
 
 
 def test_a_hub_data_set_is_asked_for_by_name_and_revision_and_keeps_its_splits(hub):

@@ -110,9 +110,13 @@ def test_an_answer_that_is_not_in_its_paragraph_is_refused(write):
     assert all(part in message for part in ("squad.json", "article 1", "question q1", "'1905'"))
 
 
-def test_a_possible_question_without_answers_is_refused(write):
-    message = refused(write(article((FIRST, []), (SECOND, [qa("When?")]))))
-    assert all(part in message for part in ("article 1", "question q1", "is_impossible"))
+@pytest.mark.parametrize("answers", [[], None, "absent"])
+def test_a_question_without_answers_is_left_to_validation(write, answers):
+    asked = qa("When?") | {"answers": answers}
+    if answers == "absent":
+        del asked["answers"]
+    (read,) = squad.read(write(article((FIRST, [asked])))).questions
+    assert (read.answers, read.evidence) == ((), ())
 
 
 def test_an_answer_start_that_is_no_number_is_refused(write):
@@ -123,6 +127,20 @@ def test_an_answer_start_that_is_no_number_is_refused(write):
 def test_an_article_that_is_no_object_is_refused(write):
     message = refused(write(article((FIRST, [])), 7))
     assert "article 2" in message
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "fragment"),
+    [
+        (
+            {"paragraphs": [{"context": FIRST, "qas": ["x"]}]},
+            "article 1, question ?: expected a JSON object with 'question', found str",
+        ),
+        ({"paragraphs": [{"context": FIRST, "qas": []}], "title": 5}, "article 1: the field 'title' must be str"),
+    ],
+)
+def test_parts_of_another_form_are_refused(write, spoilt, fragment):
+    assert fragment in refused(write(spoilt))
 
 
 def test_a_file_that_is_a_list_is_refused(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from uae.encoding import encode, load_encoder
+from uae.errors import ArtefactError
 from uae.files import sha256_bytes
 from uae.retrieval import rank
 from uae.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table, write_table
@@ -28,10 +29,15 @@ def mine(
     """Write the pairs to label for the train and validation questions. Returns counts.
 
     A passage enters once, under the first source that brings it: dense, gold, random.
+
+    Raises:
+        ArtefactError: no question is in these splits.
     """
     passages = read_table(passages_path, PASSAGES)
     questions = read_table(questions_path, QUESTIONS)
     questions = questions[questions["split"].isin(_LABELLED_SPLITS)]
+    if questions.empty:
+        raise ArtefactError(f"{questions_path}: no question is in the split train or validation; add some and run ingest again")
     if scope == "document":  # the other documents' passages can be nobody's candidates
         passages = passages[passages["doc_id"].isin(set(questions["doc_id"]))]
     encoder = load_encoder(encoder_path, device)

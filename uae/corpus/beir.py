@@ -7,9 +7,10 @@ but the teacher has nothing to label with, and validation says so.
 import csv
 import io
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
-from uae.corpus.reading import read_jsonl, read_text, want
+from uae.corpus.reading import optional, optional_strings, read_jsonl, read_text, want
 from uae.corpus.records import RawDocument, RawQuestion, Source, Span, join_sections
 from uae.errors import InputError
 
@@ -24,9 +25,9 @@ def read(path: str) -> Source:
         key = want(row, "_id", str, where)
         if key in documents:
             raise InputError(f"{where}: the _id {key!r} is used already in {documents[key].where}")
-        title = row.get("title") or ""
+        title = optional(row, "title", str, where)
         text, sections = join_sections([("", want(row, "text", str, where))])
-        documents[key] = RawDocument(key, title, text, sections, where, metadata=row.get("metadata") or {})
+        documents[key] = RawDocument(key, title, text, sections, where, metadata=optional(row, "metadata", dict, where))
     queries: dict[str, tuple[str, dict]] = {}
     for where, row in read_jsonl(folder / "queries.jsonl"):
         key = want(row, "_id", str, where)
@@ -44,9 +45,7 @@ def read(path: str) -> Source:
                 continue
             judged.add(query)
             where, row = queries[query]
-            answers = (row.get("metadata") or {}).get("answers") or []
-            if not isinstance(answers, list) or any(not isinstance(answer, str) for answer in answers):
-                raise InputError(f"{where}: metadata.answers must be a list of strings")
+            answers = optional_strings(optional(row, "metadata", dict, where), "answers", f"{where}, metadata")
             source.questions.append(
                 RawQuestion(
                     text=want(row, "text", str, where).strip(),
@@ -58,16 +57,14 @@ def read(path: str) -> Source:
                 )
             )
     source.documents = list(documents.values())
+    source.lacks_validation = found == ["train", "test"]
     source.skipped["query without judgements"] += len(queries) - len(judged)
     return source
 
 
 def _qrels(path: Path, queries: dict, documents: dict) -> dict[str, list[str]]:
     relevant: dict[str, list[str]] = defaultdict(list)
-    for number, row in enumerate(csv.reader(io.StringIO(read_text(path)), delimiter="\t"), 1):
-        where = f"{path}, line {number}"
-        if number == 1 and row[:1] == ["query-id"]:
-            continue
+    for where, row in _tsv(path):
         if len(row) != 3:
             raise InputError(f"{where}: expected query-id, corpus-id and score, separated by tabs")
         query, document, score = row
@@ -81,3 +78,14 @@ def _qrels(path: Path, queries: dict, documents: dict) -> dict[str, list[str]]:
         except ValueError:
             raise InputError(f"{where}: the score must be a whole number, not {score!r}") from None
     return relevant
+
+
+def _tsv(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """(where, fields) of each line but the heading and blank ones."""
+    lines = csv.reader(io.StringIO(read_text(path)), delimiter="\t")
+    try:
+        for number, row in enumerate(lines):
+            if "".join(row).strip() and not (number == 0 and row[0] == "query-id"):
+                yield f"{path}, line {lines.line_num}", row
+    except csv.Error as error:
+        raise InputError(f"{path}, line {lines.line_num}: broken TSV: {error}") from None

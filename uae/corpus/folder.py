@@ -1,5 +1,6 @@
 """A folder of Markdown, text and HTML files with a questions.jsonl beside them."""
 
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from uae.errors import InputError
 _HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 _BLOCKS = {*_HEADINGS, "p", "li", "td", "th", "pre", "blockquote", "dd", "dt", "figcaption", "caption", "div", "section", "body"}
 _BLOCKS |= {"article", "main", "header", "footer", "aside", "nav", "ul", "ol", "dl", "table", "tr", "form", "address", "details"}
+# The first line must be a key: between two rules, a text can stand as well.
+_KEY = r"\w[\w-]*[ \t]*:.*\n"
+_FRONT_MATTER = re.compile(rf"---[ \t]*\n({_KEY}(?:{_KEY}|[ \t#-].*\n|\n)*?)(?:---|\.\.\.)[ \t]*(?:\n|\Z)")
+_FRONT_TITLE = re.compile(r"""^title[ \t]*:[ \t]*(["']?)(\w.*?)\1[ \t]*$""", re.MULTILINE)
 _UNREAD = {"script", "style", "noscript", "template", "head"}
 
 
@@ -24,6 +29,10 @@ def read(path: str) -> Source:
         parse = _PARSERS.get(file.suffix.lower())
         if parse is None or file.name == "README.md" or any(part.startswith(".") for part in Path(key).parts):
             continue
+        try:
+            key.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{folder}: the name of the file {key!a} is not UTF-8; rename it") from None
         title, text, sections = parse(read_text(file))
         if not any(text[section.start : section.end].strip() for section in sections):
             raise InputError(f"{file} holds no text: fill it or take it out of the folder")
@@ -36,6 +45,10 @@ def read(path: str) -> Source:
 def _markdown(text: str) -> tuple[str, str, tuple[Section, ...]]:
     from markdown_it import MarkdownIt
 
+    front_title = None
+    if front := _FRONT_MATTER.match(text):
+        text = text[front.end() :]
+        front_title = _FRONT_TITLE.search(front[1])
     line_starts = [0]
     for line in text.split("\n"):
         line_starts.append(line_starts[-1] + len(line) + 1)
@@ -54,7 +67,7 @@ def _markdown(text: str) -> tuple[str, str, tuple[Section, ...]]:
         trail = [step for step in trail if step[0] < level] + [(level, name)]
         label = " > ".join(step for depth, step in trail if depth > 1)
         sections.append(Section(label, line_starts[after], min(line_starts[before], len(text))))
-    return title, text, tuple(s for s in sections if text[s.start : s.end].strip())
+    return front_title[2] if front_title else title, text, tuple(s for s in sections if text[s.start : s.end].strip())
 
 
 def _plain(text: str) -> tuple[str, str, tuple[Section, ...]]:

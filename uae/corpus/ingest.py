@@ -44,6 +44,8 @@ def ingest(
         raise InputError(f"{path}: the source holds no text")
     questions, merged = _questions(source, documents, passages)
     _split(questions, split, seed)
+    if source.lacks_validation:
+        _draw_validation(questions, split, seed)
     rows = sorted((_document_row(doc_id, raw) for doc_id, raw in documents.values()), key=lambda row: row["doc_id"])
     write_table(documents_path, DOCUMENTS, rows)
     flat = sorted((row for group in passages.values() for row in group), key=lambda r: (r["doc_id"], r["position"]))
@@ -94,6 +96,8 @@ def _document_row(doc_id: str, raw: RawDocument) -> dict:
 def _metadata(raw: RawDocument) -> str:
     try:
         return json.dumps(raw.metadata, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    except RecursionError:
+        raise InputError(f"{raw.where}: the metadata of document {raw.key!r} are nested too deep") from None
     except ValueError:
         field = next(name for name, value in raw.metadata.items() if not _is_finite(value))
         raise InputError(
@@ -173,3 +177,16 @@ def _split(questions: list[dict], fractions: dict[str, float], seed: int) -> Non
         question["split"] = (
             question["split"] or given.get(question["doc_id"]) or assigned[question["doc_id"] or question["question_id"]]
         )
+
+
+def _draw_validation(questions: list[dict], fractions: dict[str, float], seed: int) -> None:
+    """Move train questions to validation, as many as the two fractions ask for; those with the same first evidence together."""
+    train = [question for question in questions if question["split"] == "train"]
+    both = fractions["train"] + fractions["validation"]
+    if not train or not both:
+        return
+    shares = {"train": fractions["train"] / both, "validation": fractions["validation"] / both, "test": 0}
+    keys = [next(iter(question["evidence"]), question["question_id"]) for question in train]
+    assigned = assign(keys, shares, seed)
+    for question, key in zip(train, keys, strict=True):
+        question["split"] = assigned[key]

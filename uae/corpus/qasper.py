@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from uae.corpus.reading import read_json, want
+from uae.corpus.reading import optional, optional_strings, read_json, read_jsonl, want
 from uae.corpus.records import RawDocument, RawQuestion, Source, Span, join_sections
 from uae.errors import InputError
 
@@ -42,9 +42,12 @@ def read_hub(path: str) -> Source:
 def _from_release(key: str, paper: dict, where: str) -> _Paper:
     return _Paper(
         key=key,
-        title=paper.get("title") or "",
-        abstract=paper.get("abstract") or "",
-        sections=[(s.get("section_name") or "", s.get("paragraphs") or []) for s in want(paper, "full_text", list, where)],
+        title=optional(paper, "title", str, where),
+        abstract=optional(paper, "abstract", str, where),
+        sections=[
+            _section(section, f"{where}, section {number}")
+            for number, section in enumerate(want(paper, "full_text", list, where), 1)
+        ],
         questions=[
             (want(q, "question", str, where), [want(a, "answer", dict, where) for a in want(q, "answers", list, where)])
             for q in want(paper, "qas", list, where)
@@ -55,35 +58,43 @@ def _from_release(key: str, paper: dict, where: str) -> _Paper:
 
 
 def _from_row(row: dict, split: str | None, where: str) -> _Paper:
-    full_text, qas = want(row, "full_text", dict, where), want(row, "qas", dict, where)
-    return _Paper(
-        key=want(row, "id", str, where),
-        title=row.get("title") or "",
-        abstract=row.get("abstract") or "",
-        sections=[(n or "", p or []) for n, p in zip(full_text["section_name"], full_text["paragraphs"], strict=True)],
-        questions=[(q, a["answer"]) for q, a in zip(qas["question"], qas["answers"], strict=True)],
-        split=split,
-        where=where,
-    )
+    key = want(row, "id", str, where)
+    sections = _rows(row, "full_text", ("section_name", "paragraphs"), where)
+    questions = _rows(row, "qas", ("question", "answers"), where)
+    for question in questions:
+        answers = want(question["answers"], "answer", list, f"{where}, question {question['question']!r:.60}")
+        question["answers"] = [{"answer": answer} for answer in answers]
+    return _from_release(key, row | {"full_text": sections, "qas": questions}, where)._replace(split=split)
+
+
+def _rows(row: dict, name: str, columns: tuple[str, str], where: str) -> list[dict]:
+    """The list of objects that stands in ``row`` as an object of lists."""
+    table = want(row, name, dict, where)
+    lists = [want(table, column, list, f"{where}, {name}") for column in columns]
+    if len(set(map(len, lists))) > 1:
+        raise InputError(f"{where}, {name}: the lists {' and '.join(map(repr, columns))} are of unequal length")
+    return [dict(zip(columns, values, strict=True)) for values in zip(*lists, strict=True)]
+
+
+def _section(section: dict, where: str) -> tuple[str, list[str]]:
+    return optional(section, "section_name", str, where), optional_strings(section, "paragraphs", where)
 
 
 def _hub_rows(path: str) -> Iterator[tuple[dict, str | None, str]]:
+    if not path.startswith("hf:"):
+        # Not through datasets: its errors name no line, and rows of several types are too much for it.
+        yield from ((row, None, where) for where, row in read_jsonl(Path(path)))
+        return
     import datasets
 
+    name, _, revision = path.removeprefix("hf:").partition("@")
     try:
-        if path.startswith("hf:"):
-            name, _, revision = path.removeprefix("hf:").partition("@")
-            splits = datasets.load_dataset(name, revision=revision or None)
-        else:
-            # The file is read by our own reader first: its errors name the line, those of datasets do not.
-            from uae.corpus.reading import read_jsonl
-
-            splits = {"": datasets.Dataset.from_list([row for _, row in read_jsonl(Path(path))])}
+        splits = datasets.load_dataset(name, revision=revision or None)
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{path}: the rows cannot be loaded through datasets: {error}") from error
     for split, rows in splits.items():
         for number, row in enumerate(rows, 1):
-            yield row, _SPLITS.get(split), f"{path}, {split} row {number}".replace(",  row", ", row")
+            yield row, _SPLITS.get(split), f"{path}, {split} row {number}"
 
 
 def _source(papers: Iterator[_Paper]) -> Source:
@@ -104,10 +115,9 @@ def _source(papers: Iterator[_Paper]) -> Source:
 
 
 def _add_question(source: Source, paper: _Paper, question: str, answers: list[dict], spans: dict[str, Span]) -> None:
+    where = f"{paper.where}, question {question[:60]!r}"
     for answer in answers:
-        for name in _ANSWER_FIELDS:
-            if name not in answer:
-                raise InputError(f"{paper.where}, question {question[:60]!r}: an answer lacks the field {name!r}")
+        _check(answer, where)
     answerable = [answer for answer in answers if not answer["unanswerable"]]
     texts = [text for answer in answerable if (text := _answer_text(answer))]
     if not texts:
@@ -127,10 +137,22 @@ def _add_question(source: Source, paper: _Paper, question: str, answers: list[di
             answers=tuple(dict.fromkeys(texts)),
             document=paper.key,
             evidence=tuple(evidence),
-            where=f"{paper.where}, question {question[:60]!r}",
+            where=where,
             split=paper.split,
         )
     )
+
+
+def _check(answer: dict, where: str) -> None:
+    for name in _ANSWER_FIELDS:
+        if name not in answer:
+            raise InputError(f"{where}: an answer lacks the field {name!r}")
+    want(answer, "unanswerable", bool, where)
+    want(answer, "evidence", list, where)
+    for name in ("evidence", "extractive_spans"):
+        optional_strings(answer, name, where)
+    optional(answer, "yes_no", bool, where)
+    optional(answer, "free_form_answer", str, where)
 
 
 def _answer_text(answer: dict) -> str:

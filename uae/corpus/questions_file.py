@@ -1,12 +1,13 @@
 """The project's own questions.jsonl, shared by the ``jsonl`` and ``folder`` formats.
 
-One JSON object a line: ``question``, ``answers`` (list of strings), ``document`` (an id, or a file's path in the folder),
-and optionally ``evidence`` (verbatim quotes from the document), ``split`` and ``origin``.
+One JSON object a line: ``question``, ``document`` (an id, or a file's path in the folder), and optionally ``answers`` (list of
+strings; whether they are needed is for validation to say), ``evidence`` (verbatim quotes from the document), ``split`` and
+``origin``.
 """
 
 from pathlib import Path
 
-from uae.corpus.reading import find_quote, read_jsonl, want
+from uae.corpus.reading import find_quote, optional_strings, read_jsonl, refuse_unknown, want
 from uae.corpus.records import RawDocument, RawQuestion, Span
 from uae.errors import InputError
 
@@ -23,10 +24,10 @@ def read_questions(path: Path, documents: dict[str, RawDocument]) -> list[RawQue
     """
     questions, ids = [], {}
     for where, row in read_jsonl(path):
-        unknown = sorted(set(row) - _FIELDS)
-        if unknown:
-            raise InputError(f"{where}: unknown field {unknown[0]!r}; the fields are {', '.join(sorted(_FIELDS))}")
+        refuse_unknown(row, _FIELDS, where)
         if "id" in row:
+            if not isinstance(row["id"], str | int):
+                raise InputError(f"{where}: the id must be a string or a whole number, not {row['id']!r}")
             if row["id"] in ids:
                 raise InputError(f"{where}: the id {row['id']!r} is used already in {ids[row['id']]}")
             ids[row["id"]] = where
@@ -38,7 +39,7 @@ def read_questions(path: Path, documents: dict[str, RawDocument]) -> list[RawQue
                 text=want(row, "question", str, where).strip(),
                 answers=_answers(row, where),
                 document=key,
-                evidence=tuple(_locate(quote, key, documents, where) for quote in _quotes(row, where)),
+                evidence=tuple(_locate(quote, key, documents, where) for quote in optional_strings(row, "evidence", where)),
                 where=where,
                 split=_choice(row, "split", _SPLITS, None, where),
                 origin=_choice(row, "origin", _ORIGINS, "human", where),
@@ -48,17 +49,10 @@ def read_questions(path: Path, documents: dict[str, RawDocument]) -> list[RawQue
 
 
 def _answers(row: dict, where: str) -> tuple[str, ...]:
-    answers = want(row, "answers", list, where)
-    if not answers or any(not isinstance(answer, str) or not answer.strip() for answer in answers):
-        raise InputError(f"{where}: 'answers' must be a list of at least one answer, none of them empty")
+    answers = optional_strings(row, "answers", where)
+    if any(not answer.strip() for answer in answers):
+        raise InputError(f"{where}: one of the 'answers' is empty; write [] where there is none")
     return tuple(answer.strip() for answer in answers)
-
-
-def _quotes(row: dict, where: str) -> list[str]:
-    quotes = row.get("evidence") or []
-    if not isinstance(quotes, list) or any(not isinstance(quote, str) for quote in quotes):
-        raise InputError(f"{where}: 'evidence' must be a list of quotes (strings)")
-    return quotes
 
 
 def _locate(quote: str, key: str | None, documents: dict[str, RawDocument], where: str) -> Span:

@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ def read_text(path: Path) -> str:
     """Read UTF-8 text (a byte order mark is dropped, line ends become \\n).
 
     Raises:
-        InputError: missing, a folder, or not UTF-8.
+        InputError: missing, a folder, not readable, or not UTF-8.
     """
     try:
         data = Path(path).read_bytes()
@@ -23,6 +24,8 @@ def read_text(path: Path) -> str:
         raise InputError(f"{Path(path).parent} is a file; a folder was expected") from None
     except IsADirectoryError:
         raise InputError(f"{path} is a folder; a file was expected") from None
+    except OSError as error:  # no permission, or a link that leads to itself
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -35,12 +38,28 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    text = read_text(path)
+    """Read a JSON file.
+
+    Raises:
+        InputError: it cannot be read, or is no JSON.
+    """
+    return _parse(read_text(path), lambda line: f"{path}, line {line}", str(path))
+
+
+def _parse(text: str, place: Callable[[int], str], where: str) -> Any:
+    """The value of JSON ``text``; ``place`` names a line of it, ``where`` all of it."""
     try:
         value = json.loads(text)
+        _refuse_half_characters(text, value, where)
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {error.lineno}, column {error.colno}: broken JSON: {error.msg}") from None
-    _refuse_half_characters(text, value, str(path))
+        raise InputError(f"{place(error.lineno)}, column {error.colno}: broken JSON: {error.msg}") from None
+    except RecursionError:
+        raise InputError(f"{where}: lists or objects are nested too deep to be read") from None
+    except ValueError:  # Python refuses to convert it
+        digits = sys.get_int_max_str_digits()
+        long = re.search(rf"\d{{{digits + 1},}}", text)
+        line = text.count("\n", 0, long.start() if long else 0) + 1
+        raise InputError(f"{place(line)}: a number has more than {digits} digits; write it as a string") from None
     return value
 
 
@@ -61,11 +80,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, dict]]:
         where = f"{path}, line {number}"
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{where}, column {error.colno}: broken JSON: {error.msg}") from None
-        _refuse_half_characters(line, row, where)
+        row = _parse(line, lambda _, where=where: where, where)
         if not isinstance(row, dict):
             raise InputError(f"{where}: expected a JSON object, found {type(row).__name__}")
         yield where, row
@@ -73,15 +88,44 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, dict]]:
 
 def want(row: dict, name: str, kind: type, where: str) -> Any:
     """The field ``name`` of ``row``, which must be there and of type ``kind`` (strings must not be blank)."""
-    if not isinstance(row, dict):
-        raise InputError(f"{where}: expected a JSON object with {name!r}, found {type(row).__name__}")
-    if name not in row:
+    if name not in _an_object(row, name, where):
         raise InputError(f"{where}: the field {name!r} is missing")
-    value = row[name]
-    if not isinstance(value, kind):
-        raise InputError(f"{where}: the field {name!r} must be {kind.__name__}, not {type(value).__name__}")
+    value = _typed(row[name], name, kind, where)
     if kind is str and not value.strip():
         raise InputError(f"{where}: the field {name!r} is empty")
+    return value
+
+
+def optional(row: dict, name: str, kind: type, where: str) -> Any:
+    """The field ``name`` of ``row``, of type ``kind``; an empty one where the field is absent or null."""
+    value = _an_object(row, name, where).get(name)
+    return kind() if value is None else _typed(value, name, kind, where)
+
+
+def optional_strings(row: dict, name: str, where: str) -> list[str]:
+    """The list of strings ``name`` of ``row``; an empty one where the field is absent or null."""
+    values = optional(row, name, list, where)
+    if any(not isinstance(value, str) for value in values):
+        raise InputError(f"{where}: {name!r} must be a list of strings")
+    return values
+
+
+def refuse_unknown(row: dict, fields: set[str], where: str) -> None:
+    """Raise an InputError for a field that is not one of ``fields``: it is misspelt, or would be dropped without a word."""
+    for name in sorted(set(row) - fields):
+        raise InputError(f"{where}: unknown field {name!r}; the fields are {', '.join(sorted(fields))}")
+
+
+def _an_object(row: Any, name: str, where: str) -> dict:
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: expected a JSON object with {name!r}, found {type(row).__name__}")
+    return row
+
+
+def _typed(value: Any, name: str, kind: type, where: str) -> Any:
+    # Python takes true for 1.
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise InputError(f"{where}: the field {name!r} must be {kind.__name__}, not {type(value).__name__}")
     return value
 
 

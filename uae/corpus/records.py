@@ -43,6 +43,7 @@ class RawQuestion:
 class Source:
     documents: list[RawDocument] = field(default_factory=list)
     questions: list[RawQuestion] = field(default_factory=list)
+    lacks_validation: bool = False  # it has splits, but validation questions must be drawn from those of train
     skipped: Counter = field(default_factory=Counter)  # why rows were left out -> how many
 
 

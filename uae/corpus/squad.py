@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from uae.corpus.reading import find_quote, read_json, want
+from uae.corpus.reading import find_quote, optional, read_json, want
 from uae.corpus.records import RawDocument, RawQuestion, Source, Span
 from uae.corpus.records import Section as Part
 from uae.errors import InputError
@@ -17,7 +17,7 @@ def read(path: str) -> Source:
     for number, article in enumerate(want(data, "data", list, str(path)), 1):
         where = f"{path}, article {number}"
         paragraphs = want(article, "paragraphs", list, where)
-        title = str(article.get("title") or "")
+        title = optional(article, "title", str, where)
         text, sections = "", []
         for place, paragraph in enumerate(paragraphs, 1):
             context = want(paragraph, "context", str, f"{where}, paragraph {place}")
@@ -33,13 +33,13 @@ def read(path: str) -> Source:
 
 
 def _add_question(source: Source, qa: dict, key: str, text: str, section: Part, where: str) -> None:
-    where = f"{where}, question {qa.get('id', '?')}"
+    where = f"{where}, question {qa.get('id', '?') if isinstance(qa, dict) else '?'}"
     question = want(qa, "question", str, where).strip()
     if qa.get("is_impossible"):
         source.skipped["question marked impossible"] += 1
         return
     answers, evidence = {}, {}
-    for answer in want(qa, "answers", list, where):
+    for answer in optional(qa, "answers", list, where):
         words = want(answer, "text", str, where)
         start = section.start + want(answer, "answer_start", int, where)
         # Published files hold offsets that are off by a few characters: the nearest occurrence is the one meant.
@@ -48,8 +48,6 @@ def _add_question(source: Source, qa: dict, key: str, text: str, section: Part, 
             raise InputError(f"{where}: the answer {words[:60]!r} is not in its context")
         answers[words.strip()] = None
         evidence[Span(key, section.start + span[0], section.start + span[1])] = None
-    if not answers:
-        raise InputError(f"{where}: it has no answer and is not marked is_impossible")
     source.questions.append(RawQuestion(question, tuple(answers), key, tuple(evidence), where))
 
 
