@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from uae.errors import ArtefactError, InputError, UaeError
+from uae.errors import ArtefactError, InputError, UaeError, without_user_info
 from uae.files import read_json, write_json
 from uae.registry.tracking import RELEASE_TAG
 from uae.registry.versions import origin_of
@@ -125,4 +125,4 @@ def _silent(error: Exception) -> ArtefactError:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [repr(error)])[0]
+    return without_user_info((str(error).splitlines() or [repr(error)])[0])
