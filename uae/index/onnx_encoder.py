@@ -25,9 +25,10 @@ KINDS = ("query", "document")
 _BATCH_TEXTS = 32
 _BATCH_TOKENS = 2048  # with padding: what a batch needs in memory and in the CPU's caches grows with it
 _PADDED = 1.25  # a batch's longest text is at most this many times its shortest, and a few tokens more
-# How protobuf writes the key by which a tensor's bytes lie in another file, anywhere on the disk: tag and length may be written
-# with more bytes than they need.
-_OUTSIDE = re.compile(rb"(?:\x0a|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)location")
+# What protobuf writes before the key by which a tensor's bytes lie in another file, anywhere on the disk: a tag and a length, each
+# in as many as ten bytes.
+_OUTSIDE = b"location"
+_BEFORE_OUTSIDE = re.compile(rb"(?:\x0a|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)\Z")
 
 
 class OnnxEncoder:
@@ -134,10 +135,19 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _names_another_file(content: mmap.mmap) -> bool:
+    place = content.find(_OUTSIDE)  # a regular expression over all of it would hold up every request for a second
+    while place >= 0:
+        if _BEFORE_OUTSIDE.search(content[max(0, place - 20) : place]):
+            return True
+        place = content.find(_OUTSIDE, place + 1)
+    return False
+
+
 def _session(path: Path, threads: int | None) -> onnxruntime.InferenceSession:
     try:
         with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            if _OUTSIDE.search(content):
+            if _names_another_file(content):
                 raise ArtefactError(f"{path} takes weights from another file: a release's graph has to be whole in itself")
     except FileNotFoundError:
         raise ArtefactError(f"{path} does not exist: build the release again") from None
