@@ -158,7 +158,7 @@ def test_a_graph_with_weights_in_another_file_is_refused(exported, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("encoder.onnx", b"", "cannot be read"),
+        ("encoder.onnx", b"", "cannot be opened by ONNX Runtime"),
         ("encoder.onnx", b"nonsense", "cannot be opened by ONNX Runtime"),
         ("encoder.onnx", None, "does not exist"),
         ("tokenizer.json", b"{}", "is no tokenizer"),

@@ -6,12 +6,12 @@ encoder.onnx      ids and mask, int64 of shape (n, tokens), to unit vectors, flo
                   document.onnx
 """
 
-import mmap
 import os
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import onnxruntime
@@ -25,10 +25,11 @@ KINDS = ("query", "document")
 _BATCH_TEXTS = 32
 _BATCH_TOKENS = 2048  # with padding: what a batch needs in memory and in the CPU's caches grows with it
 _PADDED = 1.25  # a batch's longest text is at most this many times its shortest, and a few tokens more
-# What protobuf writes before the key by which a tensor's bytes lie in another file, anywhere on the disk: a tag and a length, each
-# in as many as ten bytes.
+# The key by which a tensor's bytes lie in another file, anywhere on the disk, and what protobuf writes before it: a tag and a
+# length, each in as many as ten bytes.
 _OUTSIDE = b"location"
 _BEFORE_OUTSIDE = re.compile(rb"(?:\x0a|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)\Z")
+_PIECE = 1 << 20  # bytes of a graph looked at together
 
 
 class OnnxEncoder:
@@ -135,23 +136,28 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _names_another_file(content: mmap.mmap) -> bool:
-    place = content.find(_OUTSIDE)  # a regular expression over all of it would hold up every request for a second
-    while place >= 0:
-        if _BEFORE_OUTSIDE.search(content[max(0, place - 20) : place]):
-            return True
-        place = content.find(_OUTSIDE, place + 1)
+def _names_another_file(stream: BinaryIO) -> bool:
+    """Piece by piece, for a search through all of a graph at once would hold up every request that is being answered."""
+    end = b""
+    while piece := stream.read(_PIECE):
+        piece = end + piece
+        place = piece.find(_OUTSIDE)
+        while place >= 0:
+            if _BEFORE_OUTSIDE.search(piece[max(0, place - 20) : place]):
+                return True
+            place = piece.find(_OUTSIDE, place + 1)
+        end = piece[-32:]
     return False
 
 
 def _session(path: Path, threads: int | None) -> onnxruntime.InferenceSession:
     try:
-        with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            if _names_another_file(content):
+        with open(path, "rb") as stream:
+            if _names_another_file(stream):
                 raise ArtefactError(f"{path} takes weights from another file: a release's graph has to be whole in itself")
     except FileNotFoundError:
         raise ArtefactError(f"{path} does not exist: build the release again") from None
-    except (OSError, ValueError) as error:  # mmap takes no empty file
+    except OSError as error:
         raise ArtefactError(f"{path} cannot be read ({error}): build the release again") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
