@@ -228,16 +228,20 @@ def swapped(bench: Bench, port: int, swaps: int, window: float) -> dict:
         out, _ = load.communicate()
     totals, answered = json.loads(out.splitlines()[-1]), json.loads(timeline.read_text())["answered"]
 
-    def p99(begin: float, end: float) -> float:
-        return 1000 * percentile([taken for sent, taken, _ in answered if begin <= sent < end] or [float("inf")], 0.99)
+    def p99(*spans: tuple[float, float]) -> float:
+        """Over all requests that were sent in one of the spans."""
+        taken = [taken for sent, taken, _ in answered if any(begin <= sent < end for begin, end in spans)]
+        return 1000 * percentile(taken or [float("inf")], 0.99)
 
-    each = [
-        {"before": p99(started - window, started), "checking": p99(started, written), "during": p99(written, ended)}
+    spans = [
+        {"before": (started - window, started), "checking": (started, written), "during": (written, ended)}
         for started, written, _, ended in moments
     ]
+    each = [{name: p99(span) for name, span in row.items()} for row in spans]
     for row in each:
         say(f"  p99 of a swap in ms: {', '.join(f'{name} {value:.1f}' for name, value in row.items())}")
     ratios = [row["during"] / row["before"] for row in each]
+    together = {name: p99(*(row[name] for row in spans)) for name in spans[0]}
     return {
         "swaps": len(each),
         "requests": totals["requests"],
@@ -245,6 +249,7 @@ def swapped(bench: Bench, port: int, swaps: int, window: float) -> dict:
         "mixed": totals["mixed"],
         "p99_ratio": round(statistics.median(ratios), 3),
         "p99_ratio_worst": round(max(ratios), 3),
+        "p99_ratio_together": round(together["during"] / together["before"], 3),
         "p99_ratio_checking": round(statistics.median(row["checking"] / row["before"] for row in each), 3),
         "p99_ms": {name: round(statistics.median(row[name] for row in each), 2) for name in ("before", "checking", "during")},
         "seconds_to_switch": round(statistics.median(switched - written for _, written, switched, _ in moments), 2),

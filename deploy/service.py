@@ -3,16 +3,37 @@
 There is no ``@bentoml.api`` here: such methods take pickled bodies from other Bentos, and have errors and limits of their own.
 """
 
+import gc
 import os
 from pathlib import Path
 
 import bentoml
+from bentoml._internal.server.http import traffic
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deploy.app import create_app
 from deploy.config import read_config
 from deploy.logs import open_log
 
 _BUNDLED = Path(__file__).resolve().parent.parent / "release"
+
+
+class _NoTimeout:
+    """What stands in for BentoML's timeout, which never cancels its timers.
+
+    Each request's context and trace would stay in memory for as long as it might have taken: ten thousand of them under load,
+    and a few tenths of a second in which everything stands still while Python's collector goes through them. What takes too
+    long is ended by deploy/limits.py and deploy/sending.py.
+    """
+
+    def __init__(self, app: ASGIApp, timeout: float):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+
+traffic.TimeoutMiddleware = _NoTimeout
 
 _log = open_log()
 _config, _others = read_config(os.environ)
@@ -27,13 +48,17 @@ _app = create_app(_config, _log)
 @bentoml.service(
     name="uae-retriever",
     workers=1,  # a second process would hold a second copy of everything, and swap at another moment
-    # BentoML's timeout answers in a shape of its own: it stands behind ours, for what ours cannot see.
-    traffic={"timeout": _config.body_seconds + _config.request_seconds + 30},
     metrics={"enabled": False},  # /metrics is the application's: see deploy/metrics.py
     logging={"access": {"enabled": False}},  # one line a request is enough: see deploy/logs.py
 )
 class Retriever:
     """Vector search over the promoted corpus, ranked by usefulness."""
+
+    @bentoml.on_startup
+    def settle(self) -> None:
+        """What the imports have made stays until the end: the collector need not go through it again and again."""
+        gc.collect()
+        gc.freeze()
 
     def __is_ready__(self) -> bool:
         return _app.state.retrieval.switch.current is not None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from sentence_transformers.sentence_transformer.modules import Pooling
@@ -111,6 +112,19 @@ def test_a_router_has_a_graph_for_each_side(tiny_encoder, tmp_path, towers):
     for kind in ("query", "document"):
         np.testing.assert_allclose(served.encode(texts, kind), encode(model, texts, kind), atol=1e-5)
     assert not np.allclose(served.encode(texts, "query"), served.encode(texts, "document"), atol=1e-3)
+
+
+def test_a_graph_of_both_sides_is_opened_once(exported, monkeypatch):
+    opened = []
+
+    def spy(path, *arguments, **options):
+        opened.append(Path(path).name)
+        return session(path, *arguments, **options)
+
+    session = onnxruntime.InferenceSession
+    monkeypatch.setattr("uae.index.onnx_encoder.onnxruntime.InferenceSession", spy)
+    OnnxEncoder(exported / "int8", 1)
+    assert opened == ["encoder.onnx"]
 
 
 def test_prompts_come_before_the_text(tiny_encoder, tmp_path):

@@ -131,6 +131,35 @@ print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
     assert not {"torch", "transformers", "sentence_transformers", "mlflow"} & set(json.loads(done.stdout.splitlines()[-1]))
 
 
+def test_an_answered_request_leaves_nothing_waiting_in_bentomls_layers(bento):
+    """A timer that ran on would keep the request's context, by thousands; what startup made is out of the collector's way."""
+    code = """
+import asyncio, gc, json
+import httpx
+from deploy.service import Retriever
+
+async def main():
+    app = Retriever.to_asgi(is_main=True)
+    async with app.router.lifespan_context(app), httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://bento"
+    ) as client:
+        for _ in range(20):
+            answered = await client.post("/v1/search", json={"query": "keys"})
+            assert answered.status_code == 200, answered.text
+        waiting = [each for each in gc.get_objects() if isinstance(each, asyncio.TimerHandle) and not each.cancelled()]
+        print(json.dumps({"waiting": len(waiting), "frozen": gc.get_freeze_count(), "seen": len(gc.get_objects())}))
+
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=bento / "src", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (found,) = [
+        json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"waiting"')
+    ]  # between lines of the log
+    assert found["waiting"] < 5
+    assert found["frozen"] > 5 * found["seen"]
+
+
 def test_only_what_serving_needs_is_inside(bento, tiny):
     inside = {path.relative_to(bento / "src").as_posix() for path in (bento / "src").rglob("*") if path.is_file()}
     code = {name for name in inside if not name.startswith(("release/", "deploy/page/"))}

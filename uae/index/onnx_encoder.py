@@ -60,7 +60,8 @@ class OnnxEncoder:
         # 8-bit activations get one scale a call, so that texts in one call would change each other's vectors: each has a call of
         # its own then, on one thread. That is no slower than large batches on all threads, and faster than small ones.
         self._alone = ThreadPoolExecutor(threads or _cores(), "encoding") if quantised else None
-        sessions = {graph: _session(folder / graph, 1 if quantised else threads) for graph, _ in files.values()}
+        graphs = {graph for graph, _ in files.values()}  # but one where both sides share it
+        sessions = {graph: _session(folder / graph, 1 if quantised else threads) for graph in graphs}
         self._sessions = {kind: sessions[graph] for kind, (graph, _) in files.items()}
         # How much it keeps of a text is a state of a tokenizer: one for both sides only where they keep the same.
         rules = {kind: (folder / name, *limits[kind]) for kind, (_, name) in files.items()}
