@@ -114,6 +114,15 @@ def test_a_router_has_a_graph_for_each_side(tiny_encoder, tmp_path, towers):
     assert not np.allclose(served.encode(texts, "query"), served.encode(texts, "document"), atol=1e-3)
 
 
+def test_attention_is_written_out_in_the_graph_and_left_alone_in_the_model(tiny_encoder, tmp_path):
+    model = load_encoder(tiny_encoder, "cpu")
+    before = model[0].auto_model.config._attn_implementation
+    assert before == "sdpa"
+    export_encoder(model, tmp_path / "serving")
+    assert model[0].auto_model.config._attn_implementation == before
+    assert "IsNaN" not in {node.op_type for node in onnx.load(tmp_path / "serving" / "encoder.onnx").graph.node}
+
+
 def test_a_graph_of_both_sides_is_opened_once(exported, monkeypatch):
     opened = []
 

@@ -17,6 +17,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Module, Transformer
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from uae.document_side import route
 from uae.errors import ModelError
@@ -138,7 +139,7 @@ def _export(modules: list[Module], first: Transformer, truncate_dim: int | None,
     sizes = {0: "texts", 1: "tokens"}
     content = io.BytesIO()
     try:
-        with _quiet(), torch.no_grad():
+        with _quiet(), _written_out(modules), torch.no_grad():
             # By tracing: the same vectors as by torch.export, in a twentieth of its time. That a trace follows one input only
             # is what the parity check is for.
             torch.onnx.export(
@@ -163,6 +164,23 @@ def _strip(model: onnx.ModelProto) -> None:
         part.ClearField("doc_string")
         if "metadata_props" in part.DESCRIPTOR.fields_by_name:
             part.ClearField("metadata_props")
+
+
+@contextlib.contextmanager
+def _written_out(modules: list[Module]):
+    """Attention as plain operations while a graph is traced.
+
+    What a trace makes of torch's own kernel guards against rows without any token, and computes shapes anew in each layer.
+    """
+    models = [part for module in modules for part in module.modules() if isinstance(part, PreTrainedModel)]
+    before = [model.config._attn_implementation for model in models]
+    try:
+        for model in models:
+            model.set_attn_implementation("eager")
+        yield
+    finally:
+        for model, kind in zip(models, before, strict=True):
+            model.set_attn_implementation(kind)
 
 
 @contextlib.contextmanager
