@@ -33,6 +33,12 @@ def test_shingles_ignore_case_punctuation_and_compatibility_forms():
     assert shingles("ＴＨＥ pump\non DECK!", 2) == shingles("the pump on deck", 2)
 
 
+def test_texts_without_spaces_are_near_duplicates_too():
+    text = "水泵的密封环坏了请先关闭阀门再更换密封环"
+    (found,) = near_duplicate_pairs([text, "风机停了", text.replace("再", "后")], 0.6)
+    assert found[:2] == (0, 2)
+
+
 def test_a_text_shorter_than_a_shingle_is_one_and_a_text_without_words_has_none():
     assert shingles("Deck four", 3) == {"deck four"}
     assert shingles(" ... ", 3) == frozenset()

@@ -1,13 +1,13 @@
 """Near-duplicate texts: word shingles, their Jaccard similarity, and all pairs above a threshold without comparing all pairs."""
 
-import re
-import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
 from datasketch import MinHash
+
+from uae.words import words as split_into_words
 
 WORDS = 3
 _PERMUTATIONS = 256
@@ -20,7 +20,7 @@ def shingles(text: str, words: int = WORDS) -> frozenset[str]:
     A text of fewer words is one shingle; a text without any word has none. Passages are well served by 3. For texts of one
     sentence, where a single changed word would break most runs, take 1.
     """
-    tokens = re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold())
+    tokens = split_into_words(text)
     if not tokens:
         return frozenset()
     return frozenset(" ".join(tokens[start : start + words]) for start in range(max(len(tokens) - words + 1, 1)))

@@ -441,13 +441,13 @@ CHAIN = (
         "ingest", "Read the source, cut passages, map evidence to them, assign splits.", _ingest,
         needs=(), makes=("documents", "passages", "questions"), reads_source=True,
         params=("seed", "ingest"),
-        code=("uae/corpus", *_GROUND),
+        code=("uae/corpus", "uae/words.py", *_GROUND),
     ),
     Stage(
         "validate", "Great Expectations suites over documents, passages and questions; a failing one stops the chain.", _validate,
         needs=("documents", "passages", "questions"), makes=("validation",),
         params=("scope", "validate"),
-        code=("uae/validation", "uae/teacher/store.py", "uae/near_duplicates.py", *_GROUND),
+        code=("uae/validation", "uae/teacher/store.py", "uae/near_duplicates.py", "uae/words.py", *_GROUND),
     ),
     Stage(
         "candidates", "Pair each question with the base encoder's top-k, its evidence and random passages.", _candidates,
@@ -463,7 +463,7 @@ CHAIN = (
         params=("compute", "teachers", "label", "utility"),
         code=(
             "uae/teacher", "uae/validation", "uae/evaluation/metrics.py", "uae/evaluation/statistics.py", "uae/page.py",
-            "uae/page.html.j2", "uae/near_duplicates.py", *_MODELS, "uae/compute.py", *_GROUND,
+            "uae/page.html.j2", "uae/near_duplicates.py", "uae/words.py", *_MODELS, "uae/compute.py", *_GROUND,
         ),
     ),
     Stage(
@@ -473,8 +473,8 @@ CHAIN = (
         keeps=("reward_model", "refreshed_labels"),
         params=("seed", "scope", "compute", "models.student", "teachers", "label", "utility", "train", "tracking"),
         code=(
-            "uae/training", "uae/teacher", "uae/registry/tracking.py", "uae/near_duplicates.py", "uae/retrieval.py",
-            "uae/document_side.py", *_MODELS, *_ENCODER, *_GROUND,
+            "uae/training", "uae/teacher", "uae/registry/tracking.py", "uae/near_duplicates.py", "uae/words.py",
+            "uae/retrieval.py", "uae/document_side.py", *_MODELS, *_ENCODER, *_GROUND,
         ),
     ),
     Stage(

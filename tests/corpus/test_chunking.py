@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from uae.corpus.chunking import cut
 from uae.corpus.records import RawDocument, join_sections
+from uae.words import count_words
 
 
 def document(*parts):
@@ -51,7 +52,7 @@ def test_passages_are_exact_short_whole_and_apart(raw, max_words):
         passage = raw.text[start:end]
         assert passage
         assert passage == passage.strip()
-        assert len(passage.split()) <= max_words
+        assert count_words(passage) <= max_words
         assert start >= previous
         assert {titles[place] for place in range(start, end) if place in titles} == {title}
         covered.update(range(start, end))
@@ -96,3 +97,19 @@ def test_a_word_of_any_length_stays_whole(length):
     word = "ä" * length
     found = passages(document(("", f"before {word} after")), 1)
     assert found == [("", "before"), ("", word), ("", "after")]
+
+
+def test_scripts_without_spaces_are_cut_too():
+    """Nine hundred characters between two spaces are no single word that never fits and is never read to its end."""
+    text = "水泵的密封环坏了。请先关闭阀门。" * 60
+    lengths = [end - start for _, start, end in cut(document(("", text)), 40)]
+    assert sum(lengths) == len(text)
+    assert max(lengths) <= 60
+    assert len(lengths) > 20
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("Two words.", 2), ("显卡 GPU的驱动", 6), ("ปั๊ม", 4), (" \n", 0), ("x-ray 3.14 (a)", 3)]
+)
+def test_words_are_counted_in_any_script(text, number):
+    assert count_words(text) == number

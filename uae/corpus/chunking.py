@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from uae.corpus.records import RawDocument
+from uae.words import count_words
 
 
 def cut(document: RawDocument, max_words: int) -> Iterator[tuple[str, int, int]]:
@@ -14,7 +15,7 @@ def cut(document: RawDocument, max_words: int) -> Iterator[tuple[str, int, int]]
     """
     from semantic_text_splitter import TextSplitter
 
-    splitter = TextSplitter.from_callback(lambda text: len(text.split()), max_words)
+    splitter = TextSplitter.from_callback(count_words, max_words)
     for title, start, end in _merged(document):
         for offset, chunk in splitter.chunk_indices(document.text[start:end]):
             lead = len(chunk) - len(chunk.lstrip())

@@ -10,6 +10,7 @@ from uae.corpus.splits import SPLITS, assign
 from uae.errors import InputError
 from uae.files import sha256_bytes
 from uae.tables import DOCUMENTS, PASSAGES, QUESTIONS, write_table
+from uae.words import count_words
 
 _ADAPTERS = {
     "jsonl": jsonl.read,
@@ -52,7 +53,7 @@ def ingest(
     write_table(passages_path, PASSAGES, flat)
     questions.sort(key=lambda row: row["question_id"])
     write_table(questions_path, QUESTIONS, questions)
-    words = [len(row["text"].split()) for row in flat]
+    words = [count_words(row["text"]) for row in flat]
     return {
         "documents": len(rows),
         "passages": len(flat),

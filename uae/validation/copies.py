@@ -1,13 +1,13 @@
 """Passages that stand in another document too, exactly or nearly, wherever that document's own passages are cut."""
 
-import re
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+
+from uae.words import words
 
 MIN_WORDS = 8  # in a passage: fewer cannot tell a copy from a turn of phrase
 MOST_COPIES = 8  # are looked up of one passage: what stands in as many documents is boilerplate
@@ -16,9 +16,6 @@ _LISTED = 32  # documents a run of words: common runs cannot tell which document
 _PART_SHIFT = np.uint64(60)
 _PARTS = 16  # one for each value of the bits that are left
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no word is lost in the product
-# Chinese, Japanese and Thai are written without spaces: there each character counts as a word. C, C++ and C# are three words.
-_UNSPACED = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+[+#]*")
 
 
 class Copy(NamedTuple):
@@ -41,11 +38,6 @@ class _Document:
         """The runs that lie within one passage; none for a passage too short to be judged."""
         start, end = self.starts[place], self.ends[place]
         return self.runs[start : end - _RUN + 1] if end - start >= MIN_WORDS else self.runs[:0]
-
-
-def words(text: str) -> list[str]:
-    """The text's words in order, without case, punctuation and Unicode's compatibility forms (NFKC)."""
-    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 def find_copies(passages: pd.DataFrame, groups: Mapping[str, str], threshold: float) -> list[Copy]:

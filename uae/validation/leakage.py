@@ -21,7 +21,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from uae.near_duplicates import jaccard, near_duplicate_pairs
-from uae.validation.copies import MOST_COPIES, Copy, find_copies, words
+from uae.validation.copies import MOST_COPIES, Copy, find_copies
+from uae.words import count_words, words
 
 _COPIED = 0.2
 _TELLING_WORDS = 5  # fewer are the answer to many questions
@@ -100,7 +101,7 @@ class _Documents:
         ids = passages["passage_id"]
         self.document_of = dict(zip(ids, passages["doc_id"], strict=True))
         self.edges_of = dict(zip(ids, zip(passages["start"], passages["end"], strict=True), strict=True))
-        self.n_words_of = dict(zip(ids, passages["text"].str.split().str.len(), strict=True))
+        self.n_words_of = dict(zip(ids, passages["text"].map(count_words), strict=True))
         self.evidence = {passage_id for ids in questions["evidence"] for passage_id in ids}
 
     def source(self, doc_id: str) -> str:

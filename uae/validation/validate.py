@@ -11,6 +11,7 @@ from uae.tables import DOCUMENTS, PASSAGES, QUESTIONS, read_table
 from uae.teacher.store import LabelStore
 from uae.validation.leakage import leakage_facts
 from uae.validation.suites import document_suite, label_suite, leakage_suite, passage_suite, question_suite, run_suite
+from uae.words import count_words
 
 
 def validate(
@@ -97,7 +98,7 @@ def _passage_facts(passages: pd.DataFrame, documents: pd.DataFrame) -> pd.DataFr
     return passages.assign(
         document_known=passages["doc_id"].isin(texts),
         text_stands_in_document=stands,
-        n_words=passages["text"].str.split().str.len(),
+        n_words=passages["text"].map(count_words),
     )
 
 
