@@ -338,3 +338,21 @@ def test_a_hash_of_a_folder_depends_on_names_and_contents_but_not_on_caches(tmp_
     assert sha256_tree(tmp_path / "one") == same
     with pytest.raises(ArtefactError, match="nowhere does not exist"):
         sha256_tree(tmp_path / "nowhere")
+
+
+def test_what_another_process_has_put_back_is_no_error(tmp_path, monkeypatch, dead_pid):
+    """Two writers find the same leftover of a killed third one; one of them is second."""
+    aside = tmp_path / f".folder.partial-{dead_pid}-old"
+    write_folder(aside, a="old")
+    replace = os.replace
+
+    def slower(source, target):
+        if Path(source) == aside:
+            replace(source, target)  # the other writer
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", slower)
+    with atomic_path(tmp_path / "folder") as partial:
+        write_folder(partial, a="new")
+    assert (tmp_path / "folder" / "a").read_text() == "new"
+    assert names(tmp_path) == ["folder"]

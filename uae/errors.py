@@ -5,6 +5,8 @@ import re
 # A password may hold a slash: SQLAlchemy takes it so.
 _USER_INFO = re.compile(r"(?<=://)(?:[^/?#\s]*|[^/?#\s@:]*:(?!\d+/)[^\s@]*)@")
 
+_SECRET = re.compile(r"(?i)(?<=[?&;])(pass(?:word|wd)?|pwd|token|api[-_]?key|secret|sig(?:nature)?)=[^&;#\s'\"]+")
+
 
 class UaeError(Exception):
     """Base class: the message names the file, row or field and what to do."""
@@ -35,5 +37,8 @@ class ValidationFailed(UaeError):
 
 
 def without_user_info(text: str) -> str:
-    """``text`` without the user name and password of any address in it: neither belongs in a message or on a page."""
-    return _USER_INFO.sub("", text)
+    """``text`` without the user name and password of any address in it: neither belongs in a message or on a page.
+
+    A password can stand among an address's parameters too (``?password=``): there three stars are left of it.
+    """
+    return _SECRET.sub(r"\1=***", _USER_INFO.sub("", text))

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from uae.errors import ArtefactError
@@ -84,7 +84,9 @@ def _remove_leftovers(path: Path) -> None:
         if pid != os.getpid() and _alive(pid):  # our own number: a dead process had it before us, as in containers
             continue
         if leftover.name.endswith("-old") and not path.exists():
-            os.replace(leftover, path)  # killed between the two renames: the old content is still the valid one
+            # Killed between the two renames: the old content is still the valid one.
+            with suppress(FileNotFoundError):  # another process has put it back
+                os.replace(leftover, path)
         else:
             _remove(leftover)
 

@@ -76,10 +76,15 @@ def test_a_password_in_the_address_is_not_shown(tmp_path, monkeypatch):
         ("postgresql://me:se/cret@host/db", "postgresql://host/db"),
         ("at https://token@host, not at a@b", "at https://host, not at a@b"),
         ("http://host:5000/a@b", "http://host:5000/a@b"),
+        (
+            "postgresql://host/db?user=me&password=se@cret&sslmode=require",
+            "postgresql://host/db?user=me&password=***&sslmode=require",
+        ),
+        ("refused: 'https://host/?api_key=secret'", "refused: 'https://host/?api_key=***'"),
         ("sqlite:////data/a@b.db", "sqlite:////data/a@b.db"),
     ],
 )
-def test_only_user_and_password_are_left_out_of_an_address(address, shown):
+def test_only_user_password_and_keys_are_left_out_of_an_address(address, shown):
     assert without_user_info(address) == shown
 
 
