@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from uae.errors import ConfigError
+from uae.errors import ConfigError, without_user_info
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -387,7 +387,7 @@ def _explain(error: dict, values: dict) -> str:
 
 def _without_password(text: str) -> str:
     """``text`` for a message: what stands before the @ of an address may be a password."""
-    return re.sub(r"""(//|'url': ['"])[^'"\s]*@""", r"\1", text)
+    return without_user_info(re.sub(r"""(//|'url': ['"])[^'"\s]*@""", r"\1", text))
 
 
 def _hint(key: str, known: Iterable[str]) -> str:
