@@ -36,7 +36,7 @@ dagster: setup models  ## the Dagster UI on port 3001
 mlflow: setup  ## the MLflow UI on port 5000
 	@mlflow ui --backend-store-uri sqlite:///mlflow.db --port 5000
 
-serve: setup  ## serve the champion on port 3000: a page, POST /v1/search, POST /v1/embeddings
+serve: setup  ## serve the release activated in models/serving, else the champion's Bento, on port 3000
 	@test -d models/bento/bento || { echo "There is no Bento yet: run make pipeline first (or see reports/promotion.json)"; exit 1; }
 	@UAE_STORE="$${UAE_STORE:-$$(test ! -f models/serving/active.json || echo $(CURDIR)/models/serving)}" \
 		bentoml serve $(CURDIR)/models/bento/bento --port 3000

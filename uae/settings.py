@@ -116,7 +116,7 @@ class TeacherSettings(_Section):
     @model_validator(mode="after")
     def _fits_its_method(self):
         if (self.method == "judgement") != (self.grades is not None):
-            raise ValueError("grades: a judgement needs them, worst first ([' No', ' Yes']); the other methods take null")
+            raise ValueError("grades: a judgement needs them, worst first (['No', 'Yes']); the other methods take null")
         if self.grades is not None and len(set(self.grades)) < len(self.grades):
             raise ValueError("grades: each must stand once")
         for template in (*self.templates, *self.check_templates):

@@ -5,7 +5,7 @@ All three come down to the likelihood of a text after a prompt, so that one engi
 - ``answer_likelihood``: the gold answers after passage and question, and after the question alone (arXiv 2604.22722);
 - ``query_likelihood``: the question after the passage, and without it; needs no answers (Ponte and Croft, SIGIR 1998; for LLMs
   Sachan et al., arXiv 2204.07496);
-- ``judgement``: each grade, such as " No" and " Yes", after passage, question and an instruction.
+- ``judgement``: each grade, such as "No" and "Yes", after passage, question and an instruction.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Prompt templates: passage first, so that its key-value cache serves all questions that have it as a candidate."""
+"""Prompt templates: passage first, so that all questions that have it as a candidate share its tokens in one tree."""
 
 from dataclasses import dataclass
 
