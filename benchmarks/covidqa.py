@@ -40,7 +40,7 @@ from uae.stages import STAGES, Workspace, judging_terms
 from uae.tables import PASSAGES, QUESTIONS, RUNS, read_table, write_table
 
 UAE, GOLD, MIXED = "uae", "gold_infonce", "uae_and_evidence"
-# Candidates come from the base encoder and from chance: evidence puts none into the pool.
+# Candidates come from the base encoder, from the answers' words and from chance: evidence puts none into the pool.
 SETTINGS = (
     "ingest.split={train: 0.66, validation: 0.09, test: 0.25}",
     "candidates.top_k=16",

@@ -25,8 +25,8 @@ def mined(
         )  # fmt: skip
         mine(
             passages_path=place / "p", questions_path=place / "q", candidates_path=place / "c",
-            encoder_path=Workspace(Path(".")).model(settings.models.student), scope="document", top_k=top_k, random=0,
-            gold=False, device="auto", seed=settings.seed,
+            encoder_path=Workspace(Path(".")).model(settings.models.student), scope="document", top_k=top_k,
+            holding_answer=0, random=0, gold=False, device="auto", seed=settings.seed,
         )  # fmt: skip
         return (
             read_table(place / "c", CANDIDATES),

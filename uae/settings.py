@@ -80,6 +80,7 @@ class ValidateSettings(_Section):
 
 class CandidateSettings(_Section):
     top_k: Count
+    holding_answer: Annotated[int, Field(ge=0)]
     random: Annotated[int, Field(ge=0)]
     gold: bool
 
@@ -177,6 +178,7 @@ class TrainSettings(_Section):
     weight_decay: Annotated[float, Field(ge=0)]
     student_temperature: Positive
     in_batch_negatives: bool
+    passage_queries: Annotated[float, Field(ge=0, le=4)]
     calibrate_temperature: bool
     near_duplicate: NearDuplicate | None
     harmful_are_negatives: bool

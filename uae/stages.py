@@ -131,6 +131,7 @@ def _candidates(p, w: Workspace) -> dict:
         encoder_path=w.model(p.models.student),
         scope=p.scope,
         top_k=p.candidates.top_k,
+        holding_answer=p.candidates.holding_answer,
         random=p.candidates.random,
         gold=p.candidates.gold,
         device=p.compute.device,
@@ -450,10 +451,11 @@ CHAIN = (
         code=("uae/validation", "uae/teacher/store.py", "uae/near_duplicates.py", "uae/words.py", *_GROUND),
     ),
     Stage(
-        "candidates", "Pair each question with the base encoder's top-k, its evidence and random passages.", _candidates,
+        "candidates", "Pair each question with the base encoder's top-k, its evidence, what holds its answer, random passages.",
+        _candidates,
         needs=("passages", "questions", "validation"), makes=("candidates",),
         params=("seed", "scope", "compute.device", "models.student", "candidates"),
-        code=("uae/candidates", "uae/retrieval.py", *_MODELS, *_ENCODER, *_GROUND),
+        code=("uae/candidates", "uae/answer_match.py", "uae/retrieval.py", *_MODELS, *_ENCODER, *_GROUND),
     ),
     Stage(
         "label", "Ask the teacher for each answer's NLL with and without each candidate; store the raw readings.", _label,
@@ -473,8 +475,8 @@ CHAIN = (
         keeps=("reward_model", "refreshed_labels"),
         params=("seed", "scope", "compute", "models.student", "teachers", "label", "utility", "train", "tracking"),
         code=(
-            "uae/training", "uae/teacher", "uae/registry/tracking.py", "uae/near_duplicates.py", "uae/words.py",
-            "uae/retrieval.py", "uae/document_side.py", *_MODELS, *_ENCODER, *_GROUND,
+            "uae/training", "uae/teacher", "uae/registry/tracking.py", "uae/answer_match.py", "uae/near_duplicates.py",
+            "uae/words.py", "uae/retrieval.py", "uae/document_side.py", *_MODELS, *_ENCODER, *_GROUND,
         ),
     ),
     Stage(

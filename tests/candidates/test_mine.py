@@ -46,11 +46,11 @@ def mine(tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "load_encoder", lambda folder, device: None)
     monkeypatch.setattr(stage, "encode", encode)
 
-    def run(questions=QUESTION_ROWS, scope="document", top_k=2, random=2, gold=True):
+    def run(questions=QUESTION_ROWS, scope="document", top_k=2, random=2, gold=True, holding=0, passages=PASSAGE_ROWS):
         paths = [tmp_path / f"{name}.parquet" for name in ("passages", "questions", "candidates")]
-        write_table(paths[0], PASSAGES, PASSAGE_ROWS)
+        write_table(paths[0], PASSAGES, passages)
         write_table(paths[1], QUESTIONS, questions)
-        summary = stage.mine(*paths, tmp_path, scope, top_k, random, gold, "cpu", 13)
+        summary = stage.mine(*paths, tmp_path, scope, top_k, holding, random, gold, "cpu", 13)
         return summary, read_table(paths[2], CANDIDATES)
 
     return run
@@ -82,6 +82,24 @@ def test_gold_joins_only_when_asked_for(mine):
     _, without = mine(gold=False, random=0)
     assert set(without["source"]) == {"dense"}
     assert "d1-5" not in without["passage_id"].tolist()
+
+
+def test_what_holds_an_answer_joins_whether_anybody_marked_it_or_not(mine):
+    """The passage "d1-8" holds the answer; nobody marked it, and the base encoder finds others nearer."""
+    asked = [question(1, "d1", "oil wick", answers=["no", "The blue locker."])]
+    more = [passage("d1", 8, "storm lamps lie in the Blue  Locker"), passage("d2", 8, "blue locker")]
+    for holding, expected in ((0, []), (2, ["d1-8"])):
+        assert chosen(mine(asked, passages=PASSAGE_ROWS + more, holding=holding)[1], "q1", "answer") == expected
+    both = mine(asked, passages=PASSAGE_ROWS + more, holding=2, scope="corpus", random=0)[1]
+    assert sorted(chosen(both, "q1", "answer")) == ["d1-8", "d2-8"]
+    assert len(chosen(mine(asked, passages=PASSAGE_ROWS + more, holding=1, scope="corpus")[1], "q1", "answer")) == 1
+
+
+def test_one_short_word_or_an_answer_that_stands_everywhere_brings_nothing(mine):
+    everywhere = [passage("d1", n, f"lamp {n}: see the blue locker") for n in range(8, 30)]
+    for answer in ("storm", "blue locker"):
+        _, table = mine([question(1, "d1", "oil", answers=[answer])], passages=PASSAGE_ROWS + everywhere, holding=9)
+        assert chosen(table, "q1", "answer") == []
 
 
 def test_no_pair_is_there_twice(mine):

@@ -7,7 +7,8 @@ SCORES = [1 - n / 20 for n in range(20)]
 
 
 def choose(evidence=(), top_k=3, random=0, question_id="q", seed=13, ranked=RANKED):
-    return pick(question_id, ranked, SCORES[: len(ranked)], list(evidence), top_k, random, seed)
+    brought = {"dense": ranked[:top_k], "gold": list(evidence)}
+    return pick(question_id, ranked, SCORES[: len(ranked)], brought, random, seed)
 
 
 def by_source(rows, source):

@@ -24,7 +24,7 @@ from uae.training.train import Plan, Refreshing, Rewarding, Selection
 RECIPE = Recipe(
     objective="utility_infonce", evidence_share=0.0, towers="both", epochs=1, batch_size=4, gradient_accumulation=1,
     learning_rate=3e-3, warmup=0.0, weight_decay=0.0, dropout=0.0, teacher_temperature=0.5, student_temperature=0.05,
-    in_batch_negatives=True, evaluations_per_epoch=1, patience=6,
+    in_batch_negatives=True, passage_queries=0.0, evaluations_per_epoch=1, patience=6,
 )  # fmt: skip
 SELECTION = Selection({"answers": "mean", "templates": "mean", "teachers": "none"}, False, None, None)
 REWARD = RewardRecipe(folds=2, epochs=1, batch_size=4, learning_rate=1e-3, warmup=0.0, weight_decay=0.0, dropout=0.0)

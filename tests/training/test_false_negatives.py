@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from uae.training import false_negatives
-from uae.training.false_negatives import known_false_negatives, normalised, texts_holding
+from uae.training.false_negatives import known_false_negatives
 
 SEAL = "The spare seal of the main pump lies in the blue locker beside the stairs, on the lowest shelf, under the rope."
 TWIN = "The spare seal of the main pump lies in the blue locker beside the stairs, on the lowest shelf, under the net."
@@ -68,23 +68,6 @@ def test_passages_with_the_same_gold_answer_as_whole_words():
 def test_a_single_word_counts_if_it_is_long_enough(answer, counts):
     rows = [("q1", OTHER, 0.5, "train"), ("q2", GOLD, 0.5, "train")]
     assert known(rows, {"q1": [answer], "q2": []}) == ({"q1": {GOLD}} if counts else {})
-
-
-def test_an_answer_that_stands_everywhere_says_nothing():
-    texts = [f"Note {number}: the night watch reports nothing." for number in range(30)]
-    assert texts_holding({"night watch", "note 7"}, texts) == {"note 7": [texts[7]]}
-    assert texts_holding({"night watch"}, texts[:20]) == {"night watch": texts[:20]}
-    assert texts_holding({"night watch"}, texts[:21]) == {}
-
-
-def test_answers_are_found_whatever_their_length():
-    text = "It was the bosun who moved the spare rope from the fore peak to the blue locker."
-    answers = {"bosun", "spare rope", "moved spare rope", "moved spare rope from fore peak", "moved spare rope from fore deck"}
-    assert set(texts_holding(answers, [text])) == answers - {"moved spare rope from fore deck"}
-
-
-def test_normalised_as_squad_does():
-    assert normalised(" The Bosun's  locker, (an old one) ") == "bosuns locker old one"
 
 
 def test_evidence_is_read_only_where_it_may_be():

@@ -1,10 +1,12 @@
-"""The candidates stage: top-k of the base encoder, the evidence passages, and random ones from the question's scope."""
+"""The candidates stage: top-k of the base encoder, evidence, what holds an answer, and random passages."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from uae.answer_match import normalised, telling, texts_holding
 from uae.encoding import encode, load_encoder
 from uae.errors import ArtefactError
 from uae.files import sha256_bytes
@@ -21,6 +23,7 @@ def mine(
     encoder_path: Path,
     scope: str,
     top_k: int,
+    holding_answer: int,
     random: int,
     gold: bool,
     device: str,
@@ -28,7 +31,14 @@ def mine(
 ) -> dict:
     """Write the pairs to label for the train and validation questions. Returns counts.
 
-    A passage enters once, under the first source that brings it: dense, gold, random.
+    A passage enters once, under the first source that brings it: dense, gold, answer, random.
+
+    Args:
+        top_k: of the base encoder's ranking.
+        holding_answer: passages that hold one of the question's gold answers word for word (see ``holders``), at most so many,
+            the base encoder's first ones. Where nobody marked evidence, they are most likely what it would be.
+        random: drawn from the rest of the scope.
+        gold: the evidence passages, too.
 
     Raises:
         ArtefactError: no question is in these splits.
@@ -44,9 +54,16 @@ def mine(
     question_vectors = encode(encoder, questions["text"].tolist(), "query", "questions")
     passage_vectors = encode(encoder, passages["text"].tolist(), "document", "passages")
     rankings = rank(questions, passages, question_vectors, passage_vectors, scope)
+    holding = holders(questions, passages, scope) if holding_answer else {}
     rows = []
     for ranking, evidence in zip(rankings, questions["evidence"], strict=True):
-        rows += pick(ranking.question_id, ranking.passage_ids, ranking.scores, evidence if gold else [], top_k, random, seed)
+        held = holding.get(ranking.question_id, frozenset())
+        sources = {
+            "dense": ranking.passage_ids[:top_k],
+            "gold": evidence if gold else [],
+            "answer": [passage_id for passage_id in ranking.passage_ids if passage_id in held][:holding_answer],
+        }
+        rows += pick(ranking.question_id, ranking.passage_ids, ranking.scores, sources, random, seed)
     write_table(candidates_path, CANDIDATES, rows)
     table = pd.DataFrame(rows)
     return {
@@ -57,18 +74,48 @@ def mine(
     }
 
 
+def holders(questions: pd.DataFrame, passages: pd.DataFrame, scope: str) -> dict[str, frozenset[str]]:
+    """question_id -> ids of the passages in its scope that hold one of its gold answers word for word.
+
+    Both are normalised as SQuAD does. An answer of one short word, or in more than 20 passages of the scope, does not count:
+    it stands there by chance. Questions without any are left out.
+    """
+    found: dict[str, frozenset[str]] = {}
+    for doc_id, asked in questions.groupby("doc_id") if scope == "document" else [("", questions)]:
+        within = passages[passages["doc_id"] == doc_id] if scope == "document" else passages
+        ids = within.groupby("text")["passage_id"].agg(list)
+        answers = {
+            question_id: {answer for answer in map(normalised, own) if telling(answer)}
+            for question_id, own in zip(asked["question_id"], asked["answers"], strict=True)
+        }
+        holding = texts_holding(set().union(*answers.values()), ids.index)
+        for question_id, own in answers.items():
+            if texts := {text for answer in own for text in holding.get(answer, ())}:
+                found[question_id] = frozenset(passage_id for text in texts for passage_id in ids[text])
+    return found
+
+
 def pick(
-    question_id: str, passage_ids: list[str], scores: list[float], evidence: list[str], top_k: int, random: int, seed: int
+    question_id: str,
+    passage_ids: list[str],
+    scores: list[float],
+    brought: Mapping[str, Sequence[str]],
+    random: int,
+    seed: int,
 ) -> list[dict]:
     """The candidates of one question, from the base encoder's ranking of its whole scope (best first).
+
+    Args:
+        brought: source -> passages, the first source first; what is not in the ranking is outside the scope, and left out.
 
     The random draw depends on the seed and the question only, so that adding questions changes no other question's pairs.
     """
     places = {passage_id: place for place, passage_id in enumerate(passage_ids)}
-    sources = dict.fromkeys(passage_ids[:top_k], "dense")
-    for passage_id in evidence:
-        if passage_id in places:
-            sources.setdefault(passage_id, "gold")
+    sources: dict[str, str] = {}
+    for source, brings in brought.items():
+        for passage_id in brings:
+            if passage_id in places:
+                sources.setdefault(passage_id, source)
     rest = [passage_id for passage_id in passage_ids if passage_id not in sources]
     generator = np.random.default_rng(int(sha256_bytes(str(seed), question_id)[:16], 16))
     for place in generator.choice(len(rest), size=min(random, len(rest)), replace=False) if rest else []:

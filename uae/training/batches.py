@@ -11,11 +11,14 @@ from torch import Tensor
 
 from uae.training.examples import Example
 from uae.training.objective import Masks
+from uae.training.passage_queries import passage_queries
 
 
 @dataclass
 class UtilityCollator(SentenceTransformerDataCollator):
     """Rows ``{"key": question_id}`` to the features of the questions, of the batch's distinct passages, and labels.
+
+    Passage queries (see ``passage_queries``) follow the questions, as questions of their own.
 
     The label tensor has shape (4, questions, passages): utilities and the three ``Masks``. As columns are distinct passages, a
     passage that is a candidate of two questions is never a false negative of either. ``examples`` may be changed between batches.
@@ -23,12 +26,15 @@ class UtilityCollator(SentenceTransformerDataCollator):
 
     examples: Mapping[str, Example] = field(default_factory=dict, repr=False)
     in_batch_negatives: bool = True
+    passage_queries: float = 0.0  # for each question of the batch
     prompts_by_kind: Mapping[str, str | None] = field(default_factory=dict)
     # text -> vector of passages whose encoder does not change; None: they are encoded in every batch
     passage_vectors: Callable[[list[str]], Tensor] | None = None
 
     def __call__(self, features: list[dict]) -> dict:
         rows = [self.examples[row["key"]] for row in features]
+        if number := round(self.passage_queries * len(rows)):
+            rows += passage_queries(rows, number)
         distinct = list(dict.fromkeys(text for row in rows for text in row.passages))
         utilities, masks = label_rows(rows, distinct, self.in_batch_negatives)
         batch = {"label": torch.stack([utilities, *(mask.to(utilities.dtype) for mask in masks)])}

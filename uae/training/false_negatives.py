@@ -1,19 +1,13 @@
 """Known false negatives: passages that a batch would hold against a question though they most likely answer it."""
 
-import re
-import string
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 
+from uae.answer_match import normalised, telling, texts_holding
 from uae.near_duplicates import near_duplicate_pairs
 from uae.training.examples import evidence_texts
-
-# An answer that more passages hold is a word of the subject matter (a disease, a place, "yes") and no sign of a passage's use.
-_COMMON = 20
-_SHORTEST = 6  # characters of an answer of one word; shorter ones are mostly numbers, and yes or no
-_KEY_WORDS = 3
 
 
 def known_false_negatives(
@@ -51,7 +45,7 @@ def known_false_negatives(
         texts = list(dict.fromkeys([*rows["text"], *(text for found in of_evidence for text in sorted(found))]))
         twins = _twins(texts, threshold)
         asked = {question_id: {normalised(answer) for answer in answers[question_id]} for question_id in judged}
-        holding = texts_holding({answer for own in asked.values() for answer in own if _telling(answer)}, texts)
+        holding = texts_holding({answer for own in asked.values() for answer in own if telling(answer)}, texts)
         for question_id, candidates in judged.items():
             own_evidence = evidence.get(question_id, frozenset())
             near = {twin for text in helping.get(question_id, set()) | own_evidence for twin in twins.get(text, ())}
@@ -59,35 +53,6 @@ def known_false_negatives(
             if masked := (near | same_gold | own_evidence) - candidates:
                 known[question_id] = frozenset(masked)
     return known
-
-
-def normalised(text: str) -> str:
-    """Lower case, without punctuation, articles and extra space: SQuAD's normalisation (Rajpurkar et al. 2016)."""
-    bare = text.lower().translate(str.maketrans("", "", string.punctuation))
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
-
-
-def texts_holding(answers: Iterable[str], texts: Sequence[str]) -> dict[str, list[str]]:
-    """answer -> the texts that hold it as whole words; answers in more than 20 of them are left out. Answers come normalised.
-
-    Answers are looked up by their first words, so the time grows with the texts, and not with texts times answers.
-    """
-    by_key = defaultdict(list)
-    for answer in sorted(answers):
-        by_key[" ".join(answer.split()[:_KEY_WORDS])].append(answer)
-    found = defaultdict(list)
-    for text in texts:
-        words = normalised(text).split()
-        keys = {" ".join(words[at : at + size]) for size in range(1, _KEY_WORDS + 1) for at in range(len(words))}
-        padded = f" {' '.join(words)} "
-        for answer in (answer for key in keys & by_key.keys() for answer in by_key[key]):
-            if len(found[answer]) <= _COMMON and f" {answer} " in padded:
-                found[answer].append(text)
-    return {answer: held for answer, held in found.items() if 0 < len(held) <= _COMMON}
-
-
-def _telling(answer: str) -> bool:
-    return " " in answer or len(answer) >= _SHORTEST
 
 
 def _twins(texts: Sequence[str], threshold: float) -> dict[str, set[str]]:

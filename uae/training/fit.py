@@ -54,6 +54,7 @@ class Recipe:
     teacher_temperature: float  # nats per token
     student_temperature: float  # of cosine similarities
     in_batch_negatives: bool
+    passage_queries: float  # for each question
     evaluations_per_epoch: int
     patience: int
 
@@ -129,6 +130,7 @@ def fit(
         preprocess_fn=encoder.preprocess,
         examples=examples["train"],
         in_batch_negatives=recipe.in_batch_negatives,
+        passage_queries=recipe.passage_queries,
         prompts_by_kind={kind: encoder.prompts.get(kind) for kind in ("query", "document")},
         passage_vectors=FrozenVectors(encoder) if frozen_documents(encoder) else None,
     )

@@ -1,0 +1,95 @@
+"""Recipes compared by cross-validation over the papers that training may see: the test questions are not looked at.
+
+Each fold's documents, whole, are held out once; contenders are fitted to the others as ``uae compare`` does and measured on
+them, so that every labelled question counts, and not only the few of the validation split. Finished fits are kept in --out.
+Prints one JSON line last.
+
+python benchmarks/crossval.py --run runs/covidqa --out runs/crossval --contender 'with: train.passage_queries=0.3' \
+    --contender 'without: train.passage_queries=0.0'
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+from covidqa import brief
+from sklearn.model_selection import GroupKFold
+
+from uae.compare import compare_recipes, parse_contender
+from uae.evaluation.contenders import rankings_path
+from uae.evaluation.evaluate import gains_over
+from uae.evaluation.metrics import retrieval_metrics
+from uae.evaluation.testset import BASE, choose_questions
+from uae.settings import load_settings
+from uae.stages import Workspace
+from uae.tables import PASSAGES, QUESTIONS, RUNS, read_table, write_table
+
+
+def held_out_folds(questions: pd.DataFrame, folds: int) -> list[pd.DataFrame]:
+    """The labelled questions, once a fold, with that fold's documents as the validation split and the others as train."""
+    labelled = questions[questions["split"].isin(["train", "validation"])].reset_index(drop=True)
+    splitter = GroupKFold(folds, shuffle=True, random_state=0)
+    tables = []
+    for _, held in splitter.split(labelled, groups=labelled["doc_id"]):
+        table = labelled.assign(split="train")
+        table.loc[held, "split"] = "validation"
+        tables.append(table)
+    return tables
+
+
+def main(
+    run: Annotated[Path, typer.Option(help="A folder of uae run, or of another benchmark, with its labels.")],
+    out: Annotated[Path, typer.Option(help="Where finished fits are kept.")],
+    contender: Annotated[list[str], typer.Option(help="As uae compare takes them; the others stand against the first.")],
+    folds: int = 2,
+    seeds: int = 1,
+    overrides: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE")] = (),
+) -> None:
+    workspace, params = Workspace(run, Path("models"), flat_reports=True), run / "params.yaml"
+    settings = load_settings(params, overrides)
+    passages = read_table(workspace.path("passages"), PASSAGES)
+    base = workspace.model(settings.models.student)
+    names = [parse_contender(text)[0] for text in contender]
+    tables: dict[str, list[pd.DataFrame]] = {name: [] for name in (BASE, *names)}
+    for number, questions in enumerate(held_out_folds(read_table(workspace.path("questions"), QUESTIONS), folds)):
+        folder = out / f"fold-{number}"
+        write_table(folder / "questions.parquet", QUESTIONS, questions)
+
+        def say(text: str, number: int = number) -> None:
+            print(f"fold {number}: {text}", file=sys.stderr, flush=True)
+
+        found = compare_recipes(
+            params, overrides, contender, seeds, workspace, folder, say, folder / "questions.parquet", split="validation"
+        )
+        asked = choose_questions(questions, "validation")
+        evidence = dict(zip(asked["question_id"], asked["evidence"], strict=True))
+        for name, parts in tables.items():
+            students = [(f"{name}-{seed}", folder / "students" / f"{name}-{seed}") for seed in found["seeds"]]
+            each = []
+            for label, encoder in [(BASE, base)] if name == BASE else students:
+                path = rankings_path(folder, label, encoder, asked, passages, settings.scope)
+                rows = read_table(path, RUNS)
+                ranked = dict(zip(rows["question_id"], rows["passage_ids"], strict=True))
+                each.append(retrieval_metrics(ranked, evidence, settings.evaluate.cutoffs))
+            parts.append(sum(each) / len(each))
+    pooled = {name: pd.concat(parts) for name, parts in tables.items()}
+    documents = read_table(workspace.path("questions"), QUESTIONS).set_index("question_id")["doc_id"]
+    terms = {"confidence": settings.evaluate.confidence, "resamples": settings.evaluate.resamples, "seed": settings.seed}
+    gains = {name: gains_over(pooled[names[0]], pooled[name], documents=documents, **terms) for name in names[1:]}
+    line = {
+        "n_questions": len(pooled[BASE]),
+        "folds": folds,
+        "seeds": seeds,
+        "systems": {name: {m: round(float(v), 4) for m, v in table.mean().items()} for name, table in pooled.items()},
+        f"over_{names[0]}": {
+            name: {metric: brief(gain[metric]) for metric in ("recall@1", "recall@5", "map")} for name, gain in gains.items()
+        },
+    }
+    print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,41 @@
+"""Which texts hold a gold answer word for word: most likely they answer its question, whoever looked at them or not."""
+
+import re
+import string
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+# An answer that more passages hold is a word of the subject matter (a disease, a place, "yes") and no sign of a passage's use.
+_COMMON = 20
+_SHORTEST = 6  # characters of an answer of one word; shorter ones are mostly numbers, and yes or no
+_KEY_WORDS = 3
+
+
+def normalised(text: str) -> str:
+    """Lower case, without punctuation, articles and extra space: SQuAD's normalisation (Rajpurkar et al. 2016)."""
+    bare = text.lower().translate(str.maketrans("", "", string.punctuation))
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
+
+
+def texts_holding(answers: Iterable[str], texts: Sequence[str]) -> dict[str, list[str]]:
+    """answer -> the texts that hold it as whole words; answers in more than 20 of them are left out. Answers come normalised.
+
+    Answers are looked up by their first words, so the time grows with the texts, and not with texts times answers.
+    """
+    by_key = defaultdict(list)
+    for answer in sorted(answers):
+        by_key[" ".join(answer.split()[:_KEY_WORDS])].append(answer)
+    found = defaultdict(list)
+    for text in texts:
+        words = normalised(text).split()
+        keys = {" ".join(words[at : at + size]) for size in range(1, _KEY_WORDS + 1) for at in range(len(words))}
+        padded = f" {' '.join(words)} "
+        for answer in (answer for key in keys & by_key.keys() for answer in by_key[key]):
+            if len(found[answer]) <= _COMMON and f" {answer} " in padded:
+                found[answer].append(text)
+    return {answer: held for answer, held in found.items() if 0 < len(held) <= _COMMON}
+
+
+def telling(answer: str) -> bool:
+    """Whether a passage that holds this normalised answer is likely to answer: it is two words or six characters long."""
+    return " " in answer or len(answer) >= _SHORTEST

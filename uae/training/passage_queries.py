@@ -1,0 +1,39 @@
+"""Passage queries: runs of a passage's own words that have to find it again among the passages of a batch.
+
+The inverse cloze task (Lee et al., ACL 2019, arXiv 1906.00300), with the run left in the passage as in independent cropping
+(Contriever, Izacard et al., arXiv 2112.09118): where questions are few, it teaches the encoder the corpus's own words.
+"""
+
+import numpy as np
+
+from uae.files import sha256_bytes
+from uae.training.examples import Example
+from uae.words import word_spans
+
+_SHORTEST, _LONGEST = 6, 16  # words of a run, about those of a question
+
+
+def passage_queries(rows: list[Example], number: int) -> list[Example]:
+    """So many examples whose question is a run of 6 to 16 words of one of the rows' passages, each of another passage.
+
+    The passage is its only candidate, and its evidence: under every objective it is what should be found. Other passages that
+    hold the same run do not count against it. Fewer are made where there are fewer passages of more than 6 words. The same rows
+    give the same runs, so that a resumed training goes on as it would have gone on.
+    """
+    homes = {text: row.document for row in rows for text in row.passages}
+    seed = sha256_bytes(*(row.question for row in rows))
+    generator = np.random.default_rng(int(seed[:16], 16))
+    made: list[Example] = []
+    for place in generator.permutation(len(homes)):
+        if len(made) == number:
+            break
+        text = list(homes)[place]
+        spans = word_spans(text)
+        if len(spans) <= _SHORTEST:
+            continue
+        length = int(generator.integers(_SHORTEST, min(_LONGEST, len(spans) - 1), endpoint=True))
+        first = int(generator.integers(len(spans) - length, endpoint=True))
+        run = text[spans[first][0] : spans[first + length - 1][1]]
+        twins = frozenset(other for other in homes if other != text and run in other)
+        made.append(Example(run, homes[text], (text,), (0.0,), frozenset(), frozenset({text}), twins))
+    return made
