@@ -315,6 +315,7 @@ def main(
     data: Annotated[Path, typer.Option(help="COVID-QA's file, or another in SQuAD's format.")],
     out: Annotated[Path, typer.Option(help="Where finished parts are kept.")] = Path("runs/covidqa"),
     seeds: int = 3,
+    gold_seeds: Annotated[int | None, typer.Option(help="Of these, for InfoNCE on evidence; default: all.")] = None,
     both_seeds: Annotated[int | None, typer.Option(help="Of these, for both kinds of labels together; default: all.")] = None,
     few: Annotated[list[float], typer.Option(help="Also compare with so small a share of the evidence labels.")] = (),
     few_seeds: Annotated[int, typer.Option(help="Seeds of --few.")] = 1,
@@ -328,7 +329,8 @@ def main(
 ) -> None:
     source = ["ingest.format=squad", f"ingest.path={data}", f"models.held_out={held_out}"]
     bench = Bench([*source, *SETTINGS, *overrides], out, seeds)
-    result = bench.compared(CONTENDERS[:2], bench.seeds, bench.folder)
+    result = bench.compared(CONTENDERS[:1], bench.seeds, bench.folder)
+    gold = bench.compared(CONTENDERS[:2], bench.seeds[:gold_seeds], bench.folder)
     both = bench.compared([CONTENDERS[0], CONTENDERS[2]], bench.seeds[:both_seeds], bench.folder)
     ranked = bench.rankings()
     say("answers")
@@ -345,17 +347,17 @@ def main(
         "n_documents": result["documents"],
         "seeds": result["seeds"],
         **{name: means(result["systems"][name]) for name in (BASE, UAE)},
-        "by_seed": {name: values["recall@1"] for name, values in (both["by_seed"] | result["by_seed"]).items()},
+        "by_seed": {name: values["recall@1"] for name, values in (both["by_seed"] | gold["by_seed"] | result["by_seed"]).items()},
         "relative_gain": {metric: gains[metric]["relative"]["mean"] for metric in METRICS},
         "ci95": {metric: ends(gains[metric]["relative"]) for metric in METRICS},
         "p_value": {metric: gains[metric]["p_value"] for metric in METRICS},
         "ci95_by_document": {metric: ends(gains[metric]["by_document"]["relative"]) for metric in METRICS},
         "p_value_by_document": {metric: gains[metric]["by_document"]["p_value"] for metric in METRICS},
-        GOLD: means(result["systems"][GOLD]),
-        "gold_infonce_over_uae": {metric: brief(result["gains_over"][UAE][GOLD][metric]) for metric in ("recall@1", "map")},
+        GOLD: means(gold["systems"][GOLD]) | {"seeds": gold["seeds"]},
+        "gold_infonce_over_uae": {metric: brief(gold["gains_over"][UAE][GOLD][metric]) for metric in ("recall@1", "map")},
         MIXED: means(both["systems"][MIXED]) | {"seeds": both["seeds"]},
         "both_over_uae": {metric: brief(both["gains_over"][UAE][MIXED][metric]) for metric in ("recall@1", "map")},
-        "both_over_gold_infonce": bench.over(MIXED, GOLD, both["seeds"]),
+        "both_over_gold_infonce": bench.over(MIXED, GOLD, [seed for seed in both["seeds"] if seed in gold["seeds"]]),
         "answers": token_f1,
         "token_f1_gain": {name: brief(gain) for name, gain in f1_gain.items()},
         "held_out": held,

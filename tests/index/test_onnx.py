@@ -50,7 +50,9 @@ def test_int8_is_near_and_smaller(exported, tiny_encoder):
     expected = encode(load_encoder(tiny_encoder, "cpu"), texts, "query")
     found = OnnxEncoder(exported / "int8", 1).encode(texts, "query")
     assert np.linalg.norm(found, axis=1) == pytest.approx(1, abs=1e-5)
-    assert 0.9 < (found * expected).sum(axis=1).min() < 0.9999999  # near, but not by being the same graph
+    assert (found * expected).sum(axis=1).min() > 0.9
+    # Near, but not by being the same graph. A cosine in float32 would not tell: it is 1 to seven places with some processors.
+    assert np.abs(found - expected).max() > 5e-6
     sizes = [(exported / name / "encoder.onnx").stat().st_size for name in ("int8", "float32")]
     assert sizes[0] < sizes[1]
 
