@@ -80,9 +80,12 @@ def holders(questions: pd.DataFrame, passages: pd.DataFrame, scope: str) -> dict
     Both are normalised as SQuAD does. An answer of one short word, or in more than 20 passages of the scope, does not count:
     it stands there by chance. Questions without any are left out.
     """
+    scopes = [(questions, passages)]
+    if scope == "document":
+        of_document = dict(list(passages.groupby("doc_id")))
+        scopes = [(asked, of_document[doc_id]) for doc_id, asked in questions.groupby("doc_id") if doc_id in of_document]
     found: dict[str, frozenset[str]] = {}
-    for doc_id, asked in questions.groupby("doc_id") if scope == "document" else [("", questions)]:
-        within = passages[passages["doc_id"] == doc_id] if scope == "document" else passages
+    for asked, within in scopes:
         ids = within.groupby("text")["passage_id"].agg(list)
         answers = {
             question_id: {answer for answer in map(normalised, own) if telling(answer)}
@@ -105,10 +108,10 @@ def pick(
 ) -> list[dict]:
     """The candidates of one question, from the base encoder's ranking of its whole scope (best first).
 
+    The random draw depends on the seed and the question only, so that adding questions changes no other question's pairs.
+
     Args:
         brought: source -> passages, the first source first; what is not in the ranking is outside the scope, and left out.
-
-    The random draw depends on the seed and the question only, so that adding questions changes no other question's pairs.
     """
     places = {passage_id: place for place, passage_id in enumerate(passage_ids)}
     sources: dict[str, str] = {}
