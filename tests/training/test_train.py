@@ -181,6 +181,17 @@ def test_accumulated_batches_make_one_step(labelled, tiny_encoder):
     assert run(labelled, tiny_encoder, "b", epochs=2, gradient_accumulation=2)["steps"] == 2
 
 
+def test_few_questions_make_smaller_batches_and_not_an_epoch_of_one_step(labelled, tiny_encoder):
+    sizes = {
+        questions: replace(RECIPE, batch_size=32).for_questions(questions).batch_size for questions in (8, 26, 60, 191, 192, 900)
+    }
+    assert sizes == {8: 4, 26: 4, 60: 10, 191: 31, 192: 32, 900: 32}
+    assert replace(RECIPE, batch_size=32, gradient_accumulation=2).for_questions(192).batch_size == 16
+    assert replace(RECIPE, batch_size=2).for_questions(8).batch_size == 2
+    result = run(labelled, tiny_encoder, "student", epochs=2, batch_size=32)
+    assert (result["questions_per_batch"], result["steps"]) == (4, 4)
+
+
 def test_evidence_is_read_only_when_asked_for(labelled, tiny_encoder):
     """Other evidence: the same student for UAE, another one for those that read it."""
     fingerprints = []

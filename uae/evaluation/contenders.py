@@ -75,9 +75,10 @@ def compare(
             each.append(retrieval_metrics(rank(f"{contender.name}-{seed}", student), evidence, cutoffs))
         scores[contender.name] = sum(each) / len(each)
         by_seed[contender.name] = {metric: [float(table[metric].mean()) for table in each] for metric in base.columns}
+        questions = len(prepared.examples["train"])
         training[contender.name] = {
-            "recipe": asdict(prepared.recipe) | asdict(plan.selection),
-            "questions": len(prepared.examples["train"]),
+            "recipe": asdict(prepared.recipe.for_questions(questions)) | asdict(plan.selection),
+            "questions": questions,
             "runs": summaries,
         }
     terms = {"confidence": confidence, "resamples": resamples, "seed": seeds[0]}

@@ -6,7 +6,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -33,6 +33,9 @@ from uae.training.objective import Masks, utility_infonce
 from uae.training.rivals import NEEDS_EVIDENCE, OBJECTIVES
 from uae.training.towers import FrozenVectors, build_student, frozen_documents
 
+# Where full batches would make fewer steps an epoch, they are smaller: one or two, the first still warming up, teach nothing.
+_LEAST_STEPS = 6
+_LEAST_QUESTIONS = 4  # but a batch has as many, for negatives beside a question's own candidates
 # Texts encoded at once in training. On a CPU more of them are no faster, and padding is (57 batches of COVID-QA: 37 % of tokens).
 _PIECE = {"cpu": 16}
 
@@ -45,7 +48,7 @@ class Recipe:
     evidence_share: float
     towers: str
     epochs: int
-    batch_size: int  # questions
+    batch_size: int  # questions; fewer where there are few: see ``for_questions``
     gradient_accumulation: int
     learning_rate: float
     warmup: float
@@ -57,6 +60,11 @@ class Recipe:
     passage_queries: float  # for each question
     evaluations_per_epoch: int
     patience: int
+
+    def for_questions(self, questions: int) -> "Recipe":
+        """With smaller batches where so few train questions would make less than six steps an epoch."""
+        enough = max(_LEAST_QUESTIONS, questions // (_LEAST_STEPS * self.gradient_accumulation))
+        return replace(self, batch_size=min(self.batch_size, enough))
 
     @property
     def objective_needs_evidence(self) -> bool:
@@ -123,6 +131,7 @@ def fit(
     """
     device = pick_device(device)
     seed_everything(seed)
+    recipe = recipe.for_questions(len(examples["train"]))
     encoder = build_student(load_encoder(base_path, device), recipe.towers)
     _set_dropout(encoder, recipe.dropout)
     evaluator = Agreement(examples["validation"], recipe.teacher_temperature, recipe.judged_by_evidence)
@@ -181,6 +190,7 @@ def identity(
     refresh_terms: Sequence[int] | None = None,
 ) -> str:
     """Hash of all that decides where a run ends."""
+    recipe = recipe.for_questions(len(examples["train"]))
     rows = sorted((split, key, repr(_plain(example))) for split, part in examples.items() for key, example in part.items())
     facts = json.dumps(
         [asdict(recipe), seed, fingerprint(base_path), list(refresh_terms) if refresh_terms else False], sort_keys=True

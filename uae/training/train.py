@@ -159,6 +159,7 @@ def train(
         "questions": {split: len(part) for split, part in examples.items()},
         "pairs": {split: sum(len(example.passages) for example in part.values()) for split, part in examples.items()},
         "teacher_temperature": round(recipe.teacher_temperature, 4),
+        "questions_per_batch": recipe.for_questions(len(examples["train"])).batch_size,
         "steps": fitted.steps,
         "seconds_per_step": round(fitted.seconds_per_step, 4),
         "peak_memory_mb": fitted.peak_memory_mb,
