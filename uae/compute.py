@@ -29,6 +29,23 @@ def pick_dtype(name: str, device: str):
     return torch.float32
 
 
+def memory_budget(device, held: int) -> int:
+    """Bytes that activations may take: a quarter of the machine's memory, or half of what ``held`` bytes leave of a GPU's.
+
+    Not of what is free just now: the same machine plans the same batches.
+    """
+    import psutil
+    import torch
+
+    if device.type != "cuda":
+        return psutil.virtual_memory().total // 4
+    return (torch.cuda.get_device_properties(device).total_memory - held) // 2
+
+
+def weight_bytes(model) -> int:
+    return sum(p.numel() * p.element_size() for p in model.parameters())
+
+
 def hide_loading_bars() -> None:
     """Reading weights takes a second; transformers' bar for it would bury the bars that matter."""
     from transformers.utils import logging

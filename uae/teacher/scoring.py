@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import psutil
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from uae.compute import hide_loading_bars, pick_device, pick_dtype
+from uae.compute import hide_loading_bars, memory_budget, pick_device, pick_dtype, weight_bytes
 from uae.errors import ModelError
 from uae.teacher.attention import NAME, reading_trees
 from uae.teacher.prompts import Template
@@ -100,7 +99,9 @@ class CausalTeacher:
         # On a CPU each thread reads a pass of its own: cores that share one wait for the slowest after every operation.
         self.threads = torch.get_num_threads()
         self.workers = min(self.threads, _WORKERS) if model.device.type == "cpu" else 1
-        self.memory = (_memory(model) if memory_mb is None else memory_mb * 2**20) // self.workers
+        self.memory = (
+            memory_budget(model.device, weight_bytes(model)) if memory_mb is None else memory_mb * 2**20
+        ) // self.workers
         self.compiled = compile
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._costs = _Costs(model)
@@ -160,7 +161,7 @@ class CausalTeacher:
     def memory_mb(self, batch: Batch) -> int:
         tokens, reads = self._size(batch.work)
         passes = self.workers * min(self._costs.bytes(tokens, reads), self.memory)
-        return round((_weight_bytes(self.model) + passes) / 2**20)
+        return round((weight_bytes(self.model) + passes) / 2**20)
 
     def _size(self, items: list) -> _Size:
         return (self._tree_size if isinstance(items[0], Tree) else self._padded_size)(items)
@@ -366,17 +367,6 @@ def _halves(items: list[Tree] | list[Prompted], pairs: Sequence[Pair]) -> Iterat
 def _is_out_of_memory(error: BaseException) -> bool:
     text = str(error)
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in text or "allocate memory" in text
-
-
-def _memory(model: PreTrainedModel) -> int:
-    """Bytes for a forward pass where no budget is given. Not what is free just now: the same machine plans the same batches."""
-    if model.device.type != "cuda":
-        return psutil.virtual_memory().total // 4
-    return (torch.cuda.get_device_properties(model.device).total_memory - _weight_bytes(model)) // 2
-
-
-def _weight_bytes(model: PreTrainedModel) -> int:
-    return sum(p.numel() * p.element_size() for p in model.parameters())
 
 
 def _probe_pairs() -> list[Pair]:

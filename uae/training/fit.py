@@ -22,7 +22,7 @@ from transformers import EarlyStoppingCallback, ProgressCallback, TrainerCallbac
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
-from uae.compute import pick_device, seed_everything
+from uae.compute import memory_budget, pick_device, seed_everything, weight_bytes
 from uae.encoding import load_encoder
 from uae.files import atomic_path, sha256_bytes, write_text
 from uae.sources import fingerprint
@@ -30,6 +30,7 @@ from uae.training.agreement import METRIC, Agreement
 from uae.training.batches import DocumentBatchSampler, UtilityCollator
 from uae.training.examples import Example
 from uae.training.objective import Masks, utility_infonce
+from uae.training.pieces import encode_in_pieces
 from uae.training.rivals import NEEDS_EVIDENCE, OBJECTIVES
 from uae.training.towers import FrozenVectors, build_student, frozen_documents
 
@@ -37,7 +38,9 @@ from uae.training.towers import FrozenVectors, build_student, frozen_documents
 _LEAST_STEPS = 6
 _LEAST_QUESTIONS = 4  # but a batch has as many, for negatives beside a question's own candidates
 # Texts encoded at once in training. On a CPU more of them are no faster, and padding is (57 batches of COVID-QA: 37 % of tokens).
+# On a GPU few of them leave it idle, and many are more than it can hold: a guess, none was at hand.
 _PIECE = {"cpu": 16}
+_GPU_PIECE = 64
 
 
 @dataclass(frozen=True)
@@ -271,6 +274,9 @@ class ObjectiveLoss(torch.nn.Module):
         super().__init__()
         self.model = model
         self.temperatures = (recipe.teacher_temperature, recipe.student_temperature)
+        self.piece = _PIECE.get(model.device.type, _GPU_PIECE)
+        # Beside the weights: their gradients and the optimizer's two moments.
+        self.budget = memory_budget(model.device, 4 * weight_bytes(model))
         self.objective = OBJECTIVES[recipe.objective]
         if self.objective is utility_infonce:
             self.objective = functools.partial(utility_infonce, evidence_share=recipe.evidence_share)
@@ -288,28 +294,8 @@ class ObjectiveLoss(torch.nn.Module):
         if set(features) == {"sentence_embedding"}:
             vectors = features["sentence_embedding"]
         else:
-            vectors = encode_by_length(functools.partial(self.model, task=kind), features, _PIECE.get(self.model.device.type))
+            vectors = encode_in_pieces(functools.partial(self.model, task=kind), features, self.piece, self.budget)
         return torch.nn.functional.normalize(vectors.float(), dim=-1)
-
-
-def encode_by_length(model: Callable[[dict], dict], features: dict, piece: int | None) -> torch.Tensor:
-    """Vectors, shape (texts, dim), of texts that are encoded ``piece`` at a time, neighbours in length together.
-
-    A batch's padding is as long as its longest text wants; in pieces of like length little is left of it. None: all at once.
-    """
-    mask = features["attention_mask"]
-    if piece is None or len(mask) <= piece:
-        return model(features)["sentence_embedding"]
-    order = mask.sum(dim=1).argsort(stable=True)
-    vectors = []
-    for rows in order.split(piece):
-        used = mask[rows].any(dim=0)  # columns: padding may stand at either side
-        cut = {
-            name: value[rows][:, used] if torch.is_tensor(value) and value.ndim == 2 else value
-            for name, value in features.items()
-        }
-        vectors.append(model(cut)["sentence_embedding"])
-    return torch.cat(vectors)[order.argsort()]
 
 
 class _Refresh(TrainerCallback):

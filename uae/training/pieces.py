@@ -1,0 +1,55 @@
+"""Encoding a batch's texts in pieces of like length: less padding, and no more memory than there is."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint
+
+
+def encode_in_pieces(model: Callable[[dict], dict], features: dict, piece: int, budget: float) -> Tensor:
+    """Vectors, shape (texts, dim), of texts that are encoded ``piece`` at a time, neighbours in length together.
+
+    A batch's padding is as long as its longest text wants; in pieces of like length little is left of it. Once what pieces keep
+    for the backward pass takes ``budget`` bytes, the further ones keep nothing and are computed again there (Chen et al. 2016,
+    arXiv 1604.06174): the same vectors and gradients, in about a third more time for those.
+
+    Args:
+        features: tensors of the texts' tokens, shape (texts, length), among them ``attention_mask``.
+    """
+    kept: dict[int, int] = {}
+    vectors = []
+    mask = features["attention_mask"]
+    order = mask.sum(dim=1).argsort(stable=True)
+    for rows in order.split(piece):
+        cut = dict(features) if len(rows) == len(mask) else _of_rows(features, rows)
+        if sum(kept.values()) < budget:
+            with _counted(kept):
+                vectors.append(_encode(model, cut))
+        else:
+            vectors.append(checkpoint(_encode, model, cut, use_reentrant=False))
+    return vectors[0] if len(vectors) == 1 else torch.cat(vectors)[order.argsort()]
+
+
+def _encode(model: Callable[[dict], dict], features: dict) -> Tensor:
+    return model(dict(features))["sentence_embedding"]  # a model adds to what it is given
+
+
+def _of_rows(features: dict, rows: Tensor) -> dict:
+    """Without the columns that only other rows use: padding may stand at either side."""
+    used = features["attention_mask"][rows].any(dim=0)
+    return {
+        name: value[rows][:, used] if torch.is_tensor(value) and value.ndim == 2 else value for name, value in features.items()
+    }
+
+
+def _counted(kept: dict[int, int]) -> saved_tensors_hooks:
+    """Adds the bytes that the backward pass will want, by address. Weights, which are there anyway, count once."""
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    return saved_tensors_hooks(pack, lambda tensor: tensor)
