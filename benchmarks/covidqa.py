@@ -131,7 +131,7 @@ class Bench:
     def few_evidence(self, share: float, seeds: int) -> dict:
         """The comparison where the evidence of all but some train questions is unknown.
 
-        InfoNCE is fitted to the few for as many steps as UAE to all; its best epoch on all validation questions counts.
+        InfoNCE is fitted to the few for at least as many steps as UAE to all; its best epoch on all validation questions counts.
         """
         folder = self.out / "few" / str(share)
         path = self.out / "few" / f"questions-{share}.parquet"
