@@ -277,6 +277,8 @@ class ObjectiveLoss(torch.nn.Module):
         self.piece = _PIECE.get(model.device.type, _GPU_PIECE)
         # Beside the weights: their gradients and the optimizer's two moments.
         self.budget = memory_budget(model.device, 4 * weight_bytes(model))
+        if model.device.type == "cpu":  # its allocator takes twice what tensors of many sizes hold: 13.4 GB for a budget of 6
+            self.budget //= 2
         self.objective = OBJECTIVES[recipe.objective]
         if self.objective is utility_infonce:
             self.objective = functools.partial(utility_infonce, evidence_share=recipe.evidence_share)
