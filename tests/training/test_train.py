@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sentence_transformers import SentenceTransformerTrainer
 
 from uae.encoding import encode, load_encoder
 from uae.errors import ArtefactError
@@ -140,6 +141,11 @@ class Killed(Exception):
     pass
 
 
+def kill_at_the_end(metrics, at):
+    if "train_runtime" in metrics:
+        raise Killed
+
+
 def kill_at(step: int):
     def log(metrics, at):
         if "loss" in metrics and at == step:
@@ -164,6 +170,55 @@ def test_a_killed_run_goes_on_and_ends_where_an_uninterrupted_one_does(labelled,
     assert not list(labelled.glob(".cut.*"))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"epochs": 2},
+        {"epochs": 5, "learning_rate": 0.0, "patience": 1},  # stops early, after two epochs
+        {"epochs": 5, "learning_rate": 0.0, "patience": 2, "evaluations_per_epoch": 2},  # after one and a half
+        {"epochs": 5, "learning_rate": 0.0, "patience": 1, "evaluations_per_epoch": 4, "batch_size": 2},  # after a half
+        {"epochs": 2, "towers": "query"},
+    ],
+)
+def test_a_run_killed_when_it_had_been_trained_takes_no_step(labelled, tiny_encoder, changes):
+    whole = run(labelled, tiny_encoder, "whole", **changes)
+    with pytest.raises(Killed):
+        run(labelled, tiny_encoder, "cut", kill_at_the_end, **changes)
+    assert not (labelled / "cut").exists()
+    seen = []
+    resumed = run(labelled, tiny_encoder, "cut", lambda metrics, at: seen.append(at), **changes)
+    assert set(seen) == {whole["steps"]}  # of no step: how long all took
+    for name in ("fingerprint", "steps", "validation_ndcg"):
+        assert resumed[name] == whole[name]
+    assert (labelled / "cut.csv").read_text() == (labelled / "whole.csv").read_text()
+    assert not list(labelled.glob(".cut.*"))
+
+
+def test_a_kill_among_the_rivals_costs_no_student_that_was_fitted(labelled, tiny_encoder, monkeypatch):
+    rivals = ["infonce", "kl", "margin_mse"]
+    terms = {"epochs": 2, "rivals": rivals}
+    whole = run(labelled, tiny_encoder, "whole", **terms)
+    step = SentenceTransformerTrainer.training_step
+    steps = []
+
+    def step_or_die(trainer, *args, **kwargs):
+        steps.append(trainer)
+        if len(steps) == 9:  # the first of the second rival; each takes four
+            raise Killed
+        return step(trainer, *args, **kwargs)
+
+    monkeypatch.setattr(SentenceTransformerTrainer, "training_step", step_or_die)
+    with pytest.raises(Killed):
+        run(labelled, tiny_encoder, "cut", **terms)
+    assert not (labelled / "cut-rivals").exists()
+    resumed = run(labelled, tiny_encoder, "cut", **terms)
+    assert len(steps) == 9 + 4 + 4
+    assert resumed["fingerprint"] == whole["fingerprint"]
+    for name in rivals:
+        assert fingerprint(labelled / "cut-rivals" / name) == fingerprint(labelled / "whole-rivals" / name)
+    assert not list(labelled.glob(".cut*"))
+
+
 def test_checkpoints_of_another_recipe_and_broken_ones_are_not_gone_on_from(labelled, tiny_encoder):
     whole = run(labelled, tiny_encoder, "whole", epochs=2, learning_rate=1e-3)
     with pytest.raises(Killed):
@@ -171,7 +226,7 @@ def test_checkpoints_of_another_recipe_and_broken_ones_are_not_gone_on_from(labe
     assert run(labelled, tiny_encoder, "cut", epochs=2, learning_rate=1e-3)["fingerprint"] == whole["fingerprint"]
     with pytest.raises(Killed):
         run(labelled, tiny_encoder, "torn", kill_at(3), epochs=2, learning_rate=1e-3)
-    state = next((labelled / ".torn.checkpoints").glob("checkpoint-*/trainer_state.json"))
+    state = next((labelled / ".torn.checkpoints" / "student").glob("checkpoint-*/trainer_state.json"))
     state.write_text(state.read_text()[:40])
     assert run(labelled, tiny_encoder, "torn", epochs=2, learning_rate=1e-3)["fingerprint"] == whole["fingerprint"]
 
@@ -241,15 +296,13 @@ def test_cheap_towers_leave_document_vectors_as_they_are(labelled, tiny_encoder,
     assert not np.allclose(encode(base, texts, "query"), encode(student, texts, "query"))
 
 
-def test_what_the_student_ranks_high_is_put_to_the_teacher(labelled, tiny_encoder):
-    """After the first epoch, and the second: candidates that nobody judged, and only those of the train split."""
-    asked = []
+def finds_nothing_useful(root: Path, out: str):
+    """A teacher for ``refreshing``."""
 
     def ask(path):
         table = read_table(path, CANDIDATES)
-        asked.append(table)
         fresh = table[table["source"] == "refreshed"]
-        store = LabelStore(labelled / "student-refreshed", 1000)
+        store = LabelStore(root / f"{out}-refreshed", 1000)
         with store.writing():
             rows = [
                 {"question_id": row.question_id, "passage_id": row.passage_id, "template": "t", "teacher": "T", "nll_sum": 12.0}
@@ -260,6 +313,18 @@ def test_what_the_student_ranks_high_is_put_to_the_teacher(labelled, tiny_encode
             store.append([row for row in rows if tuple(row[name] for name in KEY) not in known], {"backend": "made up"})
             store.seal()
 
+    return ask
+
+
+def test_what_the_student_ranks_high_is_put_to_the_teacher(labelled, tiny_encoder):
+    """After the first epoch, and the second: candidates that nobody judged, and only those of the train split."""
+    asked = []
+    answer = finds_nothing_useful(labelled, "student")
+
+    def ask(path):
+        asked.append(path)
+        answer(path)
+
     result = run(labelled, tiny_encoder, "student", rounds=2, ask=ask, epochs=3)
     assert result["steps"] == 6
     assert len(asked) == 2
@@ -269,6 +334,20 @@ def test_what_the_student_ranks_high_is_put_to_the_teacher(labelled, tiny_encode
     assert set(fresh["question_id"]) <= {f"q{n:02}" for n in range(8)}
     assert not final.duplicated(["question_id", "passage_id"]).any()
     assert fresh["rank"].max() <= 3
+
+
+@pytest.mark.parametrize("changes", [{"epochs": 3}, {"epochs": 6, "learning_rate": 0.0, "patience": 1}])
+@pytest.mark.parametrize("evaluations", [1, 2])
+def test_what_was_refreshed_outlives_a_kill_at_the_end(labelled, tiny_encoder, changes, evaluations):
+    terms = changes | {"rounds": 2, "rivals": ["kl"], "evaluations_per_epoch": evaluations}
+    run(labelled, tiny_encoder, "whole", ask=finds_nothing_useful(labelled, "whole"), **terms)
+    with pytest.raises(Killed):
+        run(labelled, tiny_encoder, "cut", kill_at_the_end, ask=finds_nothing_useful(labelled, "cut"), **terms)
+    run(labelled, tiny_encoder, "cut", ask=finds_nothing_useful(labelled, "cut"), **terms)
+    for name in ("", "-rivals/kl"):
+        assert fingerprint(labelled / f"cut{name}") == fingerprint(labelled / f"whole{name}")
+    cut, whole = (read_table(labelled / f"{name}-refreshed.parquet", CANDIDATES) for name in ("cut", "whole"))
+    pd.testing.assert_frame_equal(cut, whole)
 
 
 def test_calibration_takes_the_temperature_from_validation_evidence(labelled, tiny_encoder):

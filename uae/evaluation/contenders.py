@@ -1,5 +1,6 @@
 """``uae compare``: objectives and recipes fitted on equal terms (same pairs, seeds and steps), measured on the same questions."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -14,7 +15,7 @@ from uae.files import read_json, sha256_bytes, write_json, write_text
 from uae.sources import fingerprint
 from uae.tables import RUNS, read_table, write_table
 from uae.training.examples import read_tables
-from uae.training.fit import fit, identity
+from uae.training.fit import checkpoints_beside, fit, identity
 from uae.training.train import Plan, Prepared, Tables, curve, prepare
 
 
@@ -116,7 +117,8 @@ def _fitted(student: Path, prepared: Prepared, base_path: Path, seed: int, devic
         kept = read_json(stamp)
         if kept["identity"] == run and kept["fingerprint"] == fingerprint(student):
             return kept
-    fitted = fit(examples, base_path, student, recipe, device, seed, refresh=refresher)
+    checkpoints = checkpoints_beside(student)
+    fitted = fit(examples, base_path, student, checkpoints, recipe, device, seed, refresh=refresher)
     write_text(student.with_name(f"{student.name}.csv"), curve(fitted))
     summary = {
         "identity": run,
@@ -130,6 +132,7 @@ def _fitted(student: Path, prepared: Prepared, base_path: Path, seed: int, devic
         "validation_ndcg": fitted.after,
     }
     write_json(stamp, summary)
+    shutil.rmtree(checkpoints)
     return summary
 
 

@@ -18,7 +18,7 @@ from sentence_transformers import (
     SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
 )
-from transformers import EarlyStoppingCallback, ProgressCallback, TrainerCallback
+from transformers import EarlyStoppingCallback, ProgressCallback, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -89,7 +89,7 @@ class Fitted:
     before: float  # validation nDCG
     after: float
     seconds: float  # of all steps that this call took, evaluations not counted
-    seconds_per_step: float  # the median
+    seconds_per_step: float  # the median; 0: it took none
     peak_memory_mb: int  # allocated on the GPU; on a CPU the process's, after a step
     history: list[dict]  # the trainer's log
 
@@ -109,14 +109,18 @@ class Refresh(Protocol):
         Args:
             finished: the epoch's number, from 1. Called again with the same one, by a run that goes on after a kill, it gives
                 the same examples.
-            folder: lasts as long as the run.
+            folder: lasts as long as the run's checkpoints.
         """
+
+    def again(self, folder: Path) -> None:
+        """Called instead where training had ended before the kill: leaves behind what its calls had left."""
 
 
 def fit(
     examples: Mapping[str, Mapping[str, Example]],
     base_path: Path,
     student_path: Path,
+    checkpoints: Path,
     recipe: Recipe,
     device: str,
     seed: int,
@@ -125,11 +129,13 @@ def fit(
 ) -> Fitted:
     """Fit a student, keep the checkpoint that agrees best with the validation examples, save it in sentence-transformers' layout.
 
-    Checkpoints lie beside ``student_path`` while it runs. After a kill, a call with the same arguments goes on from the last one
-    and ends where an uninterrupted run would have ended.
+    After a kill, a call with the same arguments goes on from the last checkpoint and ends where an uninterrupted run would have
+    ended. Where training had ended already, it takes no step.
 
     Args:
         examples: of the splits train and validation, by question_id.
+        checkpoints: a folder for such a call, which the caller removes once the student is no longer needed from it. What
+            another run left there is removed.
         refresh: None: the examples stay as they are.
     """
     device = pick_device(device)
@@ -146,11 +152,17 @@ def fit(
         prompts_by_kind={kind: encoder.prompts.get(kind) for kind in ("query", "document")},
         passage_vectors=FrozenVectors(encoder) if frozen_documents(encoder) else None,
     )
-    checkpoints = _checkpoints(student_path, identity(examples, base_path, recipe, seed, refresh.terms if refresh else None))
+    _open_checkpoints(checkpoints, identity(examples, base_path, recipe, seed, refresh.terms if refresh else None))
+    last = get_last_checkpoint(str(checkpoints))
     before = evaluator(encoder)[METRIC]
     clock = _Clock(device)
     callbacks = [EarlyStoppingCallback(recipe.patience), clock, _Report(log_metrics)]
-    if refresh is not None:
+    epochs = _epochs_if_ended(last)
+    if epochs is not None:
+        recipe = replace(recipe, epochs=epochs)
+        if refresh is not None:
+            refresh.again(checkpoints)
+    elif refresh is not None:
         callbacks.append(_Refresh(encoder, collator, functools.partial(refresh, folder=checkpoints)))
     trainer = SentenceTransformerTrainer(
         model=encoder,
@@ -163,11 +175,10 @@ def fit(
     )
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(_Progress)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)))
+    trainer.train(resume_from_checkpoint=last)
     after = evaluator(encoder)[METRIC]
     with atomic_path(student_path) as partial:
         encoder.save(str(partial), create_model_card=False)
-    shutil.rmtree(checkpoints)
     return Fitted(
         steps=trainer.state.global_step,
         before=before,
@@ -206,9 +217,13 @@ def _plain(example: Example) -> dict:
     return {name: sorted(value) if isinstance(value, frozenset) else value for name, value in vars(example).items()}
 
 
-def _checkpoints(student_path: Path, run: str) -> Path:
-    """The folder of this run's checkpoints, left by an interrupted call or empty. Those of other runs are removed."""
-    folder = student_path.with_name(f".{student_path.name}.checkpoints")
+def checkpoints_beside(student_path: Path) -> Path:
+    """Where to keep checkpoints of students that are written to ``student_path``, or with it."""
+    return student_path.with_name(f".{student_path.name}.checkpoints")
+
+
+def _open_checkpoints(folder: Path, run: str) -> None:
+    """Leave in the folder the whole checkpoints of this run, which an interrupted call has left, or nothing."""
     stamp = folder / "identity"
     if not stamp.exists() or stamp.read_text(encoding="utf-8") != run:
         shutil.rmtree(folder, ignore_errors=True)
@@ -217,7 +232,6 @@ def _checkpoints(student_path: Path, run: str) -> Path:
     for checkpoint in folder.glob("checkpoint-*"):
         if not _is_complete(checkpoint):
             shutil.rmtree(checkpoint)
-    return folder
 
 
 def _is_complete(checkpoint: Path) -> bool:
@@ -227,6 +241,18 @@ def _is_complete(checkpoint: Path) -> bool:
     except (FileNotFoundError, ValueError):
         return False
     return True
+
+
+def _epochs_if_ended(checkpoint: str | None) -> int | None:
+    """After how many whole epochs training had ended with this checkpoint. None: it had not.
+
+    The trainer forgets on resuming that it had stopped early, and would go on. Told that there are no more epochs, it takes the
+    best checkpoint's weights and no step.
+    """
+    if checkpoint is None:
+        return None
+    state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+    return int(state.epoch) if state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"] else None
 
 
 def _arguments(checkpoints: str, recipe: Recipe, questions: int, device: str, seed: int) -> SentenceTransformerTrainingArguments:
@@ -310,7 +336,7 @@ class _Refresh(TrainerCallback):
 
     def on_epoch_end(self, args, state, control, **kwargs):
         finished = round(state.epoch)
-        if finished < args.num_train_epochs:
+        if finished < args.num_train_epochs and not control.should_training_stop:
             self.collator.examples = self.refresh(self.encoder, finished)
 
 

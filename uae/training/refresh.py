@@ -44,12 +44,18 @@ class Refresher:
     def __call__(self, encoder: SentenceTransformer, finished: int, folder: Path) -> Mapping[str, Example]:
         known = self.candidates
         for number in range(1, min(finished, self.rounds) + 1):
-            path = folder / f"refreshed-{number}.parquet"
+            path = _path(folder, number)
             if not path.exists():  # only ever the last one: the others were written before
                 write_table(path, CANDIDATES, self._mine(encoder, known))
             known = pd.concat([known, read_table(path, CANDIDATES)], ignore_index=True)
         self.ask(known)
         return self.build(known)
+
+    def again(self, folder: Path) -> None:
+        rounds = len(list(folder.glob(_path(folder, "*").name)))
+        if rounds:
+            mined = (read_table(_path(folder, number), CANDIDATES) for number in range(1, rounds + 1))
+            self.ask(pd.concat([self.candidates, *mined], ignore_index=True))
 
     def _mine(self, encoder: SentenceTransformer, known: pd.DataFrame) -> list[dict]:
         passages = self.passages
@@ -65,3 +71,7 @@ class Refresher:
             for place, (passage_id, score) in enumerate(zip(ranking.passage_ids, ranking.scores, strict=True), 1)
             if (ranking.question_id, passage_id) not in judged
         ]
+
+
+def _path(folder: Path, number: int | str) -> Path:
+    return folder / f"refreshed-{number}.parquet"

@@ -1,5 +1,6 @@
 """The train stage: distil the teacher's utilities into the student."""
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from uae.tables import CANDIDATES, read_table, write_table
 from uae.training.agreement import METRIC, Agreement
 from uae.training.examples import Example, build_examples, evidence_texts, labelled_pairs, read_tables, require_questions
 from uae.training.false_negatives import known_false_negatives
-from uae.training.fit import Fitted, Log, Recipe, fit
+from uae.training.fit import Fitted, Log, Recipe, checkpoints_beside, fit
 from uae.training.refresh import Refresher
 from uae.training.reward import RewardRecipe, denoised_utilities
 from uae.training.temperature import calibrated_temperature
@@ -121,7 +122,8 @@ def train(
 ) -> dict:
     """Fit the student (``fit.fit``) to what the label stores hold, and write its learning curve. Returns a summary.
 
-    The label manifest says which readings of the store count.
+    The label manifest says which readings of the store count. Checkpoints lie beside the student until all is done: a call after
+    a kill goes on with whichever student was being fitted.
 
     Args:
         rivals: objectives that are fitted to the same pairs as well, each into its folder in ``rivals_path``. What a refreshing
@@ -137,7 +139,10 @@ def train(
         path.mkdir(parents=True, exist_ok=True)
     prepared = prepare(tables, store_path, manifest_path, base_path, plan, device, seed)
     recipe, examples = prepared.recipe, prepared.examples
-    fitted = fit(examples, base_path, student_path, recipe, device, seed, log_metrics, prepared.refresher)
+    checkpoints = checkpoints_beside(student_path)
+    fitted = fit(
+        examples, base_path, student_path, checkpoints / "student", recipe, device, seed, log_metrics, prepared.refresher
+    )
     pairs = prepared.pairs
     if prepared.refresher is not None:
         asked = replace(tables, candidates=read_table(plan.refreshing.candidates_path, CANDIDATES))
@@ -148,13 +153,14 @@ def train(
         for name in rivals:  # to the same pairs, for as many epochs and from the same seed
             rival = replace(recipe, objective=name, evidence_share=0.0)
             its_examples = tables.examples(pairs, rival, plan.selection)
-            its_own = fit(its_examples, base_path, partial / name, rival, device, seed)
+            its_own = fit(its_examples, base_path, partial / name, checkpoints / name, rival, device, seed)
             scores[name] = {
                 "steps": its_own.steps, "validation_ndcg_before": its_own.before, "validation_ndcg": its_own.after,
             }  # fmt: skip
         write_json(partial / "rivals.json", scores)
     write_text(curve_path, curve(fitted))
     log_examples(shown(examples["validation"], base_path, student_path, recipe, device))
+    shutil.rmtree(checkpoints)
     return {
         "questions": {split: len(part) for split, part in examples.items()},
         "pairs": {split: sum(len(example.passages) for example in part.values()) for split, part in examples.items()},
