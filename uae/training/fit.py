@@ -130,7 +130,7 @@ def fit(
     """Fit a student, keep the checkpoint that agrees best with the validation examples, save it in sentence-transformers' layout.
 
     After a kill, a call with the same arguments goes on from the last checkpoint and ends where an uninterrupted run would have
-    ended. Where training had ended already, it takes no step.
+    ended. Where training had ended already, it takes no step. ``log_metrics`` gets those of the steps before the kill again.
 
     Args:
         examples: of the splits train and validation, by question_id.
@@ -351,9 +351,16 @@ class _Report(TrainerCallback):
     def __init__(self, log_metrics: Log):
         self.log_metrics = log_metrics
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        for record in state.log_history:  # resumed: the caller logs to a run of its own, whose curve is to be whole
+            self._report(record, record["step"])
+
     def on_log(self, args, state, control, logs=None, **kwargs):
-        values = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, int | float)}
-        self.log_metrics(values, state.global_step)
+        self._report(logs or {}, state.global_step)
+
+    def _report(self, logs: Mapping, step: int) -> None:
+        values = {name: float(value) for name, value in logs.items() if isinstance(value, int | float) and name != "step"}
+        self.log_metrics(values, step)
 
 
 class _Clock(TrainerCallback):
