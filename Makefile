@@ -69,4 +69,4 @@ lock:  ## resolve requirements.lock anew from pyproject.toml
 
 clean:  ## remove what the pipeline made (models fetched and the environment stay)
 	@rm -rf data/*.parquet data/*.json data/labels data/refreshed_labels data/judgements reports \
-		models/student models/rivals models/reward models/release models/bento mlflow.db mlruns .dagster
+		models/student models/.student.checkpoints models/rivals models/reward models/release models/bento mlflow.db mlruns .dagster
