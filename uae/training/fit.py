@@ -134,8 +134,7 @@ def fit(
 
     Args:
         examples: of the splits train and validation, by question_id.
-        checkpoints: a folder for such a call, which the caller removes once the student is no longer needed from it. What
-            another run left there is removed.
+        checkpoints: a folder that is kept for such a call; the caller removes it. What another run left there goes first.
         refresh: None: the examples stay as they are.
     """
     device = pick_device(device)
