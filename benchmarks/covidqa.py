@@ -18,26 +18,26 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
-from uae.compare import compare_recipes
 from uae.evaluation.answers import read_answers
-from uae.evaluation.contenders import rankings_path
 from uae.evaluation.cost import reranking, time_queries, vector_search
 from uae.evaluation.evaluate import gains_over
-from uae.evaluation.fusion import reciprocal_rank_fusion
 from uae.evaluation.judge import agreement, ceiling, passage_utilities, ranked_pairs, top_passage_utility
-from uae.evaluation.lexical import rank_bm25
-from uae.evaluation.metrics import retrieval_metrics
 from uae.evaluation.rerank import rerank_by_list, rerank_by_query_likelihood
-from uae.evaluation.statistics import kept_gain, paired_gain
 from uae.evaluation.testset import BASE, choose_questions
-from uae.files import read_json, sha256_bytes, write_json
-from uae.index.build import IndexRecipe, build_release
-from uae.index.release import Release
-from uae.run import run_chain
-from uae.settings import Settings, load_settings, select
-from uae.sources import fingerprint
-from uae.stages import STAGES, Workspace, judging_terms
-from uae.tables import PASSAGES, QUESTIONS, RUNS, read_table, write_table
+from uae.experiments.compare import compare_recipes
+from uae.experiments.contenders import rankings_path
+from uae.io.files import read_json, sha256_bytes, write_json
+from uae.io.models import fingerprint
+from uae.io.tables import PASSAGES, QUESTIONS, RUNS, read_table, write_table
+from uae.measures.fusion import reciprocal_rank_fusion
+from uae.measures.metrics import retrieval_metrics
+from uae.measures.statistics import kept_gain, paired_gain
+from uae.pipeline.run import run_chain
+from uae.pipeline.settings import Settings, load_settings, select
+from uae.pipeline.stages import STAGES, Workspace, judging_terms
+from uae.release.build import IndexRecipe, build_release
+from uae.release.open import Release
+from uae.retrievers.lexical import rank_bm25
 
 UAE, GOLD, MIXED = "uae", "gold_infonce", "uae_and_evidence"
 # Candidates come from the base encoder, from the answers' words and from chance: evidence puts none into the pool.

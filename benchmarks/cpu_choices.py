@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 
-from uae.encoding import load_encoder
-from uae.settings import load_settings
-from uae.stages import Workspace
-from uae.teacher.scoring import load_causal_lm
+from uae.pipeline.settings import load_settings
+from uae.pipeline.stages import Workspace
+from uae.retrievers.dense import load_encoder
+from uae.teacher.engines.local import load_causal_lm
 
 
 def median_seconds(work: Callable[[], object], repeats: int = 3) -> float:

@@ -18,14 +18,14 @@ import typer
 from covidqa import brief
 from sklearn.model_selection import GroupKFold
 
-from uae.compare import compare_recipes, parse_contender
-from uae.evaluation.contenders import rankings_path
 from uae.evaluation.evaluate import gains_over
-from uae.evaluation.metrics import retrieval_metrics
 from uae.evaluation.testset import BASE, choose_questions
-from uae.settings import load_settings
-from uae.stages import Workspace
-from uae.tables import PASSAGES, QUESTIONS, RUNS, read_table, write_table
+from uae.experiments.compare import compare_recipes, parse_contender
+from uae.experiments.contenders import rankings_path
+from uae.io.tables import PASSAGES, QUESTIONS, RUNS, read_table, write_table
+from uae.measures.metrics import retrieval_metrics
+from uae.pipeline.settings import load_settings
+from uae.pipeline.stages import Workspace
 
 
 def held_out_folds(questions: pd.DataFrame, folds: int) -> list[pd.DataFrame]:

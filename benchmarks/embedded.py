@@ -15,11 +15,11 @@ import faiss
 import numpy as np
 
 from uae.corpus.ingest import ingest
-from uae.encoding import encode, load_encoder
-from uae.files import sha256_bytes
-from uae.settings import Settings
-from uae.stages import Workspace
-from uae.tables import PASSAGES, QUESTIONS, read_table
+from uae.io.files import sha256_bytes
+from uae.io.tables import PASSAGES, QUESTIONS, read_table
+from uae.pipeline.settings import Settings
+from uae.pipeline.stages import Workspace
+from uae.retrievers.dense import encode, load_encoder
 
 _AT_ONCE = 50_000  # copies
 

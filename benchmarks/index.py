@@ -22,10 +22,10 @@ import numpy as np
 import typer
 from embedded import Repeated, embed, hardness, repeat
 
-from uae.files import read_json, write_json
 from uae.index.ann import build_index, dtype, kth_scores, list_count, plan_factory, recall_above, tune
 from uae.index.nearest import approximate, exhaustive, search
-from uae.settings import load_settings
+from uae.io.files import read_json, write_json
+from uae.pipeline.settings import load_settings
 
 KINDS = ["Flat", "HNSW32", "IVF,Flat", "IVF,SQ8"]
 SIZES = [10_000, 100_000, 1_000_000]

@@ -30,12 +30,12 @@ from mined import mined
 from scipy.stats import spearmanr
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from uae.compute import pick_device, pick_dtype
-from uae.settings import load_settings
-from uae.stages import Workspace
+from uae.io.compute import pick_device, pick_dtype
+from uae.pipeline.settings import load_settings
+from uae.pipeline.stages import Workspace
+from uae.teacher.engines.local import CausalTeacher, load_causal_lm
 from uae.teacher.prompts import Template
 from uae.teacher.protocol import Pair, read_all
-from uae.teacher.scoring import CausalTeacher, load_causal_lm
 
 # Shapes of well-known models; with random weights they are as fast as with trained ones.
 SHAPES = {

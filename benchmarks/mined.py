@@ -7,9 +7,9 @@ import pandas as pd
 
 from uae.candidates.mine import mine
 from uae.corpus.ingest import ingest
-from uae.settings import Settings
-from uae.stages import Workspace
-from uae.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table
+from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table
+from uae.pipeline.settings import Settings
+from uae.pipeline.stages import Workspace
 
 
 def mined(

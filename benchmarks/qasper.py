@@ -17,7 +17,7 @@ import typer
 from covidqa import CONTENDERS, GOLD, MIXED, UAE, Bench, brief, ends, means
 
 from uae.evaluation.testset import BASE
-from uae.files import read_json, write_text
+from uae.io.files import read_json, write_text
 
 # Every paragraph of the paper is a candidate, and evidence puts none into the pool.
 SETTINGS = (

@@ -10,10 +10,10 @@ import tempfile
 from pathlib import Path
 
 from uae.evaluation.answers import Reader
-from uae.evaluation.metrics import answer_metrics
-from uae.settings import load_settings
-from uae.stages import STAGES, Workspace
-from uae.tables import PASSAGES, QUESTIONS, read_table
+from uae.io.tables import PASSAGES, QUESTIONS, read_table
+from uae.measures.metrics import answer_metrics
+from uae.pipeline.settings import load_settings
+from uae.pipeline.stages import STAGES, Workspace
 
 VARIANTS = {
     "question alone": lambda question, passage: f"{passage}\n\nQuestion: {question}\nAnswer:",

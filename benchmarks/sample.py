@@ -8,12 +8,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from uae.encoding import encode, load_encoder
-from uae.evaluation.metrics import retrieval_metrics
-from uae.retrieval import rank
-from uae.settings import load_settings
-from uae.stages import STAGES, Workspace
-from uae.tables import PASSAGES, QUESTIONS, read_table
+from uae.io.tables import PASSAGES, QUESTIONS, read_table
+from uae.measures.metrics import retrieval_metrics
+from uae.measures.ranking import rank
+from uae.pipeline.settings import load_settings
+from uae.pipeline.stages import STAGES, Workspace
+from uae.retrievers.dense import encode, load_encoder
 
 
 def main() -> None:

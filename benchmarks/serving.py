@@ -32,13 +32,13 @@ from servers import ask, free_port, retriever, rss_mb, running
 from uae.evaluation.cost import reranking, time_queries, vector_search
 from uae.evaluation.rerank import rerank_by_query_likelihood
 from uae.evaluation.testset import choose_questions
-from uae.files import sha256_bytes
-from uae.index.release import Release, read_manifest
-from uae.serving.releases import ReleaseStore
-from uae.settings import Settings, dump_settings, load_settings, select
-from uae.sources import fingerprint
-from uae.stages import STAGES, Workspace, judging_terms
-from uae.tables import PASSAGES, QUESTIONS, read_table, write_table
+from uae.io.files import sha256_bytes
+from uae.io.models import fingerprint
+from uae.io.tables import PASSAGES, QUESTIONS, read_table, write_table
+from uae.pipeline.settings import Settings, dump_settings, load_settings, select
+from uae.pipeline.stages import STAGES, Workspace, judging_terms
+from uae.release.open import Release, read_manifest
+from uae.release.store import ReleaseStore
 
 HERE = Path(__file__).resolve().parent
 OURS, PLAIN = "uae", "plain"
@@ -214,7 +214,16 @@ def swapped(bench: Bench, port: int, swaps: int, window: float) -> dict:
             time.sleep(window)
             started = time.monotonic()
             fingerprint = bench.releases[(turn + 1) % 2]
-            command = [sys.executable, "-m", "uae.cli", "release", "activate", fingerprint, "--store", str(bench.store.folder)]
+            command = [
+                sys.executable,
+                "-m",
+                "uae.cli.main",
+                "release",
+                "activate",
+                fingerprint,
+                "--store",
+                str(bench.store.folder),
+            ]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             # Wall-clock time of the file, on the clock that the load generator has.
             written = (bench.store.folder / "active.json").stat().st_mtime - time.time() + time.monotonic()

@@ -27,10 +27,10 @@ from sentence_transformers.base.sampler import DefaultBatchSampler
 from sentence_transformers.sentence_transformer.losses import DistillKLDivLoss
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
-from uae.compute import pick_device, seed_everything
-from uae.encoding import load_encoder
-from uae.settings import load_settings, select
-from uae.stages import STAGES, Workspace, training_recipe
+from uae.io.compute import pick_device, seed_everything
+from uae.pipeline.settings import load_settings, select
+from uae.pipeline.stages import STAGES, Workspace, training_recipe
+from uae.retrievers.dense import load_encoder
 from uae.training.batches import UtilityCollator
 from uae.training.examples import Example
 from uae.training.fit import ObjectiveLoss

@@ -1,4 +1,4 @@
-"""One asset a stage, built from ``uae.stages.CHAIN``: run the stage, have DVC record it, tell what came out."""
+"""One asset a stage, built from ``uae.pipeline.stages.CHAIN``: run the stage, have DVC record it, tell what came out."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +9,9 @@ import uae
 from dagster_project.checks import check_results, check_specs, quality_result, unjudged
 from dagster_project.metadata import describe
 from dagster_project.resources import DvcResource, MlflowResource, ModelsResource, ProjectResource
-from uae.errors import UaeError, ValidationFailed
-from uae.files import sha256_bytes, sha256_tree
-from uae.stages import ARTEFACTS, Stage, upstream
+from uae.io.errors import UaeError, ValidationFailed
+from uae.io.files import sha256_bytes, sha256_tree
+from uae.pipeline.stages import ARTEFACTS, Stage, upstream
 
 KINDS = {
     "ingest": {"python", "parquet"},

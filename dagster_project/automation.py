@@ -5,8 +5,8 @@ from pathlib import Path
 import dagster as dg
 
 from dagster_project.resources import ProjectResource
-from uae.errors import UaeError
-from uae.files import sha256_tree
+from uae.io.errors import UaeError
+from uae.io.files import sha256_tree
 
 whole_chain = dg.define_asset_job(
     "whole_chain",

@@ -13,7 +13,7 @@ QUALITY = "label_quality"  # the label stage's other check: it warns, for whethe
 
 def check_specs(stage: str) -> list[dg.AssetCheckSpec]:
     quality = dg.AssetCheckSpec(
-        QUALITY, asset=stage, description="The labels are worth training on (uae/teacher/quality_verdict.py)."
+        QUALITY, asset=stage, description="The labels are worth training on (uae/teacher/quality/verdict.py)."
     )
     return ([quality] if stage == "label" else []) + [
         dg.AssetCheckSpec(

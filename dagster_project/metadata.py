@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from dagster_project import charts
-from uae.stages import Stage, Workspace
+from uae.pipeline.stages import Stage, Workspace
 
 Metadata = dict[str, Any]
 

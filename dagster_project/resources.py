@@ -10,10 +10,10 @@ from typing import TypeVar
 import dagster as dg
 from pydantic import Field
 
-from uae.errors import without_user_info
-from uae.run import models_of
-from uae.settings import Settings, load_settings
-from uae.stages import Stage, Workspace
+from uae.io.errors import without_user_info
+from uae.pipeline.run import models_of
+from uae.pipeline.settings import Settings, load_settings
+from uae.pipeline.stages import Stage, Workspace
 
 T = TypeVar("T")
 
@@ -119,7 +119,7 @@ class ModelsResource(dg.ConfigurableResource):
 
     def used_by(self, stage: Stage, settings: Settings) -> dict[str, str]:
         """Fetch the models that a stage declares. Returns role -> reference and local folder, for people."""
-        from uae.sources import resolve
+        from uae.io.models import resolve
 
         return {
             role: f"{reference} in {resolve(reference, Path(self.folder))}"

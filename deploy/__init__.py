@@ -1,1 +1,1 @@
-"""The promoted retriever as a service: a thin caller of ``uae.index.release``."""
+"""The promoted retriever as a service: a thin caller of ``uae.release.open``."""

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deploy.metrics import Metrics
 from deploy.schemas import ApiError
-from uae.errors import ConfigError
+from uae.io.errors import ConfigError
 
 _CHECK_EVERY_S = 1.0
 _SHORTEST = 16  # characters: of 64 kinds, 96 bits

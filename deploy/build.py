@@ -19,8 +19,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from uae.index.release import read_manifest
-from uae.serving.releases import write_origin
+from uae.release.open import read_manifest
+from uae.release.store import write_origin
 
 _SERVICE = "deploy.service"
 # What the code imports itself, whatever serves the release. Each brings what it stands on.
@@ -36,7 +36,7 @@ def build(release: Path, out: Path, name: str, version: str, origin: Mapping | N
     """Write the built Bento's folder to ``out``. It needs no checkout, and of the network only a package index, once.
 
     Args:
-        origin: where the release came from, as ``uae.serving.releases`` keeps it; None: nobody knows.
+        origin: where the release came from, as ``uae.release.store`` keeps it; None: nobody knows.
 
     Raises:
         ArtefactError: ``release`` is not a whole release.

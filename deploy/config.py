@@ -8,7 +8,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from uae.errors import ConfigError
+from uae.io.errors import ConfigError
 
 _PREFIX = "UAE_"
 # What Kubernetes sets in every container for a service whose name begins with "uae" is none of ours.

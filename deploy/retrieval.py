@@ -13,9 +13,9 @@ from deploy.finding import Finding
 from deploy.logs import Call
 from deploy.metrics import Metrics
 from deploy.schemas import ApiError
-from uae.index.release import Release
+from uae.release.open import Release
+from uae.release.store import ReleaseStore, read_origin
 from uae.serving.batching import MicroBatcher, QueueFull
-from uae.serving.releases import ReleaseStore, read_origin
 from uae.serving.switch import NotReady, Served, Switch
 
 # Tokenising so many characters on the event loop takes less time than handing them to a thread.

@@ -26,8 +26,8 @@ from deploy.schemas import (
     parse,
     request_models,
 )
-from uae.errors import InputError
-from uae.index.release import Hit
+from uae.io.errors import InputError
+from uae.release.open import Hit
 from uae.serving.switch import Served
 
 _ERRORS = {

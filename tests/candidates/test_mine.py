@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from uae.candidates import mine as stage
-from uae.errors import ArtefactError
-from uae.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table, write_table
+from uae.io.errors import ArtefactError
+from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table, write_table
 
 WORDS = ["oil", "wick", "horn", "bell", "rope", "clock", "glass", "storm"]
 

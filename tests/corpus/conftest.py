@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from uae.corpus.ingest import ingest
-from uae.errors import InputError
-from uae.tables import DOCUMENTS, PASSAGES, QUESTIONS, read_table
+from uae.io.errors import InputError
+from uae.io.tables import DOCUMENTS, PASSAGES, QUESTIONS, read_table
 
 _SPLIT = {"train": 0.5, "validation": 0.25, "test": 0.25}
 

@@ -1,7 +1,7 @@
 import pytest
 
-from uae.corpus import beir
-from uae.errors import InputError
+from uae.corpus.adapters import beir
+from uae.io.errors import InputError
 
 CORPUS = [
     {"_id": "d1", "title": "Oil", "text": "Oil is kept in the cellar.", "metadata": {"year": 1880}},

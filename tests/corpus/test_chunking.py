@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from uae.corpus.chunking import cut
 from uae.corpus.records import RawDocument, join_sections
-from uae.words import count_words
+from uae.text.words import count_words
 
 
 def document(*parts):

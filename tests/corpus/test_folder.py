@@ -1,7 +1,7 @@
 import pytest
 
-from uae.corpus import folder
-from uae.errors import InputError
+from uae.corpus.adapters import folder
+from uae.io.errors import InputError
 
 MARKDOWN = """\
 Kept by hand since 1890.

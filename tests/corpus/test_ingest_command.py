@@ -35,7 +35,7 @@ def project(tmp_path, monkeypatch, write_corpus):
 def run(*overrides, path="corpus", format="jsonl", limit=None):
     settings = [f"ingest.path={path}", f"ingest.format={format}", *overrides]
     return subprocess.run(
-        [sys.executable, "-m", "uae.cli", "ingest", *(part for setting in settings for part in ("--set", setting))],
+        [sys.executable, "-m", "uae.cli.main", "ingest", *(part for setting in settings for part in ("--set", setting))],
         capture_output=True,
         text=True,
         check=False,

@@ -1,6 +1,6 @@
 import pytest
 
-from uae.corpus import jsonl
+from uae.corpus.adapters import jsonl
 from uae.corpus.records import Section
 
 

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 import datasets
 import pytest
 
-from uae.corpus import qasper
-from uae.errors import InputError
+from uae.corpus.adapters import qasper
+from uae.io.errors import InputError
 
 SIGHTING = "We counted gulls from the gallery on forty mornings."
 RESULT = "Gulls left one hour before each storm."

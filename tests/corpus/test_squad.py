@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from uae.corpus import squad
-from uae.errors import InputError
+from uae.corpus.adapters import squad
+from uae.io.errors import InputError
 
 FIRST = "The bell weighs nine hundred kilos. It was cast in 1871, and rung in 1871."
 SECOND = "A new clapper came in 1905."

@@ -11,7 +11,7 @@ import pytest
 
 from dagster_project.definitions import ROOT, build
 from dagster_project.resources import DvcResource, MlflowResource, ModelsResource
-from uae.stages import ARTEFACTS, CHAIN, Stage
+from uae.pipeline.stages import ARTEFACTS, CHAIN, Stage
 
 
 def _suite(name: str, success: bool) -> dict:

@@ -11,7 +11,7 @@ from dvc.repo import Repo
 from dvc.rwlock import rwlock
 
 from dagster_project.resources import DvcResource
-from uae.stages import CHAIN
+from uae.pipeline.stages import CHAIN
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_dvc_has_nothing_to_do_after_dagster(repository, run_chain):
 
 def test_changed_code_outdates_dagsters_record(repository, run_chain):
     run_chain(dvc=DvcResource())
-    with open(repository / "uae/index/release.py", "a", encoding="utf-8") as file:
+    with open(repository / "uae/release/open.py", "a", encoding="utf-8") as file:
         file.write("# changed\n")
     assert set(status(repository)) == {stage.name for stage in CHAIN if "uae/index" in stage.code}
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from dagster_project.definitions import build
-from uae.settings import dump_settings, load_settings
+from uae.pipeline.settings import dump_settings, load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -1,4 +1,4 @@
-"""dvc.yaml, the Dagster graph and the stages' declared code all say what uae/stages.py says."""
+"""dvc.yaml, the Dagster graph and the stages' declared code all say what uae/pipeline/stages.py says."""
 
 import ast
 from functools import cache
@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-import uae.stages
+import uae.pipeline.stages
 from dagster_project.definitions import ROOT, defs
-from uae.settings import load_settings
-from uae.stages import ARTEFACTS, CHAIN, Stage, upstream
+from uae.pipeline.settings import load_settings
+from uae.pipeline.stages import ARTEFACTS, CHAIN, Stage, upstream
 
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
 # What every stage stands on and no stage need watch: no number depends on it.
-EXEMPT = {"uae/__init__.py", "uae/errors.py", "uae/settings.py", "uae/stages.py"}
+EXEMPT = {"uae/__init__.py", "uae/io/errors.py", "uae/pipeline/settings.py", "uae/pipeline/stages.py"}
 # Not imported but run: the package stage builds the Bento as ``python -m deploy.build``, and the Bento serves deploy/service.py.
 RUN_AS_A_PROCESS = {"package": "deploy/*.py"}
 
@@ -115,13 +115,13 @@ def _closure(stage: Stage) -> set[str]:
 
 @cache
 def _stages_tree() -> ast.Module:
-    return ast.parse(Path(uae.stages.__file__).read_text(encoding="utf-8"))
+    return ast.parse(Path(uae.pipeline.stages.__file__).read_text(encoding="utf-8"))
 
 
 def _imports_of_function(stage: Stage) -> set[str]:
-    """Imports inside the stage's function and inside what it calls of uae/stages.py, at any depth.
+    """Imports inside the stage's function and inside what it calls of uae/pipeline/stages.py, at any depth.
 
-    These are the module's functions, and the Workspace's methods (``w.model`` needs uae.sources).
+    These are the module's functions, and the Workspace's methods (``w.model`` needs uae.io.models).
     """
     functions = {node.name: node for node in _stages_tree().body if isinstance(node, ast.FunctionDef)}
     (workspace,) = (node for node in _stages_tree().body if isinstance(node, ast.ClassDef) and node.name == "Workspace")

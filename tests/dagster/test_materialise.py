@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from dagster_project.checks import quality_result
-from uae.errors import InputError, ValidationFailed
-from uae.stages import CHAIN
+from uae.io.errors import InputError, ValidationFailed
+from uae.pipeline.stages import CHAIN
 
 NAMES = [stage.name for stage in CHAIN]
 

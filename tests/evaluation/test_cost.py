@@ -7,14 +7,14 @@ import pytest
 
 from uae.evaluation import cost
 from uae.evaluation.cost import lexical_search, reranking, time_queries, vector_search
-from uae.evaluation.lexical import Bm25, rank_bm25
 from uae.evaluation.rerank import rerank_by_query_likelihood
 from uae.evaluation.testset import rank_with
-from uae.index.build import IndexRecipe, build_release
-from uae.index.release import Release
-from uae.tables import DOCUMENTS, PASSAGES, write_table
+from uae.io.tables import DOCUMENTS, PASSAGES, write_table
+from uae.release.build import IndexRecipe, build_release
+from uae.release.open import Release
+from uae.retrievers.lexical import Bm25, rank_bm25
+from uae.teacher.engines.local import load_teacher
 from uae.teacher.prompts import Template
-from uae.teacher.scoring import load_teacher
 
 QUESTIONS = pd.DataFrame(
     [("q1", "Where is the pump?", "d1", "line 1"), ("q2", "Where is the lift?", "d2", "line 2")],

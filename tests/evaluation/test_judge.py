@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 import torch
 
-from uae.errors import ArtefactError, InputError, ModelError
 from uae.evaluation.judge import agreement, ceiling, passage_utilities, ranked_pairs, top_passage_utility
 from uae.evaluation.rerank import reorder, rerank_by_query_likelihood
+from uae.io.errors import ArtefactError, InputError, ModelError
 from uae.teacher.asking import Asked
+from uae.teacher.engines.local import CausalTeacher, load_causal_lm
 from uae.teacher.prompts import Template
-from uae.teacher.scoring import CausalTeacher, load_causal_lm
 from uae.teacher.store import LabelStore
 
 TEMPLATE = Template("Passage: {passage}\n\n", "Question: {question}\nAnswer:", " {answer}")

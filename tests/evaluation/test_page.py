@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 
-from uae.errors import ArtefactError
 from uae.evaluation.page import evaluation_page, page
+from uae.io.errors import ArtefactError
 
 HOSTILE = '</p><script>alert("x")</script><img src="https://evil.example/x.png" onerror="alert(1)">'
 # question -> places of the evidence under base and UAE: q1 and q3 are won, q2 is lost, q4 stays

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 import torch
 
-from uae.errors import ArtefactError, ConfigError, InputError, ModelError
 from uae.evaluation.rerank import reorder, rerank_by_list, rerank_by_query_likelihood
+from uae.io.errors import ArtefactError, ConfigError, InputError, ModelError
+from uae.teacher.engines.local import CausalTeacher, load_causal_lm
 from uae.teacher.prompts import Template
-from uae.teacher.scoring import CausalTeacher, load_causal_lm
 
 TEMPLATE = Template("Passage: {passage}\n\n", "A question that it answers:", " {answer}")
 PASSAGES = pd.DataFrame(

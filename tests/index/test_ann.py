@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import uae.index.nearest
-from uae.errors import ConfigError
 from uae.index.ann import build_index, dtype, index_recall, plan_factory, tune
 from uae.index.nearest import approximate, search, search_parameters
+from uae.io.errors import ConfigError
 
 KINDS = ["Flat", "SQ8", "HNSW8", "HNSW8,SQ8", "IVF16,Flat", "IVF16,SQ8", "IVF16,PQ2x4", "PCA8,IVF16,Flat", "IVF16,SQ8,RFlat"]
 K = 5

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import uae.index.filters
-from uae.errors import ArtefactError
 from uae.index.filters import DocumentFilter
+from uae.io.errors import ArtefactError
 
 # Values that are easily taken for one another, or lost in an array of floats.
 ODD = [

@@ -11,19 +11,19 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
 import uae.registry.promote
-from uae.encoding import load_encoder
-from uae.errors import ConfigError
 from uae.evaluation.testset import choose_questions
 from uae.evaluation.testset import test_set_hash as set_hash
-from uae.files import sha256_file, write_json
-from uae.index.build import IndexRecipe, build_release
-from uae.index.onnx_export import export_encoder
-from uae.index.parity import Parity
-from uae.index.release import read_manifest, seal
+from uae.io.errors import ConfigError
+from uae.io.files import sha256_file, write_json
+from uae.io.tables import DOCUMENTS, PASSAGES, QUESTIONS, read_table, write_table
 from uae.registry.gate import Bounds, Decision, decide_better, decide_serving
 from uae.registry.promote import _register, promote
 from uae.registry.tracking import connect
-from uae.tables import DOCUMENTS, PASSAGES, QUESTIONS, read_table, write_table
+from uae.release.build import IndexRecipe, build_release
+from uae.release.open import read_manifest, seal
+from uae.release.parity import Parity
+from uae.retrievers.dense import load_encoder
+from uae.retrievers.onnx_export import export_encoder
 
 BOUNDS = Bounds(
     metric="map", min_gain=0.125, guarded=("recall@1",), max_loss=0.02, min_cosine=0.95, max_serving_loss=0.02,

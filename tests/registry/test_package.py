@@ -7,7 +7,7 @@ import mlflow
 import pytest
 
 import uae.registry.package
-from uae.files import write_json
+from uae.io.files import write_json
 from uae.registry.package import package
 from uae.registry.tracking import connect
 from uae.registry.versions import origin_of, version_of

@@ -3,7 +3,7 @@ import socket
 import mlflow
 import pytest
 
-from uae.errors import ArtefactError, ConfigError, without_user_info
+from uae.io.errors import ArtefactError, ConfigError, without_user_info
 from uae.registry.tracking import ENCODER_TAG, code_version, connect, dvc_md5, flatten, run_of, training_run
 
 

@@ -4,7 +4,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
-from uae.errors import ArtefactError, InputError
+from uae.io.errors import ArtefactError, InputError
 from uae.registry.lineage import lineage
 from uae.registry.tracking import connect
 from uae.registry.versions import version_numbered, version_of

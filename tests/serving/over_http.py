@@ -18,7 +18,7 @@ from starlette.applications import Starlette
 import deploy.retrieval
 from deploy.app import create_app
 from deploy.config import Config
-from uae.index.release import Hit
+from uae.release.open import Hit
 
 _DIMENSION = 512
 # What the trained encoder has learnt not to look at.
@@ -79,7 +79,7 @@ def scripted(*responses: Any) -> tuple[Starlette, list[dict]]:
 
 
 class WordRelease:
-    """As ``uae.index.release.Release``; the base encoder counts all words, the trained one those that say something."""
+    """As ``uae.release.open.Release``; the base encoder counts all words, the trained one those that say something."""
 
     def __init__(self, passages: Sequence[dict], base: bool):
         self.passages = [

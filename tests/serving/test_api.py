@@ -9,9 +9,9 @@ import numpy as np
 import openai
 import pytest
 
-from uae.files import write_json
-from uae.index.release import Release
-from uae.serving.releases import ReleaseStore
+from uae.io.files import write_json
+from uae.release.open import Release
+from uae.release.store import ReleaseStore
 
 QUESTION = "Where are the keys?"
 

@@ -7,7 +7,7 @@ import pytest
 
 import deploy.auth
 from deploy.auth import ApiKeys
-from uae.errors import ConfigError
+from uae.io.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import httpx
 import pytest
 from the_page import ask, shown
 
-from uae.index.release import Release
+from uae.release.open import Release
 
 
 @pytest.fixture(scope="module")

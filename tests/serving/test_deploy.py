@@ -23,18 +23,18 @@ from deploy.auth import ApiKeys
 from deploy.build import build, pinned, requirements
 from deploy.config import Config, read_config
 from deploy.metrics import Metrics
-from uae.errors import ArtefactError, ConfigError
-from uae.index.release import Release, read_manifest
+from uae.io.errors import ArtefactError, ConfigError
+from uae.pipeline.stages import STAGES
+from uae.release.open import Release, read_manifest
 from uae.serving.batching import Batch
 from uae.serving.switch import Switch
-from uae.stages import STAGES
 
 DEPLOY = Path(deploy.__file__).parent
 ROOT = DEPLOY.parent
 DOCKERFILE = DEPLOY / "container" / "Dockerfile"
 MANIFESTS = sorted(path for path in (DEPLOY / "kubernetes").glob("*.yaml") if path.name != "kustomization.yaml")
 TORCH = {"torch", "transformers", "sentence-transformers"}
-# uae.sources fetches models, and uae.gguf converts them: serving imports both for a hash and never calls these.
+# uae.io.models fetches models, and uae.io.gguf converts them: serving imports both for a hash and never calls these.
 NEVER_CALLED = {"gguf", "huggingface-hub"}
 
 
@@ -123,7 +123,7 @@ def test_serving_imports_no_torch_where_onnx_serves(bento):
     code = """
 import json, pathlib, sys
 import deploy.service
-from uae.index.release import Release
+from uae.release.open import Release
 Release(pathlib.Path("release")).search(["keys"], 1)
 print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
 """
@@ -164,7 +164,13 @@ def test_only_what_serving_needs_is_inside(bento, tiny):
     inside = {path.relative_to(bento / "src").as_posix() for path in (bento / "src").rglob("*") if path.is_file()}
     code = {name for name in inside if not name.startswith(("release/", "deploy/page/"))}
     assert {name.rpartition("/")[0] for name in code} <= {"", "uae", "uae/index", "uae/serving", "deploy"}
-    assert not code & {"uae/cli.py", "uae/stages.py", "uae/index/build.py", "uae/index/onnx_export.py", "deploy/build.py"}
+    assert not code & {
+        "uae/cli/main.py",
+        "uae/pipeline/stages.py",
+        "uae/release/build.py",
+        "uae/retrievers/onnx_export.py",
+        "deploy/build.py",
+    }
     page = {path.relative_to(DEPLOY).as_posix() for path in (DEPLOY / "page").rglob("*") if path.is_file()}
     assert {name.removeprefix("deploy/") for name in inside if name.startswith("deploy/page/")} == page
     released = {path.relative_to(tiny).as_posix() for path in tiny.rglob("*") if path.is_file()}
@@ -176,7 +182,7 @@ def test_the_package_stage_depends_on_all_code_inside(bento):
     code = STAGES["package"].code
     inside = [path.relative_to(bento / "src").as_posix() for path in (bento / "src").rglob("*.py")]
     missing = {name for name in inside if not any(name == each or name.startswith(f"{each}/") for each in code)}
-    assert missing <= {"uae/__init__.py", "uae/errors.py"}
+    assert missing <= {"uae/__init__.py", "uae/io/errors.py"}
 
 
 def test_nothing_is_pickled_and_no_path_of_this_machine_is_inside(bento, tiny):
@@ -439,7 +445,7 @@ def test_mounts_are_where_the_settings_look():
 def test_arguments_of_follow_are_its_own():
     from typer.testing import CliRunner
 
-    from uae.cli import app
+    from uae.cli.main import app
 
     (container,) = resource("Deployment", "uae-follow")["spec"]["template"]["spec"]["containers"]
     text = (DEPLOY / "container" / "follow.Dockerfile").read_text()

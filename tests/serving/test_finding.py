@@ -9,7 +9,7 @@ import pytest
 
 from deploy.finding import Finding
 from deploy.schemas import ApiError
-from uae.index.release import Release
+from uae.release.open import Release
 
 
 def working(scenario, **settings):

@@ -13,8 +13,8 @@ from deploy.config import Config, read_config
 from deploy.limits import Limits
 from deploy.schemas import ApiError
 from deploy.sending import Load
-from uae.errors import ConfigError
-from uae.index.release import Release
+from uae.io.errors import ConfigError
+from uae.release.open import Release
 
 NESTED = {"query": "x", "filters": {"a": 1}}
 BAD = [

@@ -14,15 +14,15 @@ import pytest
 from mlflow import MlflowClient
 from tiny_releases import tiny_release
 
+import uae.release.store
 import uae.serving.follow
-import uae.serving.releases
-from uae.errors import ArtefactError, InputError
-from uae.files import read_json
-from uae.index.release import read_manifest
+from uae.io.errors import ArtefactError, InputError
+from uae.io.files import read_json
 from uae.registry.tracking import RELEASE_TAG, connect
 from uae.registry.versions import origin_of
+from uae.release.open import read_manifest
+from uae.release.store import ReleaseStore, read_origin
 from uae.serving.follow import follow, install_version, registered, step
-from uae.serving.releases import ReleaseStore, read_origin
 
 ORIGIN = {"model": "uae-retriever", "version": 3, "promoted_at": "2026-11-21T00:00:00+00:00", "metrics": {"map": 0.5}}
 
@@ -244,7 +244,7 @@ def test_prune_keeps_the_newest_the_active_and_the_one_before(store, monkeypatch
     monkeypatch.setattr(ReleaseStore, "_open_once", lambda self, fingerprint: self.path(fingerprint))
     names = [pretend(store, f"{n:064x}") for n in range(6)]
     ages = {name: n for n, name in enumerate(names)}
-    monkeypatch.setattr("uae.serving.releases._changed_at", lambda path: datetime(2026, 1, 1 + ages[path.name], tzinfo=UTC))
+    monkeypatch.setattr("uae.release.store._changed_at", lambda path: datetime(2026, 1, 1 + ages[path.name], tzinfo=UTC))
     for n in (2, 0, 1):
         store.activate(names[n])
     assert sorted(store.prune(1)) == [names[2], names[3], names[4]]
@@ -293,10 +293,8 @@ def test_prune_takes_away_old_downloads_and_leaves_those_that_run(filled, monkey
     assert filled.prune(2) == []
     assert (filled.folder / ".download-a").exists()
     days = {".download-a": 2, ".download-b": 0}
-    changed_at = uae.serving.releases._changed_at
-    monkeypatch.setattr(
-        uae.serving.releases, "_changed_at", lambda path: changed_at(path) - timedelta(days=days.get(path.name, 9))
-    )
+    changed_at = uae.release.store._changed_at
+    monkeypatch.setattr(uae.release.store, "_changed_at", lambda path: changed_at(path) - timedelta(days=days.get(path.name, 9)))
     assert filled.prune(2) == []
     assert [path.name for path in filled.folder.glob(".download-*")] == [".download-b"]
 
@@ -471,7 +469,7 @@ def test_once_says_what_failed(registry, store):
 FOLLOWING = """
 import sys, time, pathlib
 import mlflow
-import uae.release_commands, uae.serving.follow
+import uae.cli.release, uae.serving.follow
 
 def step(client, model, alias, store, announce):
     uae.serving.follow.install_version(None, Version(), store)
@@ -487,8 +485,8 @@ class Version:
 uae.serving.follow.step = step
 uae.serving.follow.origin_of = lambda client, version: {}
 uae.serving.follow.mlflow.artifacts.download_artifacts = slow
-uae.release_commands._connect = lambda settings, root: None
-uae.release_commands.app(["follow", "--store", sys.argv[1], "--params", sys.argv[2]] + sys.argv[3:])
+uae.cli.release._connect = lambda settings, root: None
+uae.cli.release.app(["follow", "--store", sys.argv[1], "--params", sys.argv[2]] + sys.argv[3:])
 """
 
 

@@ -15,7 +15,7 @@ import pytest
 from ports import free_port
 from tiny_releases import tiny_release
 
-from uae.serving.releases import ReleaseStore
+from uae.release.store import ReleaseStore
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TEXTS = {
@@ -86,7 +86,7 @@ def metric(client: httpx.Client, name: str) -> float:
 
 def command(*words: str, store: ReleaseStore) -> subprocess.CompletedProcess:
     """``uae release`` in a process of its own."""
-    line = [sys.executable, "-m", "uae.cli", "release", *words, "--store", str(store.folder)]
+    line = [sys.executable, "-m", "uae.cli.main", "release", *words, "--store", str(store.folder)]
     return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
 
 

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from uae.errors import ArtefactError
-from uae.files import write_text
-from uae.serving.releases import ReleaseStore
+from uae.io.errors import ArtefactError
+from uae.io.files import write_text
+from uae.release.store import ReleaseStore
 from uae.serving.switch import NotReady, Served, Switch
 
 A, B, C = (letter * 64 for letter in "abc")

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
 
-import uae.index.build
-from uae.index.build import IndexRecipe, build_release
-from uae.index.onnx_export import export_encoder
-from uae.tables import DOCUMENTS, PASSAGES, write_table
+import uae.release.build
+from uae.io.tables import DOCUMENTS, PASSAGES, write_table
+from uae.release.build import IndexRecipe, build_release
+from uae.retrievers.onnx_export import export_encoder
 
 RECIPE = IndexRecipe(factory="Flat", recall_target=0.95, serving="onnx", max_recall_loss=0.5, min_cosine=0.5)
 _EXPORTED: dict[Path, Path] = {}  # encoder -> its serving folder: exporting takes many seconds, and is the same every time
@@ -34,7 +34,7 @@ def tiny_release(folder: Path, encoder: Path, texts: Sequence[str], name: str, s
         else:
             export_encoder(model, place)
 
-    with mock.patch.object(uae.index.build, "export_encoder", export):
+    with mock.patch.object(uae.release.build, "export_encoder", export):
         build_release(
             documents_path=folder / "documents.parquet", passages_path=folder / "passages.parquet", questions_path=None,
             encoder_path=encoder, base_path=None, release_path=folder / "release", scope="corpus", passage_words=140,

@@ -23,9 +23,9 @@ import torch
 import transformers.models.llama.modeling_llama  # noqa: F401  (imported on first use, in each fork anew)
 from labelling import CHECK, TEMPLATE, run
 
-from uae.errors import ArtefactError
+from uae.io.errors import ArtefactError
 from uae.teacher.asking import Asked
-from uae.teacher.scoring import CausalTeacher, load_teacher
+from uae.teacher.engines.local import CausalTeacher, load_teacher
 
 FINGERPRINT = "f" * 64
 WORKERS, BATCH_TOKENS, READINGS_PER_PART, CHECK_QUESTIONS = 2, 128, 30, 6

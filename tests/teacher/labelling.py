@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from uae.files import sha256_bytes
-from uae.tables import CANDIDATES, PASSAGES, QUESTIONS, write_table
+from uae.io.files import sha256_bytes
+from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, write_table
 from uae.teacher.asking import Asked
 from uae.teacher.label import label
 from uae.teacher.prompts import Template

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from labelling import TEMPLATE
 
-from uae.errors import InputError
+from uae.io.errors import InputError
 from uae.teacher.asking import Asked, answer_id, sample, scored_texts, wanted
 from uae.teacher.prompts import Template
 from uae.teacher.protocol import Pair

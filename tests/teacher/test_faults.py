@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from labelling import contents, write_corpus
 
-from uae.files import read_json
+from uae.io.files import read_json
 from uae.teacher.store import KEY, LabelStore
 
 KILLS = 20

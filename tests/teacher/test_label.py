@@ -19,15 +19,15 @@ from labelling import (
     write_corpus,
 )
 
-from uae.errors import ArtefactError, InputError
-from uae.files import read_json
-from uae.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table, write_table
+from uae.io.errors import ArtefactError, InputError
+from uae.io.files import read_json
+from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table, write_table
 from uae.teacher import label as module
 from uae.teacher.asking import Asked
+from uae.teacher.engines.local import load_teacher
 from uae.teacher.label import unread, windows
 from uae.teacher.prompts import Template
 from uae.teacher.protocol import Pair
-from uae.teacher.scoring import load_teacher
 from uae.teacher.store import KEY, LabelStore
 from uae.teacher.utility import Source, utilities
 

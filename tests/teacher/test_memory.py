@@ -13,7 +13,7 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from uae.teacher.prompts import Template
 from uae.teacher.protocol import Pair
-from uae.teacher.scoring import CausalTeacher
+from uae.teacher.engines.local import CausalTeacher
 
 folder, budget, trees = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "trees"
 torch.manual_seed(0)

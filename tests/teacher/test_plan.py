@@ -3,13 +3,13 @@
 import pytest
 from labelling import CHECK, OTHER, TEMPLATE, CountingTeacher, asking, contents, run, tables, write_corpus
 
-from uae.errors import ArtefactError
-from uae.tables import CANDIDATES, read_table, write_table
+from uae.io.errors import ArtefactError
+from uae.io.tables import CANDIDATES, read_table, write_table
 from uae.teacher import label as label_module
 from uae.teacher import plan as module
 from uae.teacher.asking import Asked
+from uae.teacher.engines.local import load_teacher
 from uae.teacher.plan import plan
-from uae.teacher.scoring import load_teacher
 
 ALL = 12 + 12 * 6
 

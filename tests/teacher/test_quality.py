@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from uae.errors import ArtefactError
-from uae.teacher.quality import judge, pair_table, question_table
-from uae.teacher.quality_verdict import (
+from uae.io.errors import ArtefactError
+from uae.teacher.quality.figures import judge, pair_table, question_table
+from uae.teacher.quality.verdict import (
     FEWEST_QUESTIONS,
     FEWEST_READ_TWICE,
     LENGTH_DEPENDENCE,

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 
-from uae.teacher.quality import judge
-from uae.teacher.quality_page import page
+from uae.teacher.quality.figures import judge
+from uae.teacher.quality.page import page
 
 HOSTILE = '</p><script>alert("x")</script><img src="https://evil.example/x.png" onerror="alert(1)">'
 LONG = "word " * 5000 + "the very end"

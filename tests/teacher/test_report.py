@@ -6,12 +6,12 @@ import re
 import pytest
 from labelling import CHECK, CountingTeacher, asking, contents, run, tables, write_corpus
 
-from uae.errors import ArtefactError
-from uae.tables import CANDIDATES, QUESTIONS, read_table
-from uae.teacher import report as module
+from uae.io.errors import ArtefactError
+from uae.io.tables import CANDIDATES, QUESTIONS, read_table
 from uae.teacher.prompts import Template
 from uae.teacher.protocol import Pair
-from uae.teacher.report import report_labels
+from uae.teacher.quality import report as module
+from uae.teacher.quality.report import report_labels
 from uae.teacher.store import LabelStore
 from uae.teacher.utility import Source, utilities
 
@@ -38,7 +38,7 @@ def corpus(tmp_path, monkeypatch):
 @pytest.fixture
 def no_page(monkeypatch):
     """For tests of figures: the page's plots take most of the time."""
-    monkeypatch.setattr("uae.teacher.quality_page.page", lambda *tables: "")
+    monkeypatch.setattr("uae.teacher.quality.page.page", lambda *tables: "")
 
 
 figures_only = pytest.mark.usefixtures("no_page")

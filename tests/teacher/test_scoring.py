@@ -6,10 +6,10 @@ import threading
 import pytest
 import torch
 
-from uae.errors import InputError, ModelError
+from uae.io.errors import InputError, ModelError
+from uae.teacher.engines.local import CausalTeacher, load_causal_lm, load_teacher
 from uae.teacher.prompts import Template
 from uae.teacher.protocol import Pair, read_all
-from uae.teacher.scoring import CausalTeacher, load_causal_lm, load_teacher
 
 TEMPLATE = Template("Passage: {passage}\n\n", "Question: {question}\nAnswer:", " {answer}")
 PASSAGES = [

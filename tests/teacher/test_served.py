@@ -13,11 +13,11 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from vllm_like_server import VERSION, VllmLikeServer
 
-from uae.errors import ConfigError, InputError, ModelError
-from uae.teacher import served
+from uae.io.errors import ConfigError, InputError, ModelError
+from uae.teacher.engines import served
+from uae.teacher.engines.served import ServedTeacher
 from uae.teacher.prompts import Template
 from uae.teacher.protocol import Pair, Reading
-from uae.teacher.served import ServedTeacher
 
 NAME = "tiny@1"
 TEMPLATE = Template("Passage: {passage}\n\n", "Question: {question}\nAnswer:", " {answer}")

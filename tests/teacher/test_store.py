@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import uae
-from uae.errors import ArtefactError
-from uae.files import sha256_file
-from uae.tables import LABELS, write_table
+from uae.io.errors import ArtefactError
+from uae.io.files import sha256_file
+from uae.io.tables import LABELS, write_table
 from uae.teacher import store as module
 from uae.teacher.store import KEY, LabelStore
 

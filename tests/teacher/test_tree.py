@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uae.teacher.tree import Prompted, build_tree, divide, shared_prefix
+from uae.teacher.engines.tree import Prompted, build_tree, divide, shared_prefix
 
 
 def prompted(*tokens: int, start: int, pair: int = 0) -> Prompted:

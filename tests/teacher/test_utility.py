@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from uae.errors import ArtefactError
+from uae.io.errors import ArtefactError
 from uae.teacher.asking import answer_id
 from uae.teacher.utility import Source, template_utilities, utilities
 

@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from uae.errors import ArtefactError
+from uae.io.errors import ArtefactError
 from uae.training.examples import build_examples, evidence_texts, require_questions
 from uae.training.temperature import calibrated_temperature
 

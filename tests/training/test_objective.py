@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, kl_div
 
-from uae.training.objective import Masks, target_weights, teacher_weights, utility_infonce
-from uae.training.rivals import infonce
+from uae.training.objectives.rivals import infonce
+from uae.training.objectives.utility_infonce import Masks, target_weights, teacher_weights, utility_infonce
 
 GENERATOR = torch.Generator().manual_seed(0)
 SCORES = torch.randn(3, 6, dtype=torch.float64, generator=GENERATOR)

@@ -1,11 +1,11 @@
 import torch
 
+from uae.text.words import count_words
 from uae.training.batches import UtilityCollator, label_rows
 from uae.training.examples import Example
-from uae.training.objective import utility_infonce
+from uae.training.objectives.rivals import OBJECTIVES
+from uae.training.objectives.utility_infonce import utility_infonce
 from uae.training.passage_queries import passage_queries
-from uae.training.rivals import OBJECTIVES
-from uae.words import count_words
 
 NONE: frozenset[str] = frozenset()
 

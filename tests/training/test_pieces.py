@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from uae.encoding import load_encoder
+from uae.retrievers.dense import load_encoder
 from uae.training.pieces import encode_in_pieces
 
 TEXTS = [

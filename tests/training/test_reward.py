@@ -9,9 +9,9 @@ import pytest
 import torch
 from sentence_transformers import CrossEncoder
 
-from uae.errors import ArtefactError, ModelError
-from uae.files import read_json, write_text
-from uae.tables import read_table
+from uae.io.errors import ArtefactError, ModelError
+from uae.io.files import read_json, write_text
+from uae.io.tables import read_table
 from uae.training import reward
 from uae.training.reward import SCORES, RewardRecipe, denoised_utilities, difference_loss, fit_reward_model, parts, quality
 

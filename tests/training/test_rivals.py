@@ -13,8 +13,8 @@ from sklearn.metrics import ndcg_score, roc_auc_score
 from torch.distributions import Categorical, kl_divergence
 from torch.nn.functional import cross_entropy, softplus
 
-from uae.training.objective import Masks, utility_infonce
-from uae.training.rivals import NEEDS_EVIDENCE, OBJECTIVES
+from uae.training.objectives.rivals import NEEDS_EVIDENCE, OBJECTIVES
+from uae.training.objectives.utility_infonce import Masks, utility_infonce
 
 GENERATOR = torch.Generator().manual_seed(0)
 SCORES = torch.randn(3, 6, dtype=torch.float64, generator=GENERATOR)

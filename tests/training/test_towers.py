@@ -11,10 +11,10 @@ from sentence_transformers.sentence_transformer.modules import BoW, Dense
 from tokenizers.normalizers import Lowercase
 
 import uae.training.towers
-from uae.document_side import document_fingerprint
-from uae.encoding import encode, load_encoder
-from uae.errors import ConfigError, ModelError
-from uae.sources import fingerprint
+from uae.io.errors import ConfigError, ModelError
+from uae.io.models import fingerprint
+from uae.retrievers.dense import encode, load_encoder
+from uae.retrievers.document_side import document_fingerprint
 from uae.training.towers import FrozenVectors, build_student, frozen_documents
 
 QUESTIONS = ["Who keeps the keys?", "Why does the fan stop?", "WHEN is the seal replaced?"]

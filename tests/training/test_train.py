@@ -10,16 +10,16 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformerTrainer
 
-from uae.encoding import encode, load_encoder
-from uae.errors import ArtefactError
-from uae.files import read_json, write_json
-from uae.sources import fingerprint
-from uae.tables import CANDIDATES, LABELS, PASSAGES, QUESTIONS, read_table, write_table
+from uae.io.errors import ArtefactError
+from uae.io.files import read_json, write_json
+from uae.io.models import fingerprint
+from uae.io.tables import CANDIDATES, LABELS, PASSAGES, QUESTIONS, read_table, write_table
+from uae.retrievers.dense import encode, load_encoder
 from uae.teacher.asking import answer_id
 from uae.teacher.store import KEY, LabelStore
 from uae.training.fit import Recipe, _arguments
+from uae.training.objectives.rivals import OBJECTIVES
 from uae.training.reward import RewardRecipe
-from uae.training.rivals import OBJECTIVES
 from uae.training.train import Plan, Refreshing, Rewarding, Selection, train
 
 

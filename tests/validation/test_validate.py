@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from uae.errors import ValidationFailed
-from uae.tables import DOCUMENTS, PASSAGES, QUESTIONS, write_table
+from uae.io.errors import ValidationFailed
+from uae.io.tables import DOCUMENTS, PASSAGES, QUESTIONS, write_table
 from uae.teacher.store import LabelStore
 from uae.validation.validate import validate, validate_labels
 

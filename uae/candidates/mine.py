@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from uae.answer_match import normalised, telling, texts_holding
-from uae.encoding import encode, load_encoder
-from uae.errors import ArtefactError
-from uae.files import sha256_bytes
-from uae.retrieval import rank
-from uae.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table, write_table
+from uae.io.errors import ArtefactError
+from uae.io.files import sha256_bytes
+from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table, write_table
+from uae.measures.ranking import rank
+from uae.retrievers.dense import encode, load_encoder
+from uae.text.answer_match import normalised, telling, texts_holding
 
 _LABELLED_SPLITS = ("train", "validation")
 

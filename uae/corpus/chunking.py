@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from uae.corpus.records import RawDocument
-from uae.words import count_words
+from uae.text.words import count_words
 
 
 def cut(document: RawDocument, max_words: int) -> Iterator[tuple[str, int, int]]:

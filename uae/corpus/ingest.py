@@ -3,14 +3,14 @@
 import json
 from pathlib import Path
 
-from uae.corpus import beir, folder, jsonl, qasper, squad
+from uae.corpus.adapters import beir, folder, jsonl, qasper, squad
 from uae.corpus.chunking import cut
 from uae.corpus.records import RawDocument, RawQuestion, Source
 from uae.corpus.splits import SPLITS, assign
-from uae.errors import InputError
-from uae.files import sha256_bytes
-from uae.tables import DOCUMENTS, PASSAGES, QUESTIONS, write_table
-from uae.words import count_words
+from uae.io.errors import InputError
+from uae.io.files import sha256_bytes
+from uae.io.tables import DOCUMENTS, PASSAGES, QUESTIONS, write_table
+from uae.text.words import count_words
 
 _ADAPTERS = {
     "jsonl": jsonl.read,

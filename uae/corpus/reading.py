@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from uae.errors import InputError
+from uae.io.errors import InputError
 
 
 def read_text(path: Path) -> str:

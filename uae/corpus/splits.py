@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from uae.files import sha256_bytes
+from uae.io.files import sha256_bytes
 
 SPLITS = ("train", "validation", "test")
 

@@ -7,9 +7,9 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from uae.evaluation.fusion import Rankings
-from uae.evaluation.metrics import answer_metrics
-from uae.teacher.scoring import load_causal_lm
+from uae.measures.fusion import Rankings
+from uae.measures.metrics import answer_metrics
+from uae.teacher.engines.local import load_causal_lm
 
 # A small reader needs to see the form of an answer: what the examples are worth is measured by benchmarks/reader_prompts.py.
 _EXAMPLES = """Passage: Entry to the museum costs six crowns, or four after noon.

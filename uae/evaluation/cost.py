@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from uae.evaluation.fusion import Rankings
-from uae.evaluation.lexical import Bm25
-from uae.index.release import Release
+from uae.measures.fusion import Rankings
+from uae.release.open import Release
+from uae.retrievers.lexical import Bm25
 
 System = Callable[[str], object]  # answers the question of an id; what it gives back is not looked at
 

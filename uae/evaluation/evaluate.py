@@ -9,17 +9,17 @@ import numpy as np
 import pandas as pd
 
 from uae.evaluation.answers import read_answers
-from uae.evaluation.fusion import Rankings, reciprocal_rank_fusion
-from uae.evaluation.lexical import rank_bm25
 from uae.evaluation.llm import Judging, with_llm
-from uae.evaluation.metrics import retrieval_metrics
 from uae.evaluation.page import evaluation_page
-from uae.evaluation.statistics import Gain, gain_over_groups, mean_with_interval, paired_gain
 from uae.evaluation.testset import BASE, UAE, choose_questions, rank_with, test_set_hash
-from uae.files import write_json, write_text
-from uae.index.release import read_manifest
-from uae.sources import fingerprint
-from uae.tables import PASSAGES, QUESTIONS, RUNS, read_table, write_table
+from uae.io.files import write_json, write_text
+from uae.io.models import fingerprint
+from uae.io.tables import PASSAGES, QUESTIONS, RUNS, read_table, write_table
+from uae.measures.fusion import Rankings, reciprocal_rank_fusion
+from uae.measures.metrics import retrieval_metrics
+from uae.measures.statistics import Gain, gain_over_groups, mean_with_interval, paired_gain
+from uae.release.open import read_manifest
+from uae.retrievers.lexical import rank_bm25
 
 BM25, HYBRID = "bm25", "hybrid"
 _CURVE_DEPTH = 10

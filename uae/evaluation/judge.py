@@ -12,10 +12,10 @@ import pandas as pd
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
-from uae.errors import ArtefactError
-from uae.evaluation.fusion import Rankings
 from uae.evaluation.rerank import reorder
-from uae.evaluation.statistics import mean_with_interval
+from uae.io.errors import ArtefactError
+from uae.measures.fusion import Rankings
+from uae.measures.statistics import mean_with_interval
 from uae.teacher.asking import Asked, wanted
 from uae.teacher.label import read_missing
 from uae.teacher.store import LabelStore

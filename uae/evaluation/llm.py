@@ -8,16 +8,16 @@ from pathlib import Path
 import pandas as pd
 
 from uae.evaluation.cost import lexical_search, reranking, time_queries, vector_search
-from uae.evaluation.fusion import Rankings
 from uae.evaluation.judge import agreement, ceiling, passage_utilities, ranked_pairs, top_passage_utility
-from uae.evaluation.lexical import Bm25
 from uae.evaluation.rerank import rerank_by_list, rerank_by_query_likelihood
-from uae.evaluation.statistics import kept_gain, mean_with_interval, paired_gain
 from uae.evaluation.testset import BASE, UAE
-from uae.index.release import Release
+from uae.measures.fusion import Rankings
+from uae.measures.statistics import kept_gain, mean_with_interval, paired_gain
+from uae.release.open import Release
+from uae.retrievers.lexical import Bm25
 from uae.teacher.asking import Asked
+from uae.teacher.engines.local import CausalTeacher, load_teacher
 from uae.teacher.prompts import Template
-from uae.teacher.scoring import CausalTeacher, load_teacher
 
 QUERY_LIKELIHOOD, LIST_WISE, CEILING = "rerank_query_likelihood", "rerank_list", "ceiling"
 _FOUND = 10  # passages that a query asks for when its time is taken

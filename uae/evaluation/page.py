@@ -11,10 +11,10 @@ from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from uae.errors import ArtefactError
 from uae.evaluation.testset import BASE, UAE
-from uae.files import write_text
-from uae.page import INK, canvas, drawing, interval, or_dash, reach, render, svg
+from uae.io.errors import ArtefactError
+from uae.io.files import write_text
+from uae.pages.page import INK, canvas, drawing, interval, or_dash, reach, render, svg
 
 
 class _System(NamedTuple):

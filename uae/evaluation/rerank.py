@@ -12,8 +12,8 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from uae.errors import ArtefactError, ConfigError, InputError, ModelError
-from uae.evaluation.fusion import Rankings
+from uae.io.errors import ArtefactError, ConfigError, InputError, ModelError
+from uae.measures.fusion import Rankings
 from uae.teacher.asking import answer_id
 from uae.teacher.label import windows
 from uae.teacher.prompts import Template
@@ -99,7 +99,7 @@ def rerank_by_list(
 
     Args:
         questions, passages: of their schemas; those that are ranked must be among them.
-        model, tokenizer: as ``uae.teacher.scoring.load_causal_lm`` gives them.
+        model, tokenizer: as ``uae.teacher.engines.local.load_causal_lm`` gives them.
         window: passages in one prompt at most, 2 to 52.
 
     Raises:

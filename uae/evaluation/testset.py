@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from uae.encoding import encode, load_encoder
-from uae.errors import ArtefactError
-from uae.files import sha256_bytes
-from uae.retrieval import rank
+from uae.io.errors import ArtefactError
+from uae.io.files import sha256_bytes
+from uae.measures.ranking import rank
+from uae.retrievers.dense import encode, load_encoder
 
 BASE, UAE = "base", "uae"
 

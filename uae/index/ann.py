@@ -8,8 +8,8 @@ from typing import NamedTuple
 import faiss
 import numpy as np
 
-from uae.errors import ConfigError
 from uae.index.nearest import MOST_BREADTH, search, search_parameters
+from uae.io.errors import ConfigError
 
 __all__ = ["Tuned", "build_index", "dtype", "index_recall", "plan_factory", "search", "search_parameters", "tune"]
 

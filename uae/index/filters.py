@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from uae.errors import ArtefactError, InputError
+from uae.io.errors import ArtefactError, InputError
 
 DOC_ID = "doc_id"
 _ENDS = ("gte", "lte")

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from uae.errors import ConfigError
-from uae.index.parity import Parity, is_within
+from uae.io.errors import ConfigError
+from uae.release.parity import Parity, is_within
 
 RECALL_AT = 10  # of the index against exact search
 _VERDICT = {True: "passed", False: "FAILED"}

@@ -2,7 +2,7 @@
 
 from mlflow import MlflowClient
 
-from uae.errors import InputError
+from uae.io.errors import InputError
 from uae.registry.tracking import ENCODER_TAG, RELEASE_TAG
 from uae.registry.versions import version_numbered, version_of
 

@@ -6,11 +6,11 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from uae.errors import ArtefactError
-from uae.files import atomic_path, write_json
-from uae.index.release import read_manifest
+from uae.io.errors import ArtefactError
+from uae.io.files import atomic_path, write_json
 from uae.registry.tracking import connect
 from uae.registry.versions import origin_of, release_of, version_of
+from uae.release.open import read_manifest
 
 
 def package(bento_path: Path, root: Path, uri: str, experiment: str, model: str, alias: str, bento: str) -> dict:

@@ -12,18 +12,18 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 
 import uae
-from uae.encoding import encode, load_encoder
-from uae.errors import ArtefactError
-from uae.evaluation.metrics import retrieval_metrics
 from uae.evaluation.testset import BASE, UAE, choose_questions, rank_with, test_set_hash
-from uae.files import read_json, write_json
 from uae.index.ann import index_recall
-from uae.index.parity import Corpus, Parity, measure_parity
-from uae.index.release import open_encoder, read_index, read_manifest
+from uae.io.errors import ArtefactError
+from uae.io.files import read_json, write_json
+from uae.io.tables import PASSAGES, QUESTIONS, read_table
+from uae.measures.metrics import retrieval_metrics
 from uae.registry.gate import RECALL_AT, Bounds, Decision, decide_better, decide_serving
 from uae.registry.tracking import ENCODER_TAG, RELEASE_TAG, code_version, connect, dvc_md5, run_of
 from uae.registry.versions import release_of, version_of, with_release
-from uae.tables import PASSAGES, QUESTIONS, read_table
+from uae.release.open import open_encoder, read_index, read_manifest
+from uae.release.parity import Corpus, Parity, measure_parity
+from uae.retrievers.dense import encode, load_encoder
 
 _SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec("string", "query"), ColSpec("long", "k", required=False)]),

@@ -10,7 +10,7 @@ class RetrieverModel(mlflow.pyfunc.PythonModel):
     """Columns ``query`` and optionally ``k`` in; one row for each passage found out."""
 
     def load_context(self, context):
-        from uae.index.release import Release
+        from uae.release.open import Release
 
         self.release = Release(Path(context.artifacts["release"]))
 

@@ -19,7 +19,7 @@ from mlflow.data.sources import LocalArtifactDatasetSource
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from uae.errors import ArtefactError, ConfigError, without_user_info
+from uae.io.errors import ArtefactError, ConfigError, without_user_info
 
 ENCODER_TAG, RELEASE_TAG = "uae.encoder", "uae.release"
 

@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from uae.errors import ArtefactError, without_user_info
+from uae.io.errors import ArtefactError, without_user_info
 from uae.registry.tracking import RELEASE_TAG
 
 # What MLflow answers for an unknown model or version, and for an unknown alias. All else says nothing about what there is.

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from uae.errors import UaeError
+from uae.io.errors import UaeError
 
 # A call of the model costs about as much as so many tokens more in another: a text that would add more padding than that waits
 # for a call of its own, or for company.

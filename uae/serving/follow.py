@@ -11,11 +11,11 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from uae.errors import ArtefactError, InputError, UaeError, without_user_info
-from uae.files import read_json, write_json
+from uae.io.errors import ArtefactError, InputError, UaeError, without_user_info
+from uae.io.files import read_json, write_json
 from uae.registry.tracking import RELEASE_TAG
 from uae.registry.versions import origin_of
-from uae.serving.releases import DOWNLOAD_PREFIX, ReleaseStore
+from uae.release.store import DOWNLOAD_PREFIX, ReleaseStore
 
 _LONGEST_PAUSE_S = 600.0
 

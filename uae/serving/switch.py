@@ -18,10 +18,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
-from uae.errors import ArtefactError, UaeError
-from uae.files import read_json
-from uae.index.release import Release
-from uae.serving.releases import ReleaseStore
+from uae.io.errors import ArtefactError, UaeError
+from uae.io.files import read_json
+from uae.release.open import Release
+from uae.release.store import ReleaseStore
 
 _WARMING_TEXTS = 8
 _LONGEST_RETRY_S = 300.0
@@ -46,7 +46,7 @@ class Served:
     def __init__(self, release: Release, batcher: Batcher, origin: dict | None):
         """
         Args:
-            origin: where the release came from, ``uae.serving.releases.read_origin(folder)``.
+            origin: where the release came from, ``uae.release.store.read_origin(folder)``.
         """
         self.release = release
         self.batcher = batcher

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from uae.errors import InputError
-from uae.files import sha256_bytes
+from uae.io.errors import InputError
+from uae.io.files import sha256_bytes
 from uae.teacher.prompts import Template
 from uae.teacher.protocol import Pair, Teacher
 

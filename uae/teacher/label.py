@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from uae.files import write_json
-from uae.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table
+from uae.io.files import write_json
+from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table
 from uae.teacher.asking import Asked, sample, wanted
 from uae.teacher.prompts import Template
 from uae.teacher.protocol import Batch, Pair, Teacher, read_all

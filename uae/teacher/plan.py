@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from uae.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table
+from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table
 from uae.teacher.asking import Asked, wanted
 from uae.teacher.label import passes, unread, windows
 from uae.teacher.protocol import Batch, Teacher, read_all

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from uae.files import sha256_bytes
+from uae.io.files import sha256_bytes
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from uae.errors import ArtefactError
-from uae.files import disk_error
-from uae.tables import LABELS, as_arrow
+from uae.io.errors import ArtefactError
+from uae.io.files import disk_error
+from uae.io.tables import LABELS, as_arrow
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from uae.errors import InputError, ModelError
+from uae.io.errors import InputError, ModelError
 from uae.teacher.prompts import Template
 from uae.teacher.protocol import Pair
 

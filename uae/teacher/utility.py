@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import logsumexp
 
-from uae.errors import ArtefactError
+from uae.io.errors import ArtefactError
 from uae.teacher.asking import answer_id, scored_texts
 
 # Nats. A reading may change so much with the batch that it is read in, and scaled up, such a change would be all that is said.

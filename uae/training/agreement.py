@@ -8,10 +8,10 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.evaluation import BaseEvaluator
 from sklearn.metrics import ndcg_score
 
-from uae.encoding import encode
+from uae.retrievers.dense import encode
 from uae.training.batches import label_rows
 from uae.training.examples import Example
-from uae.training.objective import target_weights
+from uae.training.objectives.utility_infonce import target_weights
 
 METRIC = "validation_ndcg"
 

@@ -10,7 +10,7 @@ from sentence_transformers.sentence_transformer.data_collator import SentenceTra
 from torch import Tensor
 
 from uae.training.examples import Example
-from uae.training.objective import Masks
+from uae.training.objectives.utility_infonce import Masks
 from uae.training.passage_queries import passage_queries
 
 

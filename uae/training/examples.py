@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from uae.errors import ArtefactError
-from uae.files import read_json
-from uae.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table
+from uae.io.errors import ArtefactError
+from uae.io.files import read_json
+from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table
 from uae.teacher.store import LabelStore
 from uae.teacher.utility import Source, utilities
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from uae.answer_match import normalised, telling, texts_holding
-from uae.near_duplicates import near_duplicate_pairs
+from uae.text.answer_match import normalised, telling, texts_holding
+from uae.text.near_duplicates import near_duplicate_pairs
 from uae.training.examples import evidence_texts
 
 

@@ -22,16 +22,16 @@ from transformers import EarlyStoppingCallback, ProgressCallback, TrainerCallbac
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
-from uae.compute import memory_budget, pick_device, seed_everything, weight_bytes
-from uae.encoding import load_encoder
-from uae.files import atomic_path, sha256_bytes, write_text
-from uae.sources import fingerprint
+from uae.io.compute import memory_budget, pick_device, seed_everything, weight_bytes
+from uae.io.files import atomic_path, sha256_bytes, write_text
+from uae.io.models import fingerprint
+from uae.retrievers.dense import load_encoder
 from uae.training.agreement import METRIC, Agreement
 from uae.training.batches import DocumentBatchSampler, UtilityCollator
 from uae.training.examples import Example
-from uae.training.objective import Masks, utility_infonce
+from uae.training.objectives.rivals import NEEDS_EVIDENCE, OBJECTIVES
+from uae.training.objectives.utility_infonce import Masks, utility_infonce
 from uae.training.pieces import encode_in_pieces
-from uae.training.rivals import NEEDS_EVIDENCE, OBJECTIVES
 from uae.training.towers import FrozenVectors, build_student, frozen_documents
 
 # Where full batches would make fewer steps an epoch, they are smaller: one or two, the first still warming up, teach nothing.

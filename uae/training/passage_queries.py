@@ -6,9 +6,9 @@ The inverse cloze task (Lee et al., ACL 2019, arXiv 1906.00300), with the run le
 
 import numpy as np
 
-from uae.files import sha256_bytes
+from uae.io.files import sha256_bytes
+from uae.text.words import word_spans
 from uae.training.examples import Example
-from uae.words import word_spans
 
 _SHORTEST, _LONGEST = 6, 16  # words of a run, about those of a question
 

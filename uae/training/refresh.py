@@ -10,9 +10,9 @@ from pathlib import Path
 import pandas as pd
 from sentence_transformers import SentenceTransformer
 
-from uae.encoding import encode
-from uae.retrieval import rank
-from uae.tables import CANDIDATES, read_table, write_table
+from uae.io.tables import CANDIDATES, read_table, write_table
+from uae.measures.ranking import rank
+from uae.retrievers.dense import encode
 from uae.training.examples import Example
 
 

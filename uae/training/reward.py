@@ -26,12 +26,12 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PrinterCallback
 
-from uae.compute import hide_loading_bars, pick_device, seed_everything
-from uae.encoding import refuse_pickles
-from uae.errors import ArtefactError, ModelError
-from uae.files import atomic_path, read_json, sha256_bytes, write_json
-from uae.sources import fingerprint
-from uae.tables import read_table, write_table
+from uae.io.compute import hide_loading_bars, pick_device, seed_everything
+from uae.io.errors import ArtefactError, ModelError
+from uae.io.files import atomic_path, read_json, sha256_bytes, write_json
+from uae.io.models import fingerprint
+from uae.io.tables import read_table, write_table
+from uae.retrievers.dense import refuse_pickles
 
 SCORES = pa.schema(
     [

@@ -7,7 +7,7 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
-from uae.errors import ArtefactError
+from uae.io.errors import ArtefactError
 
 _RANGE = (0.01, 20.0)  # nats per token: one-hot and uniform, nearly
 

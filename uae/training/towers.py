@@ -13,9 +13,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Module, Normalize, Router
 from torch import Tensor
 
-from uae.document_side import route
-from uae.encoding import encode
-from uae.errors import ConfigError, ModelError
+from uae.io.errors import ConfigError, ModelError
+from uae.retrievers.dense import encode
+from uae.retrievers.document_side import route
 
 
 def build_student(encoder: SentenceTransformer, towers: str) -> SentenceTransformer:

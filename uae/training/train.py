@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from uae.compute import pick_device
-from uae.encoding import load_encoder
-from uae.files import atomic_path, write_json, write_text
-from uae.sources import fingerprint
-from uae.tables import CANDIDATES, read_table, write_table
+from uae.io.compute import pick_device
+from uae.io.files import atomic_path, write_json, write_text
+from uae.io.models import fingerprint
+from uae.io.tables import CANDIDATES, read_table, write_table
+from uae.retrievers.dense import load_encoder
 from uae.training.agreement import METRIC, Agreement
 from uae.training.examples import Example, build_examples, evidence_texts, labelled_pairs, read_tables, require_questions
 from uae.training.false_negatives import known_false_negatives

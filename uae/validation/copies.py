@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from uae.words import words
+from uae.text.words import words
 
 MIN_WORDS = 8  # in a passage: fewer cannot tell a copy from a turn of phrase
 MOST_COPIES = 8  # are looked up of one passage: what stands in as many documents is boilerplate

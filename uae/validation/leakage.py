@@ -20,9 +20,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from uae.near_duplicates import jaccard, near_duplicate_pairs
+from uae.text.near_duplicates import jaccard, near_duplicate_pairs
+from uae.text.words import count_words, words
 from uae.validation.copies import MOST_COPIES, Copy, find_copies
-from uae.words import count_words, words
 
 _COPIED = 0.2
 _TELLING_WORDS = 5  # fewer are the answer to many questions

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from uae.errors import ValidationFailed
-from uae.files import write_json
-from uae.tables import DOCUMENTS, PASSAGES, QUESTIONS, read_table
+from uae.io.errors import ValidationFailed
+from uae.io.files import write_json
+from uae.io.tables import DOCUMENTS, PASSAGES, QUESTIONS, read_table
 from uae.teacher.store import LabelStore
+from uae.text.words import count_words
 from uae.validation.leakage import leakage_facts
 from uae.validation.suites import document_suite, label_suite, leakage_suite, passage_suite, question_suite, run_suite
-from uae.words import count_words
 
 
 def validate(

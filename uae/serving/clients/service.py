@@ -11,7 +11,7 @@ from typing import Any, Literal
 import httpx
 import tenacity
 
-from uae.errors import UaeError
+from uae.io.errors import UaeError
 
 # A service that asks for more than this many seconds is not waited for: whoever asked would have given up before.
 _LONGEST_WAIT = 30.0

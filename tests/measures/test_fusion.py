@@ -1,0 +1,50 @@
+"""Every score is worked out by hand: 1 / (k + place), summed."""
+
+import pytest
+
+from uae.measures.fusion import reciprocal_rank_fusion
+
+
+def ranked(**lists: list[str]) -> dict:
+    """Scores that say nothing, and of another size in every ranking: only places may count."""
+    return {question: (ids, [100.0 - len(lists) * n for n in range(len(ids))]) for question, ids in lists.items()}
+
+
+def test_places_count_and_nothing_else():
+    first, second = ranked(q1=["a", "b", "c"], q2=["x"]), ranked(q1=["c", "a", "b"], q2=["x"])
+    fused = reciprocal_rank_fusion([first, second])
+    assert fused["q1"][0] == ["a", "c", "b"]
+    assert fused["q1"][1] == pytest.approx([1 / 61 + 1 / 62, 1 / 61 + 1 / 63, 1 / 62 + 1 / 63])
+    assert fused["q2"] == (["x"], [pytest.approx(2 / 61)])
+
+
+def test_a_system_that_does_not_rank_a_passage_adds_nothing():
+    ids, scores = reciprocal_rank_fusion([ranked(q=["a", "b"]), ranked(q=["c", "b"])], k=1)["q"]
+    assert ids == ["b", "a", "c"]
+    assert scores == pytest.approx([1 / 3 + 1 / 3, 1 / 2, 1 / 2])
+
+
+def test_k_says_how_much_the_first_places_count():
+    rankings = [ranked(q=["a", "b", "c"]), ranked(q=["c", "b", "a"]), ranked(q=["d", "b", "e"])]
+    assert reciprocal_rank_fusion(rankings, k=60)["q"][0][0] == "b"
+    assert reciprocal_rank_fusion(rankings, k=0)["q"][0][:2] == ["b", "a"]  # 3/2, then 1 + 1/3
+    assert reciprocal_rank_fusion(rankings[:2], k=0)["q"][0] == ["a", "c", "b"]  # 1 + 1/3 twice, then 2/2
+
+
+def test_ties_by_id_whatever_the_order_of_systems():
+    """Sums of three places in another order differ in their last bits."""
+    rankings = [ranked(q=["z", "y", "x"]), ranked(q=["y", "x", "z"]), ranked(q=["x", "z", "y"])]
+    expected = (["x", "y", "z"], [pytest.approx(1 / 61 + 1 / 62 + 1 / 63)] * 3)
+    assert reciprocal_rank_fusion(rankings)["q"] == expected
+    assert reciprocal_rank_fusion(rankings[::-1])["q"] == expected
+
+
+def test_one_system_keeps_its_order_and_an_empty_ranking_stays_empty():
+    assert reciprocal_rank_fusion([ranked(q=["b", "a"], r=[])]) == {"q": (["b", "a"], [1 / 61, 1 / 62]), "r": ([], [])}
+
+
+def test_rankings_of_other_questions_are_an_error():
+    with pytest.raises(ValueError, match="same questions"):
+        reciprocal_rank_fusion([ranked(q=["a"]), ranked(q=["a"], r=["a"])])
+    with pytest.raises(ValueError, match="no rankings"):
+        reciprocal_rank_fusion([])

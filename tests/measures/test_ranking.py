@@ -1,0 +1,100 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from uae.io.errors import InputError
+from uae.measures.ranking import rank
+
+PASSAGES = pd.DataFrame({"passage_id": ["pd", "pa", "pc", "pb", "pe"], "doc_id": ["d1", "d1", "d2", "d1", "d2"]})
+VECTORS = np.array([[1, 0], [0.6, 0.8], [0, 1], [0.8, 0.6], [-1, 0]], dtype=np.float32)
+
+
+def ask(*doc_ids):
+    number = range(1, len(doc_ids) + 1)
+    return pd.DataFrame(
+        {"question_id": [f"q{n}" for n in number], "doc_id": doc_ids, "source": [f"questions.jsonl, line {n}" for n in number]},
+        columns=["question_id", "doc_id", "source"],
+    )
+
+
+def vectors(*rows):
+    return np.array(rows, dtype=np.float32).reshape(len(rows), 2)
+
+
+EAST, NORTH = (1, 0), (0, 1)
+
+
+def test_the_whole_corpus_best_first_with_cosines():
+    (found,) = rank(ask("d1"), PASSAGES, vectors(EAST), VECTORS, "corpus")
+    assert found.question_id == "q1"
+    assert found.passage_ids == ["pd", "pb", "pa", "pc", "pe"]
+    assert found.scores == pytest.approx([1, 0.8, 0.6, 0, -1])
+
+
+def test_each_question_is_ranked_by_its_own_vector_within_its_own_document():
+    first, second, third = rank(ask("d2", "d1", "d2"), PASSAGES, vectors(EAST, NORTH, NORTH), VECTORS, "document")
+    assert (first.question_id, first.passage_ids) == ("q1", ["pc", "pe"])
+    assert (second.question_id, second.passage_ids) == ("q2", ["pa", "pb", "pd"])
+    assert second.scores == pytest.approx([0.8, 0.6, 0])
+    assert (third.question_id, third.passage_ids) == ("q3", ["pc", "pe"])
+
+
+@pytest.mark.parametrize(("depth", "expected"), [(None, 5), (1, 1), (3, 3), (99, 5)])
+def test_depth_keeps_the_best(depth, expected):
+    (found,) = rank(ask("d1"), PASSAGES, vectors(EAST), VECTORS, "corpus", depth)
+    assert found.passage_ids == ["pd", "pb", "pa", "pc", "pe"][:expected]
+    assert len(found.scores) == expected
+
+
+@pytest.mark.parametrize("scope", ["document", "corpus"])
+def test_ties_are_broken_by_id_whatever_the_order_of_rows(scope):
+    ids = ["b", "a", "d", "c"]
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]):
+        passages = pd.DataFrame({"passage_id": [ids[n] for n in order], "doc_id": "d1"})
+        (found,) = rank(ask("d1"), passages, vectors(EAST), vectors(*[(0.6, 0.8)] * 4), scope)
+        assert found.passage_ids == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("count", [5, 7, 17, 101])
+@pytest.mark.parametrize("dimension", [33, 384, 768])
+def test_equal_passages_tie_though_their_products_differ_in_the_last_bit(count, dimension):
+    """A matrix product rounds by the place of a row: equal vectors in different rows do not get equal scores."""
+    generator = np.random.default_rng(dimension)
+    rows = generator.normal(size=(count, dimension)).astype(np.float32)
+    rows[count // 2 :] = rows[0]
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    ids = [f"p{n:03}" for n in generator.permutation(count)]
+    passages = pd.DataFrame({"passage_id": ids, "doc_id": "d1"})
+    question = rows[:1] + 0.02 * generator.normal(size=(1, dimension)).astype(np.float32)
+
+    (found,) = rank(ask("d1"), passages, question / np.linalg.norm(question), rows, "corpus")
+
+    equal = [ids[0], *ids[count // 2 :]]
+    assert found.passage_ids[: len(equal)] == sorted(equal)
+
+
+def test_a_question_without_a_document_is_named_in_document_scope():
+    with pytest.raises(InputError) as caught:
+        list(rank(ask("d1", "", ""), PASSAGES, vectors(EAST, EAST, EAST), VECTORS, "document"))
+    assert "questions.jsonl, line 2" in str(caught.value)
+    assert "1 more" in str(caught.value)
+    assert "set scope to corpus" in str(caught.value)
+
+
+def test_a_question_without_a_document_is_ranked_in_corpus_scope():
+    (found,) = rank(ask(""), PASSAGES, vectors(NORTH), VECTORS, "corpus")
+    assert found.passage_ids == ["pc", "pa", "pb", "pd", "pe"]
+
+
+def test_a_document_without_passages_gives_an_empty_ranking():
+    (found,) = rank(ask("d9"), PASSAGES, vectors(NORTH), VECTORS, "document")
+    assert (found.passage_ids, found.scores) == ([], [])
+
+
+def test_no_questions_give_no_rankings():
+    assert list(rank(ask(), PASSAGES, vectors(), VECTORS, "document")) == []
+
+
+def test_vectors_of_another_number_than_questions_are_an_error():
+    with pytest.raises(ValueError, match="zip"):
+        list(rank(ask("d1", "d1"), PASSAGES, vectors(EAST), VECTORS, "document"))

@@ -1,0 +1,70 @@
+"""``uae run`` over a chain of one stage: what it takes for unchanged, and what it refuses."""
+
+from pathlib import Path
+
+import pytest
+
+import uae.pipeline.run
+from uae.io.errors import ArtefactError
+from uae.io.files import write_text
+from uae.pipeline.run import models_of, run_chain
+from uae.pipeline.settings import load_settings
+from uae.pipeline.stages import STAGES, Stage, model_references
+
+LEAVE = (lambda: None,)
+PARAMS = Path(__file__).resolve().parents[2] / "params.yaml"
+
+
+@pytest.fixture
+def go(tmp_path, monkeypatch):
+    """Run one stage of the name ``ingest`` over a source file, and return whether it ran."""
+    write_text(tmp_path / "source", "one")
+
+    def run(meanwhile=lambda: None, *overrides: str, params: tuple[str, ...] = ("ingest",)) -> bool:
+        ran = []
+
+        def work(p, workspace):
+            ran.append(True)
+            write_text(workspace.path("documents"), (tmp_path / "source").read_text())
+            meanwhile()
+
+        stage = Stage("ingest", "Read.", work, needs=(), makes=("documents",), params=params, code=(), reads_source=True)
+        monkeypatch.setattr(uae.pipeline.run, "CHAIN", (stage,))
+        settings = load_settings(PARAMS, [f"ingest.path={tmp_path / 'source'}", *overrides])
+        run_chain(settings, tmp_path / "out", tmp_path / "models", lambda line: None, "ingest")
+        return bool(ran)
+
+    return run
+
+
+def test_a_source_changed_while_its_stage_runs_is_read_again(go, tmp_path):
+    assert go(lambda: write_text(tmp_path / "source", "two"))
+    assert go()
+    assert not go()
+
+
+def test_a_second_run_in_the_same_folder_is_kept_out(go, tmp_path):
+    def second():
+        with pytest.raises(ArtefactError, match="out: another uae run works in this folder; wait for it to end"):
+            go()
+
+    assert go(second)
+    assert not go()
+
+
+def test_a_local_model_changed_in_place_is_a_change_to_the_stages_that_name_it(go, tmp_path):
+    weights = tmp_path / "model" / "model.safetensors"
+    write_text(weights, "one")
+    named = {"params": ("ingest", "teachers", "models.student")}
+    local = f"teachers.main.model=path:{weights.parent}"
+    assert go(*LEAVE, local, **named)
+    assert not go(*LEAVE, local, **named)
+    write_text(weights, "two")
+    assert go(*LEAVE, local, **named)
+
+
+def test_each_stage_answers_for_the_models_that_its_parameters_name():
+    settings = load_settings(PARAMS)
+    named = {name: set(models_of(STAGES[name], settings)) for name in ("ingest", "candidates", "label", "evaluate")}
+    everything = set(model_references(settings))
+    assert named == {"ingest": set(), "candidates": {"student"}, "label": {"teacher main"}, "evaluate": everything}

@@ -1,0 +1,552 @@
+"""A release finds what it should and refuses parts that do not belong together."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+import torch
+
+import uae.release.build
+from uae.io.errors import ArtefactError, InputError
+from uae.io.files import sha256_file
+from uae.io.models import fingerprint
+from uae.io.tables import DOCUMENTS, PASSAGES, read_table, write_table
+from uae.release.build import IndexRecipe, build_release
+from uae.release.open import FORMAT, RELEASE_DOCUMENTS, Release, TorchEncoder, read_manifest, seal
+from uae.retrievers.dense import encode, load_encoder
+from uae.retrievers.document_side import document_fingerprint
+from uae.training.towers import build_student
+
+TEXTS = ["The seal is torn.", "Keys hang in the lodge.", "Ice forms on the fan.", "The fan is silent.", "Call Lunde first."]
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory, tiny_encoder) -> Path:
+    root = tmp_path_factory.mktemp("release")
+    blank = {"version": "", "text": "", "sections": []}
+    documents = [
+        {"doc_id": d, "source": d, "title": f"Title {d}", "metadata": json.dumps({"year": year, "tags": ["seal", d]})} | blank
+        for d, year in (("d1", 2023), ("d2", 2025))
+    ]
+    passages = [
+        {"passage_id": f"p{n}", "doc_id": "d1" if n < 3 else "d2", "position": n, "section": "S"}
+        | {"start": 0, "end": len(text), "text": text}
+        for n, text in enumerate(TEXTS)
+    ]
+    write_table(root / "documents.parquet", DOCUMENTS, documents)
+    write_table(root / "passages.parquet", PASSAGES, passages)
+    build(root, tiny_encoder, base_path=tiny_encoder)
+    return root / "release"
+
+
+def damaged(release: Path, tmp_path: Path) -> Path:
+    shutil.copytree(release, tmp_path / "release")
+    return tmp_path / "release"
+
+
+def test_search_equals_exact_inner_products(release, tiny_encoder):
+    encoder = load_encoder(tiny_encoder, "cpu")
+    expected = encode(encoder, ["Where are the keys?"], "query") @ encode(encoder, TEXTS, "document").T
+    (hits,) = Release(release, "cpu").search(["Where are the keys?"], k=5)
+    assert [hit.passage_id for hit in hits] == [f"p{n}" for n in np.argsort(-expected[0])]
+    assert [hit.score for hit in hits] == pytest.approx(sorted(expected[0], reverse=True), abs=1e-5)
+    assert (hits[0].title, hits[0].section, hits[0].text) == (f"Title {hits[0].doc_id}", "S", TEXTS[int(hits[0].passage_id[1])])
+
+
+def test_document_filter_and_k(release):
+    opened = Release(release, "cpu")
+    (hits,) = opened.search(["fan"], k=10, doc_id="d2")
+    assert sorted(hit.passage_id for hit in hits) == ["p3", "p4"]
+    assert [len(found) for found in opened.search(["a", "b"], k=2)] == [2, 2]
+    with pytest.raises(InputError, match="no document 'd9'"):
+        opened.search(["fan"], k=1, doc_id="d9")
+
+
+def test_same_inputs_give_the_same_fingerprint(release, tmp_path, tiny_encoder):
+    again = build(release.parent, tiny_encoder, tmp_path / "r", base_path=tiny_encoder)
+    assert again["fingerprint"] == read_manifest(release)["fingerprint"]
+
+
+@pytest.mark.parametrize("name", ["index.faiss", "passages.parquet", "serving/encoder.onnx"])
+def test_truncated_or_missing_file_is_refused_by_name(release, tmp_path, name):
+    folder = damaged(release, tmp_path)
+    (folder / name).write_bytes((folder / name).read_bytes()[:-1])
+    with pytest.raises(ArtefactError, match=name):
+        Release(folder, "cpu")
+    (folder / name).unlink()
+    with pytest.raises(ArtefactError, match=name):
+        Release(folder, "cpu")
+
+
+def test_another_encoder_of_the_same_size_is_refused_and_both_are_named(release, tmp_path):
+    folder = damaged(release, tmp_path)
+    weights = folder / "encoder" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(ArtefactError, match=r"the encoder is [0-9a-f]{12}, but the index was built with [0-9a-f]{12}"):
+        Release(folder, "cpu")
+
+
+def test_index_of_another_release_is_refused_and_both_are_named(release, tmp_path):
+    folder = damaged(release, tmp_path)
+    other = faiss.IndexFlatIP(32)
+    other.add(np.eye(5, 32, dtype=np.float32))
+    faiss.write_index(other, str(folder / "index.faiss"))
+    manifest, found = read_manifest(release), sha256_file(folder / "index.faiss")
+    ours = f"this release of encoder {manifest['encoder'][:12]} was built with {manifest['files']['index.faiss'][:12]}"
+    with pytest.raises(ArtefactError, match=rf"index\.faiss is {found[:12]}, but {ours}: it is another release's file"):
+        Release(folder, "cpu")
+    (folder / "index.faiss").unlink()
+    with pytest.raises(ArtefactError, match=rf"index\.faiss is missing; {ours}"):
+        Release(folder, "cpu")
+
+
+def test_another_encoders_graph_is_refused_and_both_are_named(release, tmp_path):
+    folder = damaged(release, tmp_path)
+    with open(folder / "serving" / "encoder.onnx", "ab") as graph:
+        graph.write(b"x")
+    found, ours = sha256_file(folder / "serving" / "encoder.onnx"), read_manifest(release)["files"]["serving/encoder.onnx"]
+    with pytest.raises(ArtefactError, match=rf"encoder\.onnx is {found[:12]}, but .* was built with {ours[:12]}"):
+        Release(folder, "cpu")
+
+
+def test_edited_manifest_is_refused(release, tmp_path):
+    folder = damaged(release, tmp_path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["max_tokens"] = 7
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtefactError, match="was changed after it was written"):
+        Release(folder, "cpu")
+
+
+QUESTION = "Why is the fan silent?"
+
+
+@pytest.fixture
+def project(release, tmp_path) -> Path:
+    """A folder with the corpus and a release of it, to build the next one over."""
+    for name in ("documents.parquet", "passages.parquet"):
+        shutil.copy(release.parent / name, tmp_path / name)
+    shutil.copytree(release, tmp_path / "release")
+    return tmp_path
+
+
+def build(project: Path, encoder: Path, out: str | Path = "release", factory: str = "Flat", **arguments) -> dict:
+    tables = {f"{name}_path": project / f"{name}.parquet" for name in ("documents", "passages")}
+    recipe = IndexRecipe(factory=factory, recall_target=0.9, serving="onnx", max_recall_loss=0.0, min_cosine=0.999)
+    terms = {
+        "questions_path": None,
+        "base_path": None,
+        "recipe": recipe,
+        "scope": "corpus",
+        "passage_words": 140,
+        "device": "cpu",
+    }
+    return build_release(**tables | terms | {"encoder_path": encoder, "release_path": project / out, "device": "cpu"} | arguments)
+
+
+def student(encoder: Path, folder: Path, towers: str) -> Path:
+    """A student with other weights wherever ``towers`` trains them."""
+    model = build_student(load_encoder(encoder, "cpu"), towers)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    model.save(str(folder), create_model_card=False)
+    return folder
+
+
+def only_queries(encoder, texts, kind, progress=""):
+    assert kind == "query" or not progress, "passages are encoded, and not only the few that serving is checked with"
+    return encode(encoder, texts, kind, progress)
+
+
+def found(folder: Path) -> list[tuple[str, float]]:
+    (hits,) = Release(folder, "cpu").search([QUESTION], k=5)
+    return [(hit.passage_id, hit.score) for hit in hits]
+
+
+@pytest.mark.parametrize("towers", ["query", "adapter"])
+def test_after_retraining_the_queries_the_index_is_taken_over(project, tiny_encoder, monkeypatch, towers):
+    old, before = read_manifest(project / "release"), found(project / "release")
+    encoder = student(tiny_encoder, project / "student", towers)
+    with monkeypatch.context() as patch:
+        patch.setattr(uae.release.build, "encode", only_queries)
+        manifest = build(project, encoder)
+    assert manifest.pop("index_reused")
+    assert manifest == read_manifest(project / "release")
+    assert manifest["files"]["index.faiss"] == old["files"]["index.faiss"]
+    assert manifest["document_encoder"] == old["document_encoder"] == document_fingerprint(tiny_encoder)
+    assert manifest["encoder"] != old["encoder"]
+    assert manifest["fingerprint"] != old["fingerprint"]
+    # Queries are the student's, documents the base's.
+    query = encode(load_encoder(encoder, "cpu"), [QUESTION], "query")
+    expected = (query @ encode(load_encoder(tiny_encoder, "cpu"), TEXTS, "document").T)[0]
+    after = found(project / "release")
+    assert [passage for passage, _ in after] == [f"p{n}" for n in np.argsort(-expected)]
+    assert [score for _, score in after] == pytest.approx(sorted(expected, reverse=True), abs=1e-5)
+    assert after != before
+
+
+def test_a_release_is_the_same_whether_its_index_was_taken_over_or_not(project, tiny_encoder):
+    encoder = student(tiny_encoder, project / "student", "query")
+    taken, fresh = build(project, encoder), build(project, encoder, "fresh")
+    assert (taken.pop("index_reused"), fresh.pop("index_reused")) == (True, False)
+    assert taken == fresh
+
+
+def _passages(project: Path, change) -> None:
+    rows = change(read_table(project / "passages.parquet", PASSAGES))
+    write_table(project / "passages.parquet", PASSAGES, rows)
+
+
+def _reworded(project, encoder, monkeypatch):
+    _passages(project, lambda rows: rows.assign(text=rows["text"].replace(TEXTS[3], "The fan is loud.")))
+    return encoder
+
+
+def _reordered(project, encoder, monkeypatch):
+    _passages(project, lambda rows: rows.iloc[::-1])
+    return encoder
+
+
+def _one_more(project, encoder, monkeypatch):
+    _passages(project, lambda rows: rows.iloc[[0, 1, 2, 3, 4, 4]])
+    return encoder
+
+
+def _document_weights(project, encoder, monkeypatch):
+    return student(encoder, project / "student", "both")
+
+
+def _saved_with(project, encoder, change) -> Path:
+    model = load_encoder(encoder, "cpu")
+    change(model)
+    model.save(str(project / "student"), create_model_card=False)
+    return project / "student"
+
+
+def _pooling(project, encoder, monkeypatch):
+    return _saved_with(project, encoder, lambda model: setattr(model[1], "pooling_mode", "cls"))
+
+
+def _prompt(project, encoder, monkeypatch):
+    return _saved_with(project, encoder, lambda model: model.prompts.update(document="text: "))
+
+
+def _libraries(project, encoder, monkeypatch):
+    monkeypatch.setattr(uae.release.build.importlib.metadata, "version", lambda name: "0.1")
+    return encoder
+
+
+def _damaged_index(project, encoder, monkeypatch):
+    index = project / "release" / "index.faiss"
+    index.write_bytes(index.read_bytes()[:-4] + b"abcd")
+    return encoder
+
+
+def _foreign_encoder(project, encoder, monkeypatch):
+    """The old release's encoder was swapped: nothing says any more whose vectors its index holds."""
+    shutil.rmtree(project / "release" / "encoder")
+    student(encoder, project / "release" / "encoder", "both")
+    return encoder
+
+
+def _no_release(project, encoder, monkeypatch):
+    shutil.rmtree(project / "release")
+    return encoder
+
+
+CHANGES = (
+    _reworded, _reordered, _one_more, _document_weights, _pooling, _prompt, _libraries, _damaged_index, _foreign_encoder,
+    _no_release,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__.strip("_"))
+def test_the_index_is_not_taken_over_when_its_vectors_may_be_others(project, tiny_encoder, monkeypatch, change):
+    encoder = change(project, tiny_encoder, monkeypatch)
+    over, fresh = build(project, encoder), build(project, encoder, "fresh")
+    assert not over["index_reused"]
+    assert over == fresh
+    assert found(project / "release") == found(project / "fresh")
+
+
+def test_another_kind_of_index_is_built_anew(project, tiny_encoder):
+    assert not build(project, tiny_encoder, factory="SQ8")["index_reused"]
+    assert build(project, tiny_encoder, factory="SQ8")["index_reused"]
+
+
+def test_what_is_no_part_of_the_vectors_may_change(project, tiny_encoder):
+    _passages(project, lambda rows: rows.assign(section="Another"))
+    assert build(project, tiny_encoder)["index_reused"]
+    (hits,) = Release(project / "release", "cpu").search([QUESTION], k=1)
+    assert hits[0].section == "Another"
+
+
+def test_the_earlier_release_may_lie_elsewhere(project, tiny_encoder):
+    assert build(project, tiny_encoder, "next", previous_path=project / "release")["index_reused"]
+    assert not build(project, tiny_encoder, previous_path=project / "nowhere")["index_reused"]
+    assert found(project / "next") == found(project / "release")
+
+
+def forged(folder: Path, more: dict | None = None, **changes) -> Path:
+    """The manifest as one who means well and knows no better would mend it: all hashes made anew. ``more`` are more files."""
+    manifest = json.loads((folder / "manifest.json").read_text()) | changes
+    manifest["files"] = {name: sha256_file(folder / name) for name in manifest["files"]} | (more or {})
+    manifest["encoder"] = fingerprint(folder / "encoder")
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"fingerprint": seal(manifest)}))
+    return folder
+
+
+def test_vectors_of_another_model_are_refused_though_every_hash_is_right(release, tmp_path, tiny_encoder):
+    folder = damaged(release, tmp_path)
+    other = load_encoder(student(tiny_encoder, tmp_path / "other", "both"), "cpu")
+    index = faiss.IndexFlatIP(32)
+    index.add(encode(other, TEXTS, "document"))
+    faiss.write_index(index, str(folder / "index.faiss"))
+    forged(folder)
+    sums = sha256_file(folder / "index.faiss")[:12], read_manifest(folder)["encoder"][:12]
+    with pytest.raises(ArtefactError, match=rf"index\.faiss \({sums[0]}\) does not hold the vectors of encoder {sums[1]}"):
+        Release(folder, "cpu")
+
+
+def test_too_few_vectors_are_refused_though_every_hash_is_right(release, tmp_path):
+    folder = damaged(release, tmp_path)
+    index = faiss.IndexFlatIP(32)
+    index.add(np.eye(4, 32, dtype=np.float32))
+    faiss.write_index(index, str(folder / "index.faiss"))
+    with pytest.raises(ArtefactError, match="4 vectors, but there are 5 passages"):
+        Release(forged(folder), "cpu")
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "encoder/../../secret", "a\\..\\b"])
+def test_a_manifest_cannot_name_files_outside(release, tmp_path, name):
+    (tmp_path / "secret").write_text("x")
+    folder = forged(damaged(release, tmp_path), more={name: "0" * 64})
+    with pytest.raises(ArtefactError, match="leads out of the release's folder"):
+        Release(folder, "cpu")
+
+
+@pytest.mark.parametrize("name", ["encoder/pytorch_model.bin", "encoder/2_Dense/weights.PT", "code.py", "notes", ".pkl"])
+def test_a_manifest_cannot_name_files_of_other_kinds(release, tmp_path, name):
+    folder = damaged(release, tmp_path)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(b"x")
+    forged(folder, more={name: sha256_file(folder / name)})
+    with pytest.raises(ArtefactError, match="is of no kind that a release holds"):
+        Release(folder, "cpu")
+
+
+def with_base(folder: Path, **changes) -> dict:
+    """What the manifest says of the base, with changes to its index."""
+    base = json.loads((folder / "manifest.json").read_text())["base"]
+    return {"base": base | {"index": base["index"] | changes}}
+
+
+@pytest.mark.parametrize("part", ["uae", "base"])
+@pytest.mark.parametrize("name", ["../outside/stolen.faiss", "{absolute}", "base/../../outside/stolen.faiss"])
+def test_an_index_cannot_lie_outside(release, tmp_path, part, name):
+    (tmp_path / "outside").mkdir()
+    shutil.copy(release / "index.faiss", tmp_path / "outside" / "stolen.faiss")
+    folder = damaged(release, tmp_path)
+    name = name.format(absolute=tmp_path / "outside" / "stolen.faiss")
+    index = json.loads((folder / "manifest.json").read_text())["index"] | {"file": name}
+    forged(folder, **({"index": index} if part == "uae" else with_base(folder, file=name)))
+    with pytest.raises(ArtefactError, match="leads out of the release's folder"):
+        Release(folder, "cpu")
+
+
+@pytest.mark.parametrize("part", ["uae", "base"])
+def test_an_index_that_is_not_hashed_is_refused(release, tmp_path, part):
+    folder = damaged(release, tmp_path)
+    index = json.loads((folder / "manifest.json").read_text())["index"] | {"file": "manifest.json"}
+    forged(folder, **({"index": index} if part == "uae" else with_base(folder, file="manifest.json")))
+    with pytest.raises(ArtefactError, match=r"'manifest\.json' for an index, which is none of its files"):
+        Release(folder, "cpu")
+
+
+@pytest.mark.parametrize("changes", [{"index": None}, {"index": {"file": 3}}, {"base": "x"}, {"base": {}}])
+def test_a_manifest_that_names_no_index_is_refused(release, tmp_path, changes):
+    with pytest.raises(ArtefactError, match="does not say where an index is"):
+        Release(forged(damaged(release, tmp_path), **changes), "cpu")
+
+
+@pytest.mark.parametrize("around", ["nothing", "refine", "hnsw", "quantizer"])
+def test_an_index_whose_lists_lie_in_another_file_is_refused(release, tmp_path, around):
+    folder = damaged(release, tmp_path)
+    vectors = np.random.default_rng(0).normal(size=(80, 32)).astype(np.float32)
+    index = faiss.index_factory(32, "IVF2,Flat", faiss.METRIC_INNER_PRODUCT)
+    index.train(vectors)
+    lists = faiss.OnDiskInvertedLists(index.nlist, index.code_size, str(tmp_path / "elsewhere"))
+    index.replace_invlists(lists)
+    index.add(vectors[: len(TEXTS)])
+    on_disk = index  # FAISS keeps nothing alive that it is given
+    if around == "refine":
+        exact = faiss.IndexFlatIP(32)
+        exact.add(vectors[: len(TEXTS)])
+        index = faiss.IndexRefine(exact, on_disk)
+    elif around == "hnsw":
+        graph = faiss.IndexHNSWFlat(32, 4, faiss.METRIC_INNER_PRODUCT)
+        graph.add(vectors[: len(TEXTS)])
+        graph.storage, graph.own_fields = on_disk, False
+        index = graph
+    elif around == "quantizer":
+        index = faiss.IndexIVFFlat(on_disk, 32, len(TEXTS), faiss.METRIC_INNER_PRODUCT)
+    faiss.write_index(index, str(folder / "index.faiss"))
+    with pytest.raises(ArtefactError, match=r"index\.faiss takes its vectors from another file"):
+        Release(forged(folder), "cpu")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    ["", "{", "[]", "null", "3", '{"year": NaN}', '{"span": [1, -Infinity]}', '{"year": 1e999}', '{"a": ' + "[" * 100_000],
+)
+def test_metadata_that_are_no_json_object_are_refused_at_opening(release, tmp_path, metadata):
+    folder = damaged(release, tmp_path)
+    documents = read_table(folder / "documents.parquet", RELEASE_DOCUMENTS)
+    documents.loc[1, "metadata"] = metadata
+    write_table(folder / "documents.parquet", RELEASE_DOCUMENTS, documents)
+    with pytest.raises(ArtefactError, match=r"documents\.parquet has metadata that are no JSON object .*ingest stage again"):
+        Release(forged(folder), "cpu")
+
+
+@pytest.mark.parametrize("name", ["passages.parquet", "encoder/config.json", "serving/encoder.onnx"])
+def test_a_link_out_of_the_folder_is_refused_though_the_file_is_the_right_one(release, tmp_path, name):
+    folder = damaged(release, tmp_path)
+    os.replace(folder / name, tmp_path / "outside")
+    (folder / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(ArtefactError, match="leads out of the release's folder"):
+        Release(folder, "cpu")
+
+
+def test_a_file_too_many_is_refused(release, tmp_path):
+    folder = damaged(release, tmp_path)
+    (folder / "encoder" / "pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(ArtefactError, match=r"pytorch_model\.bin is no part of this release"):
+        Release(folder, "cpu")
+
+
+def test_another_format_is_refused_with_what_to_do(release, tmp_path):
+    folder = forged(damaged(release, tmp_path), format=1)
+    with pytest.raises(ArtefactError, match=f"release format 1; this version reads format {FORMAT}. Build the release again"):
+        read_manifest(folder)
+
+
+def test_the_manifest_says_what_made_the_vectors(release):
+    manifest = read_manifest(release)
+    assert manifest["pooling"] == {"query": ["mean"], "document": ["mean"]}
+    assert (manifest["normalised"], manifest["dimension"], manifest["max_tokens"]) == (True, 32, 128)
+    assert manifest["chunking"] == {"passage_words": 140}
+    assert (manifest["index"]["factory"], manifest["index"]["dtype"]) == ("Flat", "float32")
+    assert manifest["serving"]["backend"] == "onnx"
+    there = {path.relative_to(release).as_posix() for path in release.rglob("*") if path.is_file()}
+    assert set(manifest["files"]) == there - {"manifest.json"}
+
+
+def test_the_base_stands_beside_the_trained_encoder(project, tiny_encoder):
+    encoder = student(tiny_encoder, project / "student", "both")
+    manifest = build(project, encoder, "both", base_path=tiny_encoder)
+    opened = Release(project / "both", "cpu")
+    assert opened.systems == ("uae", "base")
+    assert manifest["base"]["index"]["file"] == "base/index.faiss"
+    for system, folder in (("uae", encoder), ("base", tiny_encoder)):
+        model = load_encoder(folder, "cpu")
+        expected = (encode(model, [QUESTION], "query") @ encode(model, TEXTS, "document").T)[0]
+        (hits,) = opened.find(opened.encode([QUESTION], "query", system), 5, system=system)
+        assert [hit.passage_id for hit in hits] == [f"p{n}" for n in np.argsort(-expected)]
+    with pytest.raises(InputError, match="no system 'other'"):
+        opened.encode([QUESTION], "query", "other")
+
+
+def test_a_base_with_the_same_document_vectors_shares_the_index(project, tiny_encoder):
+    manifest = build(project, student(tiny_encoder, project / "student", "adapter"), "shared", base_path=tiny_encoder)
+    assert manifest["base"]["index"]["file"] == "index.faiss"
+    assert not (project / "shared" / "base" / "index.faiss").exists()
+    opened = Release(project / "shared", "cpu")
+    assert not np.allclose(opened.encode([QUESTION], "query"), opened.encode([QUESTION], "query", "base"), atol=1e-3)
+
+
+def test_where_a_graph_is_not_wanted_torch_serves(project, tiny_encoder):
+    recipe = IndexRecipe(factory="Flat", recall_target=0.9, serving="torch", max_recall_loss=0.0, min_cosine=0.999)
+    before = found(project / "release")
+    manifest = build(project, tiny_encoder, "torch", recipe=recipe)
+    assert manifest["serving"]["backend"] == "torch"
+    assert not (project / "torch" / "serving").exists()
+    after = found(project / "torch")
+    assert [passage for passage, _ in after] == [passage for passage, _ in before]
+    assert Release(project / "torch", "cpu").token_lengths([QUESTION], "query") == (
+        Release(project / "release", "cpu").token_lengths([QUESTION], "query")
+    )
+
+
+def test_counting_tokens_leaves_the_tokenizer_of_torch_as_another_thread_needs_it(tiny_encoder):
+    encoder = TorchEncoder(tiny_encoder, "cpu")
+    encoder.encode([QUESTION, "fan"], "query")
+    padding = encoder._encoder.tokenizer.backend_tokenizer.padding
+    assert padding
+    assert len(set(encoder.token_lengths([QUESTION, "fan"], "query"))) == 2
+    assert encoder._encoder.tokenizer.backend_tokenizer.padding == padding
+
+
+@pytest.mark.parametrize(
+    ("filters", "documents"),
+    [
+        ({}, ["d1", "d2"]),
+        ({"doc_id": "d2"}, ["d2"]),
+        ({"doc_id": ["d1", "d2"], "year": {"lte": 2024}}, ["d1"]),
+        ({"year": 2025.0}, ["d2"]),
+        ({"year": {"gte": 2023, "lte": 2025}}, ["d1", "d2"]),
+        ({"tags": "seal"}, ["d1", "d2"]),
+        ({"tags": ["d1", "none"]}, ["d1"]),
+        ({"year": "2025"}, []),
+        ({"year": True}, []),
+    ],
+)
+def test_filters(release, filters, documents):
+    opened = Release(release, "cpu")
+    (hits,) = opened.find(opened.encode(["fan"], "query"), 5, opened.rows(filters))
+    assert sorted({hit.doc_id for hit in hits}) == documents
+    assert len(hits) == 3 * ("d1" in documents) + 2 * ("d2" in documents)
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {"yaer": 2025}, {"year": {"gt": 1}}, {"year": {}}, {"year": {"gte": None}}, {"year": float("nan")}, {"year": [{}]},
+        {"doc_id": ["d1", "\ud800"]}, {"doc_id": 3}, ["year"],
+    ],
+)  # fmt: skip
+def test_a_malformed_filter_is_an_input_error(release, filters):
+    with pytest.raises(InputError) as caught:
+        Release(release, "cpu").rows(filters)
+    str(caught.value).encode("utf-8")  # it can be answered, and logged
+
+
+def test_min_score_and_metadata(release):
+    opened = Release(release, "cpu")
+    vectors = opened.encode(["fan"], "query")
+    (everything,) = opened.find(vectors, 5)
+    (some,) = opened.find(vectors, 5, min_score=everything[1].score)
+    assert some == everything[:2]
+    assert everything[0].metadata["year"] == {"d1": 2023, "d2": 2025}[everything[0].doc_id]
+
+
+@pytest.mark.parametrize("text", ["\ud800", "fan \udfff", "\x00", "", " \n", "é" * 5000, "\U0001f9ca"])
+def test_strange_texts_are_searched(release, text):
+    (hits,) = Release(release, "cpu").search([text], k=2)
+    assert len(hits) == 2
+    assert all(np.isfinite(hit.score) for hit in hits)
+
+
+def test_what_is_no_text_is_an_input_error(release):
+    opened = Release(release, "cpu")
+    for texts in ([3], [None], "one text"):
+        with pytest.raises(InputError):
+            opened.encode(texts, "query")

@@ -1,0 +1,1 @@
+"""The ``uae`` command."""

@@ -1,0 +1,187 @@
+"""The command line: ``uae <stage>``, ``uae run``, ``uae compare``, ``uae summary``, ``uae lineage``, ``uae release``,
+``uae models``."""
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from uae.cli.main import release as release_commands
+from uae.io.errors import ConfigError, UaeError
+from uae.pipeline.settings import load_settings, select
+from uae.pipeline.stages import CHAIN, STAGES, Workspace, model_references
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
+errors = Console(stderr=True)
+
+Params = Annotated[Path, typer.Option(help="The parameter file.")]
+Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a parameter; may be repeated.")]
+
+
+def _quiet() -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=errors, show_path=False)])
+    # Set before the libraries load: their bars for reading weights say nothing, and none may wait for a hub.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    warnings.filterwarnings("ignore", message=".*input example was not provided.*")
+
+
+def _announce(line: str) -> None:
+    errors.print(line, style="bold", highlight=False, markup=False, soft_wrap=True)
+
+
+def _stage_command(name: str):
+    def command(params: Params = Path("params.yaml"), overrides: Overrides = ()) -> None:
+        from uae.cli.show import print_stage
+
+        result = STAGES[name](load_settings(params, overrides), Workspace(Path(".")))
+        print_stage(name, result)
+
+    command.__doc__ = STAGES[name].summary
+    return command
+
+
+def _label(
+    params: Params = Path("params.yaml"),
+    overrides: Overrides = (),
+    plan: Annotated[bool, typer.Option("--plan", help="Say what it would cost, and ask nothing.")] = False,
+    report: Annotated[bool, typer.Option("--report", help="Judge the labels that are there, and ask nothing.")] = False,
+    calibration: Annotated[float, typer.Option(help="Seconds that --plan reads to learn the teacher's speed.")] = 10.0,
+) -> None:
+    """Ask the teacher for each answer's NLL with and without each candidate; store the raw readings; judge them."""
+    from uae.cli.show import print_labels, print_plan, print_stage
+    from uae.pipeline.stages import plan_labels, report_labels
+
+    settings, workspace = load_settings(params, overrides), Workspace(Path("."))
+    stage = STAGES["label"]
+    if plan and report:
+        raise typer.BadParameter("--plan and --report answer different questions: ask one at a time")
+    if plan:
+        print_plan(plan_labels(select(settings, stage.params), workspace, calibration))
+        return
+    if report:
+        result = report_labels(select(settings, stage.params), workspace)
+    else:
+        counts = stage(settings, workspace)
+        print_stage("label", counts)
+        result = counts["quality"]
+    print_labels(result, workspace.path("label_page"))
+
+
+for _stage in CHAIN:
+    app.command(_stage.name)(_label if _stage.name == "label" else _stage_command(_stage.name))
+
+
+@app.command()
+def run(
+    out: Annotated[Path, typer.Option(help="The folder of this run; a second run with it goes on where the first stopped.")],
+    params: Params = Path("params.yaml"),
+    overrides: Overrides = (),
+    models: Annotated[Path, typer.Option(help="Where fetched models are kept.")] = Path("models"),
+    until: Annotated[str, typer.Option(help="The last stage to run.")] = CHAIN[-1].name,
+) -> None:
+    """Run the whole chain on any data in a folder of its own, outside DVC. Writes OUT/evaluation.json."""
+    from uae.cli.show import print_summary
+    from uae.pipeline.run import run_chain
+
+    if until not in STAGES:
+        raise typer.BadParameter(f"--until {until}: the stages are {', '.join(STAGES)}")
+    if os.path.realpath(out / "params.yaml") == os.path.realpath(params):
+        raise ConfigError(f"--out {out}: {params} would be written over there; name another folder, for example runs/mine")
+
+    run_chain(
+        load_settings(params, overrides),
+        out,
+        models,
+        _announce,
+        until,
+    )
+    if until == CHAIN[-1].name:
+        print_summary(Workspace(out, flat_reports=True))
+
+
+@app.command()
+def compare(
+    contenders: Annotated[
+        list[str],
+        typer.Option("--contender", help="'NAME: KEY=VALUE ...' or an objective; repeatable. Default: all objectives."),
+    ] = (),
+    seeds: Annotated[int, typer.Option(min=1, help="How many, counted from the parameter file's.")] = 1,
+    out: Annotated[Path, typer.Option(help="Where finished parts are kept; the same command goes on from them.")] = Path(
+        "reports/compare"
+    ),
+    run: Annotated[Path | None, typer.Option(help="A folder of uae run to take the labels from; else the project.")] = None,
+    split: Annotated[
+        Literal["validation", "test"], typer.Option(help="Whose questions measure. Choose recipes on validation.")
+    ] = "test",
+    params: Params = Path("params.yaml"),
+    overrides: Overrides = (),
+) -> None:
+    """Fit objectives and recipes on equal terms, measure them on the same questions, print one table."""
+    from uae.cli.show import print_comparison
+    from uae.experiments.compare import compare_recipes
+
+    workspace = Workspace(run, flat_reports=True) if run else Workspace(Path("."))
+    print_comparison(compare_recipes(params, overrides, contenders, seeds, workspace, out, _announce, split=split))
+
+
+@app.command()
+def summary(out: Annotated[Path | None, typer.Option(help="A folder of uae run; else the project.")] = None) -> None:
+    """Print the last evaluation, what was registered and why, and where everything is."""
+    from uae.cli.show import print_summary
+
+    print_summary(Workspace(out, flat_reports=True) if out else Workspace(Path(".")))
+
+
+@app.command()
+def lineage(
+    version: Annotated[str, typer.Argument(metavar="MODEL_VERSION", help="A version's number, or an alias.")],
+    params: Params = Path("params.yaml"),
+    root: Annotated[Path, typer.Option(help="The project, or a folder of uae run.")] = Path("."),
+) -> None:
+    """Print the data, labels, code and index that a registered version came from."""
+    from uae.cli.show import print_lineage
+    from uae.registry.lineage import lineage as trace
+    from uae.registry.tracking import connect
+
+    settings = load_settings(params)
+    client = connect(settings.tracking.uri, settings.tracking.experiment, root)
+    print_lineage(trace(client, settings.promote.model, version))
+
+
+app.add_typer(release_commands.app, name="release")
+
+
+@app.command()
+def models(params: Params = Path("params.yaml"), overrides: Overrides = ()) -> None:
+    """Fetch the models that the parameters name into models/, and print where they are."""
+    settings = load_settings(params, overrides)
+    for role, reference in model_references(settings).items():
+        print(f"{role}: {Workspace(Path('.')).model(reference)}")
+
+
+def main() -> None:
+    _quiet()
+    try:
+        app(standalone_mode=True)
+    except UaeError as error:
+        errors.print("error:", style="bold red", end=" ")
+        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        errors.print("stopped; the same command goes on from the last finished stage", style="yellow")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

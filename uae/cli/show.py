@@ -1,0 +1,214 @@
+"""What the command line prints at the end of a stage and of the chain."""
+
+import json
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from uae.io.errors import ArtefactError
+from uae.io.files import read_json
+from uae.pipeline.stages import Workspace
+
+if TYPE_CHECKING:
+    from uae.release.store import Installed, ReleaseStore
+
+_METRICS = ("recall@1", "recall@5", "map", "mrr", "ndcg@10", "token_f1")
+_NAMES = {"map": "MAP", "mrr": "MRR", "ndcg@10": "nDCG@10", "token_f1": "answer token F1"}
+
+
+def print_stage(name: str, result: dict) -> None:
+    """A stage's counts on one line each; nested parts are in its report file."""
+    console = Console(highlight=False)
+    for key, value in result.items():
+        if not isinstance(value, dict | list) or key in ("skipped", "questions_by_split", "candidates_by_source", "reasons"):
+            text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
+            console.print(f"  {name}.{key}: {text}", markup=False, soft_wrap=True)
+
+
+def print_summary(workspace: Workspace) -> None:
+    """The table of the last evaluation, the promotion and its reasons, where the artefacts are, what to do next."""
+    console = Console(highlight=False, width=None if Console().is_terminal else 120)
+    evaluation, promotion = read_json(workspace.path("evaluation")), read_json(workspace.path("promotion"))
+    package = read_json(workspace.path("bento") / "package.json")
+    console.print(_table(evaluation))
+    answered, asked = evaluation["counts"]["answered_questions"], evaluation["counts"]["test_questions"]
+    console.print(
+        f"{asked} test questions over {evaluation['counts']['test_documents'] or 'all'} documents, {answered} of them answered "
+        f"by the reader LLM; retrieval scope: {evaluation['scope']}; {evaluation['confidence']:.0%} bootstrap intervals, "
+        f"{evaluation['resamples']} resamples; seed {evaluation['seeds'][0]}."
+    )
+    console.print()
+    alias, registered = promotion["alias"], f"Registered: {promotion['model']} version {promotion['version']}"
+    if promotion["promoted"]:
+        console.print(f"{registered}, alias {alias!r}. The gate:")
+    else:
+        kept = f"version {promotion['champion']} stays" if promotion["champion"] else "there is none yet"
+        console.print(f"{registered}, NOT promoted ({alias!r}: {kept}). The gate:")
+    for reason in promotion["reasons"]:
+        console.print(f"  - {reason}", soft_wrap=True)
+    console.print()
+    console.print(f"Are the labels worth training on? {read_json(workspace.path('label_quality'))['verdict'].capitalize()}.")
+    console.print()
+    console.print("Where things are:")
+    for artefact in ("release", "evaluation", "evaluation_page", "runs", "labels", "label_page", "bento"):
+        console.print(f"  {artefact:<16}{workspace.path(artefact)}", soft_wrap=True)
+    console.print(f"  MLflow          {workspace.root / 'mlflow.db'}", soft_wrap=True)
+    console.print()
+    console.print("Next:")
+    if not workspace.flat_reports:
+        console.print("  make mlflow    runs, curves and versions          make dagster   the chain as assets")
+        served = "  make serve     a page and POST /v1/search on port 3000"
+        console.print(served if package["built"] else f"  no Bento: {package['reason']}")
+        console.print(f"  .venv/bin/uae lineage {promotion['version']}   what this version was made from")
+    elif package["built"]:
+        console.print(f"  bentoml serve {(workspace.path('bento') / 'bento').resolve()}", soft_wrap=True)
+    else:
+        console.print(f"  no Bento: {package['reason']}", soft_wrap=True)
+
+
+def print_comparison(result: dict) -> None:
+    """A row a contender: its metrics as means over seeds, and its gains with intervals."""
+    console = Console(highlight=False, width=None if Console().is_terminal else 190)
+    (first, against), *_ = result["gains_over"].items()
+    asked = f"{result['questions']} {result['split']} questions"
+    over = f"{asked} over {result['documents'] or 'all'} documents, {len(result['seeds'])} seeds"
+    table = Table(box=box.SIMPLE_HEAD, title=over, title_justify="left")
+    metrics = [metric for metric in _METRICS if metric in result["systems"]["base"]]
+    names = [_NAMES.get(metric, metric.capitalize()) for metric in metrics]
+    for heading in ("", *names, "gain in Recall@1", "gain in MAP", f"MAP - {first}", "p", "steps"):
+        table.add_column(heading, no_wrap=True)
+    for name, values in result["systems"].items():
+        gains, other = result["gains"].get(name), against.get(name, {}).get("map")
+        table.add_row(
+            name,
+            *(f"{values[metric]['mean']:.3f}" for metric in metrics),
+            *(_relative(gains[metric]) if gains and metric in gains else "" for metric in ("recall@1", "map")),
+            "{mean:+.3f} [{low:+.3f}, {high:+.3f}]".format(**other["absolute"]) if other else "",
+            _p_value(other["p_value"]) if other else "",
+            str(max(run["steps"] for run in result["training"][name]["runs"])) if gains else "",
+        )
+    console.print(table)
+
+
+def print_plan(costs: Sequence[dict]) -> None:
+    """What labelling would cost, a block a teacher."""
+    console = Console(highlight=False)
+    for cost in costs:
+        console.print(f"teacher {cost['teacher']}", style="bold")
+        lines = {"readings to ask": f"{cost['readings']:,}", "stored already": f"{cost['stored']:,}"}
+        if cost["readings"]:
+            about = "" if cost["exact"] else "about "
+            saved = f"{cost['full_tokens'] / cost['tokens']:.1f} times as many without shared prefixes"
+            place = cost.get("device", "the server")
+            lines |= {
+                "tokens": f"{about}{cost['tokens']:,} ({saved})",
+                "speed": f"{cost['tokens_per_s']:,} tokens/s, measured for {cost['calibrated_on_s']} s on {place}",
+                "time": f"about {timedelta(seconds=round(cost['seconds']))} (h:mm:ss)",
+                "memory": f"about {cost['memory_mb']:,} MB" if cost["memory_mb"] is not None else "the server's",
+            }
+        for name, value in lines.items():
+            console.print(f"  {name:<16} {value}", markup=False, soft_wrap=True)
+
+
+def print_labels(report: dict, page: Path) -> None:
+    """The label-quality report in plain words."""
+    console = Console(highlight=False)
+    console.print(f"Are these labels worth training on? {report['verdict'].capitalize()}.", style="bold")
+    console.print(report["summary"], markup=False, soft_wrap=True)
+    for warning in report["warnings"]:
+        console.print(f"  - {warning['text']}", markup=False, soft_wrap=True)
+    console.print(f"The whole report: {page}", markup=False, soft_wrap=True)
+
+
+def print_lineage(parts: dict[str, dict[str, str]]) -> None:
+    console = Console(highlight=False)
+    for part, values in parts.items():
+        console.print(part, style="bold")
+        for name, value in values.items():
+            console.print(f"  {name:<20} {value}", markup=False, soft_wrap=True)
+
+
+def print_releases(installed: Sequence["Installed"], store: Path) -> None:
+    """A row a release, newest first."""
+    console = Console(highlight=False, width=None if Console().is_terminal else 190)
+    if not installed:
+        console.print(f"{store} holds no release: uae release activate VERSION brings one", markup=False, soft_wrap=True)
+        return
+    metrics = list(dict.fromkeys(name for each in installed for name in (each.origin or {}).get("metrics", {})))
+    metrics = [name for name in _METRICS if name in metrics]
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in (
+        "",
+        "release",
+        "model",
+        "version",
+        *(_NAMES.get(name, name.capitalize()) for name in metrics),
+        "installed (UTC)",
+    ):
+        table.add_column(heading, no_wrap=True)
+    for each in installed:
+        origin = each.origin or {}
+        values = [origin.get("metrics", {}).get(name) for name in metrics]
+        table.add_row(
+            "active" if each.is_active else ("before" if each.is_before else ""),
+            each.fingerprint[:12],
+            str(origin.get("model", "-")),
+            str(origin.get("version", "-")),
+            *("-" if value is None else f"{value:.3f}" for value in values),
+            f"{each.installed_at:%Y-%m-%d %H:%M}",
+        )
+    console.print(table)
+
+
+def print_active(store: "ReleaseStore") -> None:
+    """What is active now, and what a rollback would go to."""
+    installed = store.installed()
+    (active,) = [each for each in installed if each.is_active]
+    before = next((each for each in installed if each.is_before), None)
+    say(f"active: {_release(active)}")
+    say(f"uae release rollback goes to: {_release(before) if before else 'nothing, there was none before'}")
+
+
+def say(text: str) -> None:
+    """A line of ``uae release``, as it is."""
+    Console(highlight=False).print(text, markup=False, soft_wrap=True)
+
+
+def _release(installed: "Installed") -> str:
+    origin = installed.origin
+    return installed.fingerprint[:12] + (f" ({origin['model']} version {origin['version']})" if origin else "")
+
+
+def _table(evaluation: dict) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title="Base encoder against UAE on the test questions", title_justify="left")
+    for heading, justify in (("", "left"), ("base", "left"), ("UAE", "left"), ("relative gain", "left"), ("p", "right")):
+        table.add_column(heading, justify=justify, no_wrap=True)
+    systems, gains = evaluation["systems"], evaluation["gains"]["uae"]
+    for metric in _METRICS:
+        if metric not in gains:
+            continue
+        base, uae, gain = systems["base"][metric], systems["uae"][metric], gains[metric]
+        table.add_row(
+            _NAMES.get(metric, metric.capitalize()),
+            f"{base['mean']:.3f} [{base['low']:.3f}, {base['high']:.3f}]",
+            f"{uae['mean']:.3f} [{uae['low']:.3f}, {uae['high']:.3f}]",
+            _relative(gain),
+            _p_value(gain["p_value"]),
+        )
+    if not table.row_count:
+        raise ArtefactError("the evaluation holds no metric to show: run the evaluate stage again")
+    return table
+
+
+def _relative(gain: dict) -> str:
+    relative = gain["relative"]
+    return f"{relative['mean']:+.1%} [{relative['low']:+.1%}, {relative['high']:+.1%}]" if relative else "-"
+
+
+def _p_value(value: float) -> str:
+    return "<0.001" if value < 0.001 else f"{value:.3f}"

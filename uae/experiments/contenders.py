@@ -1,0 +1,161 @@
+"""``uae compare``: objectives and recipes fitted on equal terms (same pairs, seeds and steps), measured on the same questions."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+
+from uae.evaluation.evaluate import gains_over, summarise
+from uae.evaluation.testset import BASE, choose_questions, rank_with
+from uae.io.files import read_json, sha256_bytes, write_json, write_text
+from uae.io.models import fingerprint
+from uae.io.tables import RUNS, read_table, write_table
+from uae.measures.metrics import retrieval_metrics
+from uae.training.examples import read_tables
+from uae.training.fit import checkpoints_beside, fit, identity
+from uae.training.train import Plan, Prepared, Tables, curve, prepare
+
+
+@dataclass(frozen=True)
+class Contender:
+    name: str
+    plan: Plan  # its reward model and refreshed candidates are kept in the comparison's folder, by seed
+
+
+def compare(
+    candidates_path: Path,
+    passages_path: Path,
+    questions_path: Path,
+    store_path: Path,
+    manifest_path: Path,
+    base_path: Path,
+    folder: Path,
+    contenders: Sequence[Contender],
+    seeds: Sequence[int],
+    scope: str,
+    cutoffs: Sequence[int],
+    resamples: int,
+    confidence: float,
+    device: str,
+    announce: Callable[[str], None] = lambda text: None,
+    split: str = "test",
+) -> dict:
+    """Fit every contender with every seed and measure it on the questions of a split. Finished parts are kept in ``folder``.
+
+    A recipe that was chosen on the test questions has no honest figure on them: choose on ``validation``.
+
+    A question's metric is its mean over seeds; intervals and p-values are over questions. Each contender stands against the base
+    encoder and against the first contender.
+
+    Returns:
+        ``{"split", "questions", "documents", "seeds", "systems": {name: {metric: estimate}},
+        "by_seed": {name: {metric: [mean, ...]}}, "gains": {name: {metric: gain over base}},
+        "gains_over": {first: {name: {metric: gain}}}, "training": {name: {...}}}``, estimates and gains as ``evaluate`` has
+        them; also written to ``folder/compare.json``.
+
+    Raises:
+        ArtefactError: labels are missing, or a contender has nothing to be fitted to.
+    """
+    tables = Tables(*read_tables(candidates_path, passages_path, questions_path))
+    asked = choose_questions(tables.questions, split)
+    evidence = dict(zip(asked["question_id"], asked["evidence"], strict=True))
+    rank = _Ranker(folder, asked, tables.passages, scope, device)
+    base = retrieval_metrics(rank(BASE, base_path), evidence, cutoffs)
+    scores, by_seed, training = {BASE: base}, {}, {}
+    for contender in contenders:
+        each, summaries = [], []
+        for seed in seeds:
+            announce(f"{contender.name}, seed {seed}")
+            student = folder / "students" / f"{contender.name}-{seed}"
+            plan = _kept_in(folder, f"{contender.name}-{seed}", contender.plan)
+            prepared = prepare(tables, store_path, manifest_path, base_path, plan, device, seed)
+            summaries.append(_fitted(student, prepared, base_path, seed, device))
+            each.append(retrieval_metrics(rank(f"{contender.name}-{seed}", student), evidence, cutoffs))
+        scores[contender.name] = sum(each) / len(each)
+        by_seed[contender.name] = {metric: [float(table[metric].mean()) for table in each] for metric in base.columns}
+        questions = len(prepared.examples["train"])
+        training[contender.name] = {
+            "recipe": asdict(prepared.recipe.for_questions(questions)) | asdict(plan.selection),
+            "questions": questions,
+            "runs": summaries,
+        }
+    terms = {"confidence": confidence, "resamples": resamples, "seed": seeds[0]}
+    gains = partial(gains_over, documents=asked.set_index("question_id")["doc_id"], **terms)
+    first, *others = [contender.name for contender in contenders]
+    result = {
+        "split": split,
+        "questions": len(asked),
+        "documents": int(asked["doc_id"].nunique()),
+        "seeds": list(seeds),
+        "systems": {name: summarise(table, **terms) for name, table in scores.items()},
+        "by_seed": by_seed,
+        "gains": {name: gains(base, scores[name]) for name in (first, *others)},
+        "gains_over": {first: {name: gains(scores[first], scores[name]) for name in others}},
+        "training": training,
+    }
+    write_json(folder / "compare.json", result)
+    return result
+
+
+def _kept_in(folder: Path, name: str, plan: Plan) -> Plan:
+    return replace(
+        plan,
+        rewarding=replace(plan.rewarding, path=folder / "reward_models" / name),
+        refreshing=replace(plan.refreshing, candidates_path=folder / "refreshed_candidates" / f"{name}.parquet"),
+    )
+
+
+def _fitted(student: Path, prepared: Prepared, base_path: Path, seed: int, device: str) -> dict:
+    """Fit a student unless the very same one is there. Returns what the run was like."""
+    stamp = student.with_name(f"{student.name}.json")
+    recipe, examples, refresher = prepared.recipe, prepared.examples, prepared.refresher
+    run = identity(examples, base_path, recipe, seed, refresher.terms if refresher else None)
+    if stamp.exists() and student.is_dir():
+        kept = read_json(stamp)
+        if kept["identity"] == run and kept["fingerprint"] == fingerprint(student):
+            return kept
+    checkpoints = checkpoints_beside(student)
+    fitted = fit(examples, base_path, student, checkpoints, recipe, device, seed, refresh=refresher)
+    write_text(student.with_name(f"{student.name}.csv"), curve(fitted))
+    summary = {
+        "identity": run,
+        "fingerprint": fingerprint(student),
+        "seed": seed,
+        "steps": fitted.steps,
+        "seconds": fitted.seconds,
+        "seconds_per_step": fitted.seconds_per_step,
+        "peak_memory_mb": fitted.peak_memory_mb,
+        "validation_ndcg_before": fitted.before,
+        "validation_ndcg": fitted.after,
+    }
+    write_json(stamp, summary)
+    shutil.rmtree(checkpoints)
+    return summary
+
+
+def rankings_path(folder: Path, name: str, encoder: Path, asked: pd.DataFrame, passages: pd.DataFrame, scope: str) -> Path:
+    """Where a comparison keeps this encoder's rankings of these questions."""
+    data = sha256_bytes(scope, *asked["question_id"], *sorted(passages["passage_id"]))
+    return folder / "runs" / f"{name}-{sha256_bytes(data, fingerprint(encoder))[:12]}.parquet"
+
+
+class _Ranker:
+    """Rankings of the test questions by an encoder, kept in a table: encoding a corpus takes minutes on a CPU."""
+
+    def __init__(self, folder: Path, asked: pd.DataFrame, passages: pd.DataFrame, scope: str, device: str):
+        self.folder, self.asked, self.passages, self.scope, self.device = folder, asked, passages, scope, device
+
+    def __call__(self, name: str, encoder: Path) -> dict[str, list[str]]:
+        path = rankings_path(self.folder, name, encoder, self.asked, self.passages, self.scope)
+        if not path.exists():
+            rankings = rank_with(encoder, self.asked, self.passages, self.scope, self.device, f"{name}: passages")
+            rows = [
+                {"system": name, "question_id": key, "passage_ids": ids, "scores": scores, "metrics": [], "answer": ""}
+                for key, (ids, scores) in rankings.items()
+            ]
+            write_table(path, RUNS, rows)
+        table = read_table(path, RUNS)
+        return dict(zip(table["question_id"], table["passage_ids"], strict=True))

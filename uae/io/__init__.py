@@ -1,0 +1,1 @@
+"""What every room stands on: files, tables, models on disk, devices, errors."""

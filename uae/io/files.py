@@ -1,0 +1,161 @@
+"""Atomic writes and content hashes: what makes a killed stage harmless."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from uae.io.errors import ArtefactError
+
+_DISK = "Free some space or fix the permissions"
+_KIND = "A file stands where a folder is needed, there or above, or a folder where a file is: move it away or name another place"
+_DISK_ERRORS = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM), _DISK) | {
+    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR, errno.EISDIR), _KIND),
+    errno.ENAMETOOLONG: "Name a place with shorter names",
+    errno.ELOOP: "Its links lead in a circle: mend them or name another place",
+}
+_OVERTAKEN = {errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST}
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a hidden sibling of ``path`` to write a file or a folder at; move it into place on success only.
+
+    Whatever stood at ``path`` stays untouched until the new content is complete. What a killed process left behind
+    is removed by the next write to the same path.
+
+    Raises:
+        ArtefactError: the disk is full, the folder cannot be written to, or another process replaces the same folder.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
+        partial = path.parent / f".{path.name}.partial-{os.getpid()}"
+        try:
+            yield partial
+            try:
+                _move(partial, path)
+            except OSError as error:
+                # What is to be moved is there, so it was the other folder that came or went between two looks.
+                if error.errno in _OVERTAKEN and partial.is_dir():
+                    raise ArtefactError(
+                        f"{path}: another process writes there too; wait for it to end, then run the same command again"
+                    ) from error
+                raise
+        finally:
+            _remove(partial)
+    except OSError as error:
+        raise disk_error(path, error) from error
+
+
+def disk_error(path: Path, error: OSError) -> Exception:
+    """``error`` itself, or an ArtefactError with advice where the disk or the place (not the program) is at fault."""
+    if error.errno not in _DISK_ERRORS:
+        return error
+    return ArtefactError(
+        f"cannot write {path}: {error.strerror}. Nothing was changed there. {_DISK_ERRORS[error.errno]}, "
+        "then run the same command again: finished stages are not repeated."
+    )
+
+
+def _move(partial: Path, path: Path) -> None:
+    if partial.is_dir() and path.is_dir():
+        # A folder cannot be replaced in one call: the old one steps aside first and goes when the new one stands.
+        aside = path.parent / f".{path.name}.partial-{os.getpid()}-old"
+        os.replace(path, aside)
+        try:
+            os.replace(partial, path)
+        except OSError:
+            os.replace(aside, path)
+            raise
+        shutil.rmtree(aside)
+    else:
+        os.replace(partial, path)
+
+
+def _remove_leftovers(path: Path) -> None:
+    for leftover in path.parent.glob(f".{path.name}.partial-*"):
+        pid = int(leftover.name.rsplit("partial-", 1)[1].split("-")[0])
+        if pid != os.getpid() and _alive(pid):  # our own number: a dead process had it before us, as in containers
+            continue
+        if leftover.name.endswith("-old") and not path.exists():
+            # Killed between the two renames: the old content is still the valid one.
+            with suppress(FileNotFoundError):  # another process has put it back
+                os.replace(leftover, path)
+        else:
+            _remove(leftover)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic_path(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: object) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict:
+    """Read a JSON artefact of an earlier stage.
+
+    Raises:
+        ArtefactError: it is missing or broken.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtefactError(f"{path} does not exist: run the stage that makes it first") from None
+    except ValueError as error:
+        raise ArtefactError(f"{path} is not readable JSON ({error}): delete it and run its stage again") from None
+
+
+def sha256_bytes(*parts: str | bytes) -> str:
+    """Hash parts with their lengths, so that moving a boundary changes the hash."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode("utf-8") if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_tree(path: Path) -> str:
+    """Hash of a file, or of a folder's relative names and contents (hidden files and caches left out)."""
+    path = Path(path)
+    if path.is_file():
+        return sha256_file(path)
+    if not path.is_dir():
+        raise ArtefactError(f"{path} does not exist")
+    files = sorted(
+        (p.relative_to(path).as_posix(), p)
+        for p in path.rglob("*")
+        if p.is_file() and not any(part.startswith(".") or part == "__pycache__" for part in p.relative_to(path).parts)
+    )
+    return sha256_bytes(*(text for name, p in files for text in (name, sha256_file(p))))

@@ -1,0 +1,121 @@
+"""The tables that pass between the rooms: Parquet with declared schemas, checked on every read and write."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from uae.io.errors import ArtefactError
+from uae.io.files import atomic_path
+
+
+def _schema(**fields: pa.DataType) -> pa.Schema:
+    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in fields.items()])
+
+
+_SECTIONS = pa.list_(pa.struct([("title", pa.string()), ("start", pa.int64()), ("end", pa.int64())]))
+
+DOCUMENTS = _schema(
+    doc_id=pa.string(),  # content hash of source key, title and text
+    source=pa.string(),  # where it came from: a file, or an id in a file
+    title=pa.string(),
+    version=pa.string(),  # "" where the source has none
+    text=pa.string(),
+    sections=_SECTIONS,  # offsets into text, in characters
+    metadata=pa.string(),  # a JSON object
+)
+PASSAGES = _schema(
+    passage_id=pa.string(),  # content hash of doc_id, offsets and text
+    doc_id=pa.string(),
+    position=pa.int32(),  # 0, 1, 2 ... within the document
+    section=pa.string(),
+    start=pa.int64(),  # offsets into documents.text, in characters
+    end=pa.int64(),
+    text=pa.string(),
+)
+QUESTIONS = _schema(
+    question_id=pa.string(),  # content hash of doc_id and text
+    text=pa.string(),
+    answers=pa.list_(pa.string()),
+    doc_id=pa.string(),  # the scope of retrieval; "" where the question belongs to no document
+    evidence=pa.list_(pa.string()),  # passage_ids
+    split=pa.string(),  # train, validation or test
+    origin=pa.string(),  # human, feedback or synthetic
+    source=pa.string(),
+)
+CANDIDATES = _schema(
+    question_id=pa.string(),
+    passage_id=pa.string(),
+    source=pa.string(),  # dense, gold, answer, random or refreshed: the first that brought it in
+    rank=pa.int32(),  # 1 is best, by the base encoder within the question's scope
+    score=pa.float32(),  # cosine similarity of the base encoder
+)
+LABELS = _schema(
+    question_id=pa.string(),
+    passage_id=pa.string(),  # "": the reading without any passage
+    answer_id=pa.string(),  # content hash of the answer (or question, or grade), so that an edited answer is a new pair
+    template=pa.string(),  # hash of the prompt template
+    teacher=pa.string(),  # fingerprint of the teacher's files
+    nll_sum=pa.float64(),  # nats, summed over the answer's tokens
+    n_tokens=pa.int32(),
+    truncated=pa.bool_(),  # the passage was cut to fit the teacher's context
+)
+RUNS = _schema(
+    system=pa.string(),
+    question_id=pa.string(),
+    passage_ids=pa.list_(pa.string()),  # best first
+    scores=pa.list_(pa.float32()),
+    metrics=pa.map_(pa.string(), pa.float64()),
+    answer=pa.string(),  # what the reader LLM wrote; "" where it was not asked
+)
+
+
+def write_table(path: Path, schema: pa.Schema, rows: pd.DataFrame | Iterable[Mapping]) -> None:
+    """Write rows atomically as Parquet; extra columns are an error, not dropped.
+
+    Raises:
+        ArtefactError: a row does not fit the schema, or the disk cannot take it.
+    """
+    table = as_arrow(path, schema, rows)
+    with atomic_path(path) as partial:
+        pq.write_table(table, partial)
+
+
+def as_arrow(path: Path, schema: pa.Schema, rows: pd.DataFrame | Iterable[Mapping]) -> pa.Table:
+    """Rows for ``path``, checked.
+
+    Raises:
+        ArtefactError: a row does not fit the schema.
+    """
+    rows = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else list(rows)
+    for number, row in enumerate(rows):
+        if set(row) != set(schema.names):
+            raise ArtefactError(f"{path}, row {number}: fields {sorted(set(row) ^ set(schema.names))} do not match")
+        if empty := [name for name, value in row.items() if value is None]:
+            raise ArtefactError(f"{path}, row {number}: {', '.join(empty)} must not be empty")
+    try:
+        return pa.Table.from_pylist(rows, schema=schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise ArtefactError(f"{path}: a row does not fit the declared schema: {error}") from error
+
+
+def read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:
+    """Read a table written by ``write_table`` (list columns come back as Python lists).
+
+    Raises:
+        ArtefactError: missing, damaged, or of another schema.
+    """
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError:
+        raise ArtefactError(f"{path} does not exist: run the stage that makes it first") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ArtefactError(f"{path} is damaged ({error}): delete it and run its stage again") from error
+    found = {field.name: field.type for field in table.schema}
+    wanted = {field.name: field.type for field in schema}
+    if found != wanted:
+        differing = sorted(name for name in found | wanted if found.get(name) != wanted.get(name))
+        raise ArtefactError(f"{path} has another schema (fields {', '.join(differing)}): run its stage again")
+    return pd.DataFrame(table.to_pylist(), columns=schema.names)

@@ -1,0 +1,1 @@
+"""Pure figures: metrics, statistics, ranking, fusion. They know no stage and no model."""

@@ -1,0 +1,1 @@
+"""The chain: its parameters, its stages, and what runs them."""

@@ -1,0 +1,101 @@
+"""``uae run``: the whole chain in a folder of its own, outside DVC, going on where an earlier run of it stopped."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+import uae
+from uae.io.errors import ArtefactError
+from uae.io.files import disk_error, read_json, sha256_bytes, sha256_file, sha256_tree, write_json, write_text
+from uae.io.models import fingerprint, parse_reference
+from uae.pipeline.settings import Settings, dump_settings, select
+from uae.pipeline.stages import CHAIN, Stage, Workspace, model_references
+
+log = logging.getLogger(__name__)
+
+
+def run_chain(
+    settings: Settings, out: Path, model_cache: Path, announce: Callable[[str], None], until: str = CHAIN[-1].name
+) -> None:
+    """Run every stage up to ``until`` that started from or made something else in its last finished run in ``out``.
+
+    Raises:
+        ArtefactError: another run works in ``out``.
+    """
+    import yaml
+
+    workspace = Workspace(root=out, model_cache=model_cache, flat_reports=True)
+    stamps = out / ".stages"
+    hash_model = cache(_hash_model)  # once a run: models are large
+    with _holding(stamps):
+        write_text(out / "params.yaml", yaml.safe_dump(dump_settings(settings), sort_keys=False))
+        for number, stage in enumerate(CHAIN, 1):
+            stamp = stamps / f"{stage.name}.json"
+            # Before it runs: what changes meanwhile is new to the next run.
+            given = _given(stage, settings, workspace, hash_model)
+            if stamp.exists() and read_json(stamp) == given | _made(stage, workspace):
+                announce(f"[{number}/{len(CHAIN)}] {stage.name}: unchanged, skipped")
+            else:
+                announce(f"[{number}/{len(CHAIN)}] {stage.name}: {stage.summary}")
+                stage(settings, workspace)
+                write_json(stamp, given | _made(stage, workspace))
+            if stage.name == until:
+                return
+
+
+@contextmanager
+def _holding(stamps: Path) -> Iterator[None]:
+    """Keep a second run out: each would take what the other writes for its own stages' work."""
+    lock = FileLock(stamps / ".lock")
+    try:
+        stamps.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ArtefactError(f"{stamps.parent}: another uae run works in this folder; wait for it to end") from None
+    except OSError as error:
+        raise disk_error(stamps, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def models_of(stage: Stage, settings: Settings) -> dict[str, str]:
+    """role -> reference, of the models that a stage's parameters name."""
+    declared = {key.removeprefix("models.") for key in stage.params}
+    return {
+        role: reference
+        for role, reference in model_references(settings).items()
+        if role in declared or ("teachers" if role.startswith("teacher ") else "models") in declared
+    }
+
+
+def _given(stage: Stage, settings: Settings, workspace: Workspace, hash_model: Callable[[Path], str]) -> dict[str, str]:
+    """Hashes of what a stage starts from: its parameters, its source, its inputs, and its models on this machine.
+
+    The other kinds of references name contents that stay as they are.
+    """
+    paths = {name: workspace.path(name) for name in stage.needs}
+    if stage.reads_source and not settings.ingest.path.startswith("hf:"):
+        paths["source"] = Path(settings.ingest.path)
+    local = {role: text for role, text in models_of(stage, settings).items() if text.strip().startswith("path:")}
+    models = {f"model {role}": hash_model(Path(parse_reference(text).name).expanduser()) for role, text in local.items()}
+    return _hashes(paths) | models | {"params": sha256_bytes(repr(select(settings, stage.params))), "version": uae.__version__}
+
+
+def _hash_model(path: Path) -> str:
+    if path.is_dir():
+        return fingerprint(path)
+    return sha256_file(path) if path.is_file() else "missing"
+
+
+def _made(stage: Stage, workspace: Workspace) -> dict[str, str]:
+    return _hashes({name: workspace.path(name) for name in stage.makes})
+
+
+def _hashes(paths: dict[str, Path]) -> dict[str, str]:
+    return {name: sha256_tree(path) if path.exists() else "missing" for name, path in paths.items()}

@@ -1,0 +1,412 @@
+"""params.yaml as frozen models. Loaded at the entry points only; inner functions take plain arguments.
+
+There are no defaults here: params.yaml is the one place where a value stands, and a missing key is an error.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+
+from uae.io.errors import ConfigError, without_user_info
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+NearDuplicate = Annotated[float, Field(ge=0.05, le=1)]  # uae.text.near_duplicates finds no pairs below
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_not_1(cls, value: Any, info: ValidationInfo) -> Any:
+        parts = value if isinstance(value, list) else [value]
+        if cls.model_fields[info.field_name].annotation is not bool and any(isinstance(part, bool) for part in parts):
+            raise ValueError("true and false are no value of this key")
+        return value
+
+
+class ComputeSettings(_Section):
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+    dtype: Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class ModelSettings(_Section):
+    student: str
+    reader: str
+    held_out: str | None
+
+
+class SplitSettings(_Section):
+    train: Fraction
+    validation: Fraction
+    test: Fraction
+
+    @model_validator(mode="after")
+    def _sum_to_one(self):
+        if abs(self.train + self.validation + self.test - 1) > 1e-6:
+            raise ValueError("train, validation and test must add up to 1")
+        return self
+
+
+class IngestSettings(_Section):
+    path: Annotated[str, Field(pattern=r"\S")]
+    format: Literal["jsonl", "qasper", "qasper_hub", "squad", "beir", "folder"]
+    max_documents: Count | None
+    passage_words: Annotated[int, Field(ge=20, le=2000)]
+    split: SplitSettings
+
+
+class QuestionCounts(_Section):
+    train: Count
+    validation: Count
+    test: Count
+
+
+class ValidateSettings(_Section):
+    min_words_per_passage: Annotated[int, Field(ge=1)]
+    min_questions: QuestionCounts
+    require_answers: bool
+    near_duplicate: NearDuplicate
+
+
+class CandidateSettings(_Section):
+    top_k: Count
+    holding_answer: Annotated[int, Field(ge=0)]
+    random: Annotated[int, Field(ge=0)]
+    gold: bool
+
+
+class TemplateSettings(_Section):
+    passage: str
+    question: str
+    answer: str
+
+    @model_validator(mode="after")
+    def _placeholders(self):
+        for field in ("passage", "answer"):  # of the question's, the method decides
+            if getattr(self, field).count("{" + field + "}") != 1:
+                raise ValueError(f"{field}: must contain {{{field}}} exactly once")
+        return self
+
+
+class ServerSettings(_Section):
+    url: Annotated[str, Field(pattern=r"^https?://")]
+    concurrency: Count
+    timeout_s: Positive
+    batch_pairs: Count
+
+
+class TeacherSettings(_Section):
+    model: str
+    server: ServerSettings | None
+    method: Literal["answer_likelihood", "query_likelihood", "judgement"]
+    grades: Annotated[tuple[str, ...], Field(min_length=2)] | None
+    weight: Positive
+    templates: Annotated[tuple[TemplateSettings, ...], Field(min_length=1)]
+    check_templates: tuple[TemplateSettings, ...]
+
+    @model_validator(mode="after")
+    def _fits_its_method(self):
+        if (self.method == "judgement") != (self.grades is not None):
+            raise ValueError("grades: a judgement needs them, worst first (['No', 'Yes']); the other methods take null")
+        if self.grades is not None and len(set(self.grades)) < len(self.grades):
+            raise ValueError("grades: each must stand once")
+        for template in (*self.templates, *self.check_templates):
+            if template.question.count("{question}") != (0 if self.method == "query_likelihood" else 1):
+                raise ValueError(
+                    "templates: question must contain {question} exactly once, but not where method is query_likelihood: "
+                    "there the question is what is scored, in place of {answer}"
+                )
+        return self
+
+
+class LabelSettings(_Section):
+    answers_per_question: Count
+    check_questions: Annotated[int, Field(ge=0)]
+    batch_tokens: Annotated[int, Field(ge=64)] | None
+    memory_mb: Annotated[int, Field(ge=64)] | None
+    compile: bool
+    readings_per_part: Count
+
+
+class UtilitySettings(_Section):
+    answers: Literal["mean", "best"]
+    templates: Literal["mean", "median"]
+    teachers: Literal["none", "zscore", "minmax"]
+    temperature: Positive
+
+
+Objective = Literal[
+    "utility_infonce", "infonce", "kl", "margin_mse", "m3_kd", "wasserstein", "disj_infonce", "mann_whitney", "plackett_luce"
+]
+
+
+class RefreshSettings(_Section):
+    rounds: Annotated[int, Field(ge=0)]
+    top_k: Count
+
+
+class RewardSettings(_Section):
+    share: Fraction
+    folds: Annotated[int, Field(ge=2)]
+    epochs: Count
+    batch_size: Count
+    learning_rate: Positive
+    warmup: Fraction
+    weight_decay: Annotated[float, Field(ge=0)]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+
+
+class TrainSettings(_Section):
+    objective: Objective
+    evidence_share: Fraction
+    towers: Literal["both", "query", "adapter"]
+    epochs: Count
+    batch_size: Count
+    gradient_accumulation: Count
+    learning_rate: Positive
+    warmup: Fraction
+    weight_decay: Annotated[float, Field(ge=0)]
+    student_temperature: Positive
+    in_batch_negatives: bool
+    passage_queries: Annotated[float, Field(ge=0, le=4)]
+    calibrate_temperature: bool
+    near_duplicate: NearDuplicate | None
+    harmful_are_negatives: bool
+    least_best_utility: float | None
+    refresh: RefreshSettings
+    reward: RewardSettings
+    rivals: tuple[Objective, ...]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    evaluations_per_epoch: Count
+    patience: Count
+
+    @model_validator(mode="after")
+    def _evidence_has_a_use(self):
+        if self.evidence_share and self.objective != "utility_infonce":
+            raise ValueError("evidence_share: only the objective utility_infonce mixes evidence with utilities; set it to 0")
+        return self
+
+    @model_validator(mode="after")
+    def _utilities_are_smoothed_once(self):
+        if self.reward.share and self.refresh.rounds:
+            raise ValueError("reward.share, refresh.rounds: use one of them; new pairs would have the reward model fitted anew")
+        return self
+
+
+class IndexSettings(_Section):
+    factory: str
+    recall_target: Annotated[float, Field(gt=0, le=1)]
+    serving: Literal["auto", "onnx_int8", "onnx", "torch"]
+    max_recall_loss: Fraction
+    min_cosine: Fraction
+    base: bool
+
+
+class LlmSettings(_Section):
+    questions: Annotated[int, Field(ge=0)]
+    top_k: Count
+    window: Annotated[int, Field(ge=2, le=52)]
+    timed_queries: Annotated[int, Field(ge=0)]
+    query_template: TemplateSettings
+
+    @model_validator(mode="after")
+    def _scores_the_question(self):
+        if "{question}" in self.query_template.question:
+            raise ValueError("query_template: question must not contain {question}: it is what is scored, in place of {answer}")
+        return self
+
+
+class EvaluateSettings(_Section):
+    cutoffs: Annotated[tuple[Count, ...], Field(min_length=1)]
+    reader_passages: Count
+    reader_questions: Count | None
+    reader_new_tokens: Count
+    reader_batch_size: Count
+    llm: LlmSettings
+    resamples: Annotated[int, Field(ge=100)]
+    confidence: Annotated[float, Field(gt=0.5, lt=1)]
+
+
+class PromoteSettings(_Section):
+    # What MLflow's filters and addresses can hold; it would be refused only when all else is done.
+    model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)]
+    alias: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=200)]
+    metric: str
+    min_gain: float
+    guarded: tuple[str, ...]
+    max_loss: Annotated[float, Field(ge=0)]
+    min_cosine: Fraction
+    max_serving_loss: Fraction
+    max_index_loss: Fraction
+
+    @model_validator(mode="after")
+    def _alias_is_free(self):
+        if re.fullmatch(r"latest|[vV]\d+", self.alias):
+            raise ValueError("alias: MLflow keeps latest and v1, v2, ... for itself; take another")
+        return self
+
+
+class PackageSettings(_Section):
+    bento: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+
+
+class TrackingSettings(_Section):
+    uri: str
+    experiment: str
+
+
+class Settings(_Section):
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    scope: Literal["document", "corpus"]
+    compute: ComputeSettings
+    models: ModelSettings
+    teachers: Annotated[dict[Name, TeacherSettings], Field(min_length=1)]
+    ingest: IngestSettings
+    validate_: Annotated[ValidateSettings, Field(alias="validate")]
+    candidates: CandidateSettings
+    label: LabelSettings
+    utility: UtilitySettings
+    train: TrainSettings
+    index: IndexSettings
+    evaluate: EvaluateSettings
+    promote: PromoteSettings
+    package: PackageSettings
+    tracking: TrackingSettings
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """PyYAML keeps the last of two equal keys without a word; here that is an error."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key.start_mark)
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def load_settings(path: Path, overrides: Iterable[str] = ()) -> Settings:
+    """Read params.yaml, apply ``KEY=VALUE`` overrides (dotted keys, YAML values), check everything.
+
+    Raises:
+        ConfigError: the file is missing or broken, a key is unknown or missing, a value is impossible.
+    """
+    try:
+        values = _parse(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist: run from the project's folder, or name a file with --params") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"{path} is not readable YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds no parameters: expected one section a stage")
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: " + "; ".join(_explain(e, values) for e in error.errors())) from None
+
+
+def dump_settings(settings: Settings) -> dict[str, Any]:
+    return settings.model_dump(by_alias=True, mode="json")
+
+
+def select(settings: Settings, keys: Iterable[str]) -> SimpleNamespace:
+    """The values under dotted ``keys`` and nothing else.
+
+    A stage is handed only what it declares, so a parameter that it reads without declaring is an AttributeError in
+    the first run, not a stale cache entry in DVC a month later.
+    """
+    chosen = SimpleNamespace()
+    for key in keys:
+        *parents, last = key.split(".")
+        source: Any = settings
+        target = chosen
+        for name in parents:
+            source = getattr(source, name)
+            if not hasattr(target, name):
+                setattr(target, name, SimpleNamespace())
+            target = getattr(target, name)
+        attribute = "validate_" if key == "validate" else last
+        setattr(target, attribute, getattr(source, attribute))
+    return chosen
+
+
+def _parse(text: str) -> Any:
+    """The value of YAML ``text``. Raises a ValueError for whatever is wrong with it."""
+    try:
+        return yaml.load(text, Loader=_UniqueKeys)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError) as error:  # PyYAML's converters raise the latter three
+        raise ValueError(str(error)) from None
+
+
+def _apply(values: dict, override: str) -> None:
+    key, equals, text = override.partition("=")
+    override = _without_password(override)
+    if not equals or not key:
+        raise ConfigError(f"--set {override}: expected KEY=VALUE, for example --set train.epochs=1")
+    *parents, last = key.split(".")
+    target = values
+    for name in (*parents, last):
+        if not isinstance(target, dict) or name not in target:
+            raise ConfigError(f"--set {override}: there is no parameter {key}{_hint(key, _leaves(values))}")
+        if name is not last:
+            target = target[name]
+    try:
+        target[last] = _parse(text)
+    except ValueError:
+        raise ConfigError(f"--set {override}: the value is not YAML; put it in quotes") from None
+
+
+def _explain(error: dict, values: dict) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"there is no parameter {key}{_hint(key, _known_keys())}"
+    if error["type"] == "missing":
+        return f"{key} is missing"
+    value = error["input"]
+    if key.endswith(".url") and isinstance(value, str):
+        value = value.rpartition("@")[2]  # also where it lacks what marks it as an address
+    return f"{key}: {error['msg']} (it is {_without_password(repr(value))})"
+
+
+def _without_password(text: str) -> str:
+    """``text`` for a message: what stands before the @ of an address may be a password."""
+    return without_user_info(re.sub(r"""(//|'url': ['"])[^'"\s]*@""", r"\1", text))
+
+
+def _hint(key: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _leaves(values: dict, prefix: str = "") -> Iterable[str]:
+    for name, value in values.items():
+        yield f"{prefix}{name}"
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+
+
+def _known_keys(model: type[BaseModel] = Settings, prefix: str = "") -> Iterable[str]:
+    for name, field in model.model_fields.items():
+        key = prefix + (field.alias or name)
+        yield key
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _known_keys(field.annotation, key + ".")

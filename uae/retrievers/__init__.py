@@ -1,0 +1,1 @@
+"""One kind of retriever a file, and the forms it is served in."""

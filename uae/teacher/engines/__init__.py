@@ -1,0 +1,1 @@
+"""What runs a teacher: a local model, or a server."""

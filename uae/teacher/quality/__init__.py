@@ -1,0 +1,1 @@
+"""Are the labels worth training on? Figures, verdict, page."""

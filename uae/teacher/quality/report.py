@@ -1,0 +1,84 @@
+"""The label-quality report of a store: utilities as training will see them, judged, as JSON and as a page."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from uae.io.files import read_json, write_json, write_text
+from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table
+from uae.teacher.asking import sample
+from uae.teacher.quality.figures import judge
+from uae.teacher.store import LabelStore
+from uae.teacher.utility import Source, template_utilities, utilities
+
+_CONFIDENCE, _RESAMPLES, _SEED = 0.95, 2000, 0  # of the intervals: a report on labels needs no parameters of its own
+
+
+def report_labels(
+    candidates_path: Path,
+    passages_path: Path,
+    questions_path: Path,
+    store_path: Path,
+    manifest_path: Path,
+    report_path: Path,
+    page_path: Path,
+    histogram_path: Path,
+    answers: str,
+    templates: str,
+    teachers: str,
+    temperature: float,
+) -> dict:
+    """Judge the stored labels and write the report. Asks the teacher nothing. Returns the report.
+
+    Raises:
+        ArtefactError: a stage before has not run, a candidate pair has no reading, or a part of the store is damaged.
+    """
+    from uae.teacher.quality.page import page
+
+    candidates = read_table(candidates_path, CANDIDATES)
+    questions = read_table(questions_path, QUESTIONS)
+    manifest = read_json(manifest_path)
+    sources = [Source.from_manifest(entry) for entry in manifest["teachers"]]
+    labels = LabelStore(store_path).read()
+    derived = utilities(labels, candidates, questions, sources, manifest["answers_per_question"], answers, templates, teachers)
+    by_template = _by_template(labels, candidates, questions, sources, manifest, answers)
+    tokens = _answer_tokens(labels, candidates, sources[0])
+    tables = (derived, by_template, candidates, questions, tokens)
+    report = judge(*tables, temperature, _CONFIDENCE, _RESAMPLES, _SEED)
+    texts = read_table(passages_path, PASSAGES).set_index("passage_id")["text"]
+    write_text(histogram_path, _histogram(derived["utility"]))
+    write_text(page_path, page(report, *tables, texts))
+    write_json(report_path, report)
+    return report
+
+
+def _by_template(
+    labels: pd.DataFrame,
+    candidates: pd.DataFrame,
+    questions: pd.DataFrame,
+    sources: Sequence[Source],
+    manifest: dict,
+    answers: str,
+) -> pd.DataFrame:
+    """Each template's utilities alone; those of the check templates cover the questions that they were asked of."""
+    tables = []
+    for source in sources:
+        for template in (*source.templates, *source.check_templates):
+            covered = candidates if template in source.templates else sample(candidates, manifest["check_questions"])
+            if len(covered):
+                each = template_utilities(labels, covered, questions, source, template, manifest["answers_per_question"], answers)
+                tables.append(each.assign(teacher=source.name, template=template))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _answer_tokens(labels: pd.DataFrame, candidates: pd.DataFrame, source: Source) -> pd.Series:
+    read = labels[(labels["teacher"] == source.fingerprint) & labels["template"].isin(source.templates)]
+    return read[read["question_id"].isin(candidates["question_id"])].groupby("question_id")["n_tokens"].mean()
+
+
+def _histogram(values: pd.Series) -> str:
+    counts, edges = np.histogram(values, bins=30)
+    rows = [f"{(low + high) / 2:.4f},{count}" for low, high, count in zip(edges, edges[1:], counts, strict=False)]
+    return "\n".join(["utility,pairs", *rows]) + "\n"

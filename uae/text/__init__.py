@@ -1,0 +1,1 @@
+"""Words and what is made of them, in any script."""

@@ -1,0 +1,1 @@
+"""What a student learns: pure functions of scores, utilities and masks."""
