@@ -17,7 +17,7 @@ SPECS = {
     "candidates": (["ingest", "validate"], [], ["parquet", "python"], "candidates"),
     "label": (["candidates", "ingest"], ["label_quality", "labels"], ["huggingface", "pytorch"], "teacher"),
     "train": (["candidates", "ingest", "label"], [], ["mlflow", "pytorch"], "training"),
-    "index": (["ingest", "train"], [], ["faiss"], "index"),
+    "index": (["ingest", "train"], [], ["faiss"], "release"),
     "evaluate": (["index", "ingest", "train"], [], ["huggingface", "python"], "evaluation"),
     "promote": (["candidates", "evaluate", "index", "ingest", "label"], [], ["mlflow"], "registry"),
     "package": (["promote"], [], ["bentoml"], "registry"),

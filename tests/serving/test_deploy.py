@@ -163,7 +163,9 @@ asyncio.run(main())
 def test_only_what_serving_needs_is_inside(bento, tiny):
     inside = {path.relative_to(bento / "src").as_posix() for path in (bento / "src").rglob("*") if path.is_file()}
     code = {name for name in inside if not name.startswith(("release/", "deploy/page/"))}
-    assert {name.rpartition("/")[0] for name in code} <= {"", "uae", "uae/index", "uae/serving", "deploy"}
+    assert {name.rpartition("/")[0] for name in code} <= {
+        *("", "uae", "uae/io", "uae/retrievers", "uae/index", "uae/release", "uae/serving", "deploy"),
+    }
     assert not code & {
         "uae/cli/main.py",
         "uae/pipeline/stages.py",
@@ -182,7 +184,8 @@ def test_the_package_stage_depends_on_all_code_inside(bento):
     code = STAGES["package"].code
     inside = [path.relative_to(bento / "src").as_posix() for path in (bento / "src").rglob("*.py")]
     missing = {name for name in inside if not any(name == each or name.startswith(f"{each}/") for each in code)}
-    assert missing <= {"uae/__init__.py", "uae/io/errors.py"}
+    missing = {name for name in missing if not name.endswith("__init__.py")}  # one docstring each
+    assert missing <= {"uae/io/errors.py"}
 
 
 def test_nothing_is_pickled_and_no_path_of_this_machine_is_inside(bento, tiny):

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from uae.cli.main import release as release_commands
+from uae.cli import release as release_commands
 from uae.io.errors import ConfigError, UaeError
 from uae.pipeline.settings import load_settings, select
 from uae.pipeline.stages import CHAIN, STAGES, Workspace, model_references
