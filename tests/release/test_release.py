@@ -16,9 +16,10 @@ from uae.io.files import sha256_file
 from uae.io.models import fingerprint
 from uae.io.tables import DOCUMENTS, PASSAGES, read_table, write_table
 from uae.release.build import IndexRecipe, build_release
-from uae.release.open import FORMAT, RELEASE_DOCUMENTS, Release, TorchEncoder, read_manifest, seal
+from uae.release.open import FORMAT, RELEASE_DOCUMENTS, Release, read_manifest, seal
 from uae.retrievers.dense import encode, load_encoder
 from uae.retrievers.document_side import document_fingerprint
+from uae.retrievers.torch_encoder import TorchEncoder
 from uae.training.towers import build_student
 
 TEXTS = ["The seal is torn.", "Keys hang in the lodge.", "Ice forms on the fan.", "The fan is silent.", "Call Lunde first."]

@@ -437,7 +437,10 @@ _GROUND = ("uae/io/files.py", "uae/io/tables.py")
 _MODELS = ("uae/io/models.py", "uae/io/gguf.py")
 _ENCODER = ("uae/io/compute.py", "uae/retrievers/dense.py")
 
-_RELEASE = ("uae/release/open.py", "uae/release/parity.py", "uae/index", "uae/retrievers/onnx_encoder.py")
+_RELEASE = (
+    "uae/release/open.py", "uae/release/parity.py", "uae/index", "uae/retrievers/protocol.py", "uae/retrievers/onnx_encoder.py",
+    "uae/retrievers/torch_encoder.py", "uae/retrievers/serving_forms.py",
+)  # fmt: skip
 
 CHAIN = (
     Stage(

@@ -21,9 +21,10 @@ from uae.measures.metrics import retrieval_metrics
 from uae.registry.gate import RECALL_AT, Bounds, Decision, decide_better, decide_serving
 from uae.registry.tracking import ENCODER_TAG, RELEASE_TAG, code_version, connect, dvc_md5, run_of
 from uae.registry.versions import release_of, version_of, with_release
-from uae.release.open import open_encoder, read_index, read_manifest
+from uae.release.open import read_index, read_manifest
 from uae.release.parity import Corpus, Parity, measure_parity
 from uae.retrievers.dense import encode, load_encoder
+from uae.retrievers.serving_forms import open_encoder
 
 _SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec("string", "query"), ColSpec("long", "k", required=False)]),

@@ -19,12 +19,13 @@ from uae.io.errors import ConfigError, ModelError, UaeError
 from uae.io.files import atomic_path, sha256_bytes, sha256_file
 from uae.io.models import fingerprint
 from uae.io.tables import DOCUMENTS, PASSAGES, QUESTIONS, read_table, write_table
-from uae.release.open import BASE, FORMAT, RELEASE_DOCUMENTS, open_encoder, probe_rows, read_manifest, seal
+from uae.release.open import BASE, FORMAT, RELEASE_DOCUMENTS, probe_rows, read_manifest, seal
 from uae.release.parity import Corpus, Parity, is_within, lowest_cosine, measure_parity
 from uae.retrievers.dense import encode, load_encoder
 from uae.retrievers.document_side import document_fingerprint, route
 from uae.retrievers.onnx_encoder import KINDS
 from uae.retrievers.onnx_export import export_encoder, quantise
+from uae.retrievers.serving_forms import open_encoder
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -11,7 +11,6 @@ base/                 the encoder before training, as serving/ or encoder/, and 
 Built by ``uae.release.build``. Opening one imports no torch, unless torch has to serve it.
 """
 
-import copy
 import json
 import math
 import operator
@@ -32,7 +31,8 @@ from uae.io.files import read_json, sha256_bytes, sha256_file
 from uae.io.models import fingerprint
 from uae.io.tables import DOCUMENTS, PASSAGES
 from uae.release.parity import lowest_cosine
-from uae.retrievers.onnx_encoder import OnnxEncoder
+from uae.retrievers.protocol import Encoder
+from uae.retrievers.serving_forms import open_encoder
 
 FORMAT = 2
 UAE, BASE = "uae", "base"
@@ -140,45 +140,8 @@ def seal(manifest: Mapping) -> str:
     return sha256_bytes(json.dumps(body, sort_keys=True))
 
 
-class TorchEncoder:
-    """The trained encoder itself, where ONNX Runtime cannot stand in for it."""
-
-    def __init__(self, folder: Path, device: str):
-        from uae.retrievers.dense import load_encoder
-
-        self._encoder = load_encoder(folder, device)
-        # A tokenizer keeps how it pads and cuts as a state, and encoding may run in another thread.
-        self._counting = copy.deepcopy(self._encoder.tokenizer)
-        self.dimension = self._encoder.get_embedding_dimension()
-
-    def encode(self, texts: Sequence[str], kind: str) -> np.ndarray:
-        from uae.retrievers.dense import encode
-
-        return encode(self._encoder, list(texts), kind)
-
-    def token_lengths(self, texts: Sequence[str], kind: str) -> list[int]:
-        prompt, limit = self._encoder.prompts.get(kind) or "", self._encoder.max_seq_length
-        found = self._counting([prompt + text for text in texts], truncation=True, max_length=limit)["input_ids"]
-        return list(map(len, found))
-
-    def close(self) -> None:
-        self._encoder = self._counting = None
-
-
-def open_encoder(folder: Path, backend: str, device: str, threads: int | None) -> OnnxEncoder | TorchEncoder:
-    """The encoder that serves a release, or its base.
-
-    Args:
-        folder: the release's folder, or ``base`` in it.
-        backend: as the manifest names it: torch, onnx or onnx_int8.
-    """
-    if backend == "torch":
-        return TorchEncoder(Path(folder) / "encoder", device)
-    return OnnxEncoder(Path(folder) / "serving", threads)
-
-
 class _System(NamedTuple):
-    encoder: OnnxEncoder | TorchEncoder
+    encoder: Encoder
     index: faiss.Index
     parameters: str
 
@@ -300,7 +263,7 @@ class Release:
         self._probe(name, encoder, index, index_path, part)
         return _System(encoder, index, part["index"]["parameters"])
 
-    def _probe(self, name: str, encoder, index: faiss.Index, index_path: Path, part: Mapping) -> None:
+    def _probe(self, name: str, encoder: Encoder, index: faiss.Index, index_path: Path, part: Mapping) -> None:
         """Encode a few passages anew: hashes can be made for anything, but only one encoder gives the vectors of the index."""
         if not len(self._places):
             return
