@@ -1,8 +1,10 @@
-# Everything runs from .venv, built from requirements.lock by the first Python 3.11 found that can make one; PYTHON overrides.
+# Everything runs from .venv, built from requirements.lock by the newest Python of 3.11 to 3.13 found that can make one; PYTHON overrides.
 PYTHON ?=
-FIND_PYTHON = for p in $(PYTHON) python3.11 python3 python; do \
-	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' 2> /dev/null && { echo $$p; break; }; done
+FIND_PYTHON = for p in $(PYTHON) python3.13 python3.12 python3.11 python3 python; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2> /dev/null && { echo $$p; break; }; done
 BIN := .venv/bin
+# Plain Python that its author publishes as source alone: DVC's configuration needs it.
+SOURCE_ONLY = antlr4-python3-runtime
 # No tool of the chain calls home.
 export DO_NOT_TRACK = 1
 export BENTOML_DO_NOT_TRACK = True
@@ -17,7 +19,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup models pipeline test dagster mlflow serve lint format lock clean
+.PHONY: help setup models pipeline test dagster mlflow serve lint format lock check-lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,8 +43,8 @@ serve: setup  ## serve the release activated in models/serving, else the champio
 	@UAE_STORE="$${UAE_STORE:-$$(test ! -f models/serving/active.json || echo $(CURDIR)/models/serving)}" \
 		bentoml serve $(CURDIR)/models/bento/bento --port 3000
 
-lint: setup  ## check style and layers
-	@ruff check . && ruff format --check .
+lint: setup  ## check style, layers and types
+	@ruff check . && ruff format --check . && mypy
 
 format: setup  ## apply the style
 	@ruff check --fix . && ruff format .
@@ -54,7 +56,7 @@ models: setup  ## fetch the demo's models into models/
 
 .venv/.installed: requirements.lock pyproject.toml
 	@test -x $(BIN)/python || { python=$$($(FIND_PYTHON)); \
-		test -n "$$python" || { echo "Python 3.11 with venv is needed and was not found; set PYTHON=/path/to/python3.11"; exit 1; }; \
+		test -n "$$python" || { echo "Python 3.11, 3.12 or 3.13 with venv is needed and was not found; set PYTHON=/path/to/python"; exit 1; }; \
 		$$python -m venv .venv; }
 	@echo "Installing into .venv (once; a few minutes) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
@@ -63,9 +65,16 @@ models: setup  ## fetch the demo's models into models/
 	@touch $@
 
 lock:  ## resolve requirements.lock anew from pyproject.toml
-	@$(BIN)/pip-compile --quiet --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-options --all-extras \
+	@$(BIN)/pip-compile --quiet --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-options --all-extras --allow-unsafe \
 		--output-file requirements.lock pyproject.toml
 	@sed -i 's/^\(torch==[0-9.]*\)+cpu$$/\1/' requirements.lock  # the local build's mark; elsewhere the plain version is meant
+
+check-lock: setup  ## ask the package index for a binary wheel of every pin, for each Python
+	@for version in 3.11 3.12 3.13; do \
+		grep -E '^[a-z]' requirements.lock | grep -vE '^($(SOURCE_ONLY))==' | $(BIN)/python -m pip install --dry-run --quiet \
+			--disable-pip-version-check --ignore-installed --only-binary=:all: --no-deps --python-version $$version \
+			--target .wheels-checked -r /dev/stdin && echo "Python $$version: a wheel for every pin" || exit 1; \
+	done
 
 clean:  ## remove what the pipeline made (models fetched and the environment stay)
 	@rm -rf data/*.parquet data/*.json data/labels data/refreshed_labels data/judgements reports \
