@@ -18,10 +18,8 @@ def encode(encoder, texts, kind, progress=""):
 
 def passage(doc, position, text):
     start = 100 * position
-    return {"passage_id": f"{doc}-{position}", "doc_id": doc, "position": position, "section": "", "text": text} | {
-        "start": start,
-        "end": start + len(text),
-    }
+    place = {"title": "", "source": doc, "position": position, "section": "", "start": start, "end": start + len(text)}
+    return {"passage_id": f"{doc}-{position}", "doc_id": doc, "text": text} | place
 
 
 def question(number, doc, text, split="train", answers=("yes",), evidence=()):

@@ -51,6 +51,24 @@ def test_ids_are_these(write_corpus, run_ingest):
     assert found.questions["question_id"].tolist() == ["9f1d48a489482f097cf9bb4c"]
 
 
+def test_passages_name_their_document_and_their_heading(write_corpus, run_ingest):
+    sections = [{"title": "Wick", "text": "It is trimmed."}, {"title": "Oil", "text": "It is filled in."}]
+    found = run_ingest(write_corpus([{"id": "lamp", "title": "The lamp", "sections": sections}], []))
+    columns = ["title", "source", "section"]
+    assert found.passages[columns].values.tolist() == [["The lamp", "lamp", "Wick"], ["The lamp", "lamp", "Oil"]]
+
+
+def test_another_heading_over_the_same_words_is_another_passage(write_corpus, run_ingest):
+    """The teacher reads headings: labels for the old heading must not be taken for the new one's."""
+    ids = {
+        run_ingest(write_corpus([{"id": "a", "sections": [{"title": title, "text": "It is trimmed."}]}], [])).passages[
+            "passage_id"
+        ][0]
+        for title in ("", "Wick", "Lamp")
+    }
+    assert len(ids) == 3
+
+
 def test_ids_and_splits_do_not_depend_on_the_order_of_rows_or_the_folder(ten, run_ingest):
     first, second = run_ingest(ten(), split=SPLITS), run_ingest(ten(order=-1, name="elsewhere"), split=SPLITS)
 

@@ -23,7 +23,8 @@ QUESTIONS = pd.DataFrame(
 TEXTS = {"p1": "The pump is in the cellar.", "p2": "The lift is beside the stairs.", "p3": "A pump needs oil.", "p4": "Stairs."}
 ROWS = pd.DataFrame(
     [
-        {"passage_id": p, "doc_id": "d1" if p < "p3" else "d2", "position": 0, "section": "", "start": 0, "end": 1, "text": text}
+        {"passage_id": p, "doc_id": "d1" if p < "p3" else "d2", "title": "", "source": "d", "position": 0, "section": ""}
+        | {"start": 0, "end": 1, "text": text}
         for p, text in TEXTS.items()
     ]
 )

@@ -42,7 +42,7 @@ def project(tmp_path):
     questions, passages, pairs, readings = [], [], [], []
     for n in range(16):
         split = "train" if n < 6 else "validation" if n < 10 else "test"
-        place = {"doc_id": "d", "section": "", "start": 0, "end": 1}
+        place = {"doc_id": "d", "title": "", "source": "d", "section": "", "start": 0, "end": 1}
         passages.append(place | {"passage_id": f"p{n:02}", "position": n, "text": f"Machine {n * 7 % 16} has {n} valves."})
         questions.append(
             {"question_id": f"q{n:02}", "text": f"How many valves has machine {n * 7 % 16}?", "answers": [f"{n} valves"]}

@@ -90,7 +90,8 @@ def project(tmp_path_factory, tiny_encoder) -> Path:
     root = tmp_path_factory.mktemp("gate")
     document = {"doc_id": "d", "source": "d", "title": "T", "version": "", "text": "", "sections": [], "metadata": "{}"}
     passages = [
-        {"passage_id": f"p{n:03}", "doc_id": "d", "position": n, "section": "", "start": 0, "end": len(text), "text": text}
+        {"passage_id": f"p{n:03}", "doc_id": "d", "title": "T", "source": "d", "position": n, "section": ""}
+        | {"start": 0, "end": len(text), "text": text}
         for n, text in enumerate(TEXTS)
     ]
     questions = [

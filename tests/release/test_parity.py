@@ -101,7 +101,8 @@ def tables(tmp_path_factory, rough_encoder) -> Path:
     root = tmp_path_factory.mktemp("tables")
     document = {"doc_id": "d", "source": "d", "title": "T", "version": "", "text": "", "sections": [], "metadata": "{}"}
     passages = [
-        {"passage_id": f"p{n}", "doc_id": "d", "position": n, "section": "", "start": 0, "end": len(text), "text": text}
+        {"passage_id": f"p{n}", "doc_id": "d", "title": "T", "source": "d", "position": n, "section": ""}
+        | {"start": 0, "end": len(text), "text": text}
         for n, text in enumerate(TEXTS)
     ]
     texts = ["Where are the keys?", "Who is called?", "Is the fan on?", "What is torn?"]

@@ -34,9 +34,10 @@ def release(tmp_path_factory, tiny_encoder) -> Path:
         for d, year in (("d1", 2023), ("d2", 2025))
     ]
     passages = [
-        {"passage_id": f"p{n}", "doc_id": "d1" if n < 3 else "d2", "position": n, "section": "S"}
+        {"passage_id": f"p{n}", "doc_id": d, "title": f"Title {d}", "source": d, "position": n, "section": "S"}
         | {"start": 0, "end": len(text), "text": text}
         for n, text in enumerate(TEXTS)
+        for d in ["d1" if n < 3 else "d2"]
     ]
     write_table(root / "documents.parquet", DOCUMENTS, documents)
     write_table(root / "passages.parquet", PASSAGES, passages)

@@ -216,7 +216,8 @@ def test_a_release_is_searched_without_torch(tiny_encoder, tmp_path):
     blank = {"version": "", "text": "", "sections": [], "metadata": "{}"}
     write_table(tmp_path / "documents.parquet", DOCUMENTS, [{"doc_id": "d", "source": "d", "title": "T"} | blank])
     write_table(tmp_path / "passages.parquet", PASSAGES, [
-        {"passage_id": f"p{n}", "doc_id": "d", "position": n, "section": "", "start": 0, "end": len(text), "text": text}
+        {"passage_id": f"p{n}", "doc_id": "d", "title": "T", "source": "d", "position": n, "section": ""}
+        | {"start": 0, "end": len(text), "text": text}
         for n, text in enumerate(["Keys hang in the lodge.", "Ice"])
     ])  # fmt: skip
     build_release(

@@ -45,8 +45,8 @@ def release(tmp_path_factory, tiny_encoder) -> Path:
         for n in range(2)
     ]
     passages = [
-        {"passage_id": f"p{n}", "doc_id": f"d{n % 2}", "position": n // 2, "section": "S", "start": 0, "end": len(text)}
-        | {"text": text}
+        {"passage_id": f"p{n}", "position": n // 2, "section": "S", "start": 0, "end": len(text), "text": text}
+        | {name: documents[n % 2][name] for name in ("doc_id", "title", "source")}
         for n, text in enumerate(TEXTS)
     ]
     write_table(root / "documents.parquet", DOCUMENTS, documents)

@@ -22,7 +22,8 @@ def tiny_release(folder: Path, encoder: Path, texts: Sequence[str], name: str, s
     """
     document = {"doc_id": name, "source": name, "title": name, "version": "", "text": "", "sections": [], "metadata": "{}"}
     passages = [
-        {"passage_id": f"{name}-{n}", "doc_id": name, "position": n, "section": "", "start": 0, "end": len(text), "text": text}
+        {"passage_id": f"{name}-{n}", "doc_id": name, "title": name, "source": name, "position": n, "section": ""}
+        | {"start": 0, "end": len(text), "text": text}
         for n, text in enumerate(texts)
     ]
     write_table(folder / "documents.parquet", DOCUMENTS, [document])

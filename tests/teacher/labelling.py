@@ -21,7 +21,7 @@ CHECK = Template("{passage}\n\n", "Q: {question}\nA:", " {answer}")
 
 def write_corpus(folder: Path, questions: int = 12, per_question: int = 6, passages: int = 12) -> None:
     """Shelves: passage n tells what question n asks. The candidates' questions stand in falling order of their ids."""
-    place = {"doc_id": "d", "section": "", "start": 0, "end": 1}
+    place = {"doc_id": "d", "title": "", "source": "d", "section": "", "start": 0, "end": 1}
     shelves = [
         place | {"passage_id": f"p{n:02}", "position": n, "text": f"Shelf {n} holds {n * 7} boxes. " * 4} for n in range(passages)
     ]

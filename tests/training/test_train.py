@@ -29,7 +29,7 @@ def labelled(tmp_path) -> Path:
     names = ["seal", "fan", "key", "lamp", "door", "coil", "pump", "hose", "rack", "tray", "lock", "vent"]
     questions, passages, pairs, readings = [], [], [], []
     for n, name in enumerate(names):
-        place = {"doc_id": f"d{n % 4}", "section": "", "start": 0, "end": 1}
+        place = {"doc_id": f"d{n % 4}", "title": "", "source": f"d{n % 4}", "section": "", "start": 0, "end": 1}
         passages.append(
             place | {"passage_id": f"p{n:02}", "position": n, "text": f"It stands on shelf {n}, beside {names[n - 5]}."}
         )

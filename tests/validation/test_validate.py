@@ -22,8 +22,8 @@ def tables():
         documents[-1] |= {"sections": [], "metadata": "{}"}
         for position, part in enumerate((first, second)):
             start = text.index(part)
-            passages.append({"passage_id": f"p{n}{position}", "doc_id": f"d{n}", "position": position, "section": ""})
-            passages[-1] |= {"start": start, "end": start + len(part), "text": part}
+            passages.append({"passage_id": f"p{n}{position}", "doc_id": f"d{n}", "title": "", "source": f"d{n}.txt"})
+            passages[-1] |= {"position": position, "section": "", "start": start, "end": start + len(part), "text": part}
         questions.append({"question_id": f"q{n}", "text": f"Who trims lamp {n}?", "answers": ["Keeper"], "doc_id": f"d{n}"})
         questions[-1] |= {"evidence": [f"p{n}1"], "split": split, "origin": "human", "source": f"questions.jsonl, line {n}"}
     return {"documents": documents, "passages": passages, "questions": questions}

@@ -119,10 +119,11 @@ def _passages(doc_id: str, raw: RawDocument, words: int) -> list[dict]:
     rows = []
     for position, (section, start, end) in enumerate(cut(raw, words)):
         text = raw.text[start:end]
-        passage_id = sha256_bytes(doc_id, str(start), str(end), text)[:24]
+        # Models read the section, too, and a document's text does not always hold it. Without one the id is as it always was.
+        passage_id = sha256_bytes(doc_id, str(start), str(end), text, *([section] if section else []))[:24]
         rows.append(
-            {"passage_id": passage_id, "doc_id": doc_id, "position": position, "section": section}
-            | {"start": start, "end": end, "text": text}
+            {"passage_id": passage_id, "doc_id": doc_id, "title": raw.title, "source": raw.key, "position": position}
+            | {"section": section, "start": start, "end": end, "text": text}
         )
     return rows
 

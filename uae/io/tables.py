@@ -27,10 +27,12 @@ DOCUMENTS = _schema(
     metadata=pa.string(),  # a JSON object
 )
 PASSAGES = _schema(
-    passage_id=pa.string(),  # content hash of doc_id, offsets and text
+    passage_id=pa.string(),  # content hash of doc_id, offsets, text and, where there is one, section
     doc_id=pa.string(),
+    title=pa.string(),  # of the document, as in DOCUMENTS: what a passage is read with needs no join
+    source=pa.string(),  # of the document, as in DOCUMENTS
     position=pa.int32(),  # 0, 1, 2 ... within the document
-    section=pa.string(),
+    section=pa.string(),  # the path of headings above the passage ("Setup > Network"); "" where there is none
     start=pa.int64(),  # offsets into documents.text, in characters
     end=pa.int64(),
     text=pa.string(),
