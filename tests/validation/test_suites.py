@@ -22,6 +22,7 @@ def good(suite):
         "passages": {
             "passage_id": [f"p{n}" for n in number],
             "document_known": True,
+            "named_as_document": True,
             "text_stands_in_document": True,
             "n_words": 3,
         },
@@ -80,6 +81,7 @@ BROKEN_VALUES = [
     ("documents", "text", " \n\t", "match_regex"),
     ("documents", "n_passages", 0, "be_between"),
     ("passages", "document_known", False, "be_in_set"),
+    ("passages", "named_as_document", False, "be_in_set"),
     ("passages", "text_stands_in_document", False, "be_in_set"),
     ("passages", "n_words", 0, "be_between"),
     ("questions", "text", "  ", "match_regex"),

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from uae.io.errors import ValidationFailed
+from uae.io.errors import ArtefactError, ValidationFailed
 from uae.io.tables import DOCUMENTS, PASSAGES, QUESTIONS, write_table
 from uae.teacher.store import LabelStore
+from uae.validation.report import require_validated
 from uae.validation.validate import validate, validate_labels
 
 MINIMUM = {"train": 2, "validation": 1, "test": 1}
@@ -80,11 +81,16 @@ BREAKS = {
     "an empty document": (lambda t: t["documents"][1].update(text=" "), ["documents.text", "passages.text_stands_in_document"]),
     "a passage of no document": (
         lambda t: t["passages"][3].update(doc_id="gone"),
-        ["passages.document_known", "passages.text_stands_in_document"],
+        ["passages.document_known", "passages.named_as_document", "passages.text_stands_in_document"],
     ),
-    "a passage of another document": (lambda t: t["passages"][3].update(doc_id="d3"), ["passages.text_stands_in_document"]),
+    "a passage of another document": (
+        lambda t: t["passages"][3].update(doc_id="d3"),
+        ["passages.named_as_document", "passages.text_stands_in_document"],
+    ),
     "offsets off by one": (lambda t: t["passages"][3].update(start=1, end=25), ["passages.text_stands_in_document"]),
     "an edited passage": (lambda t: t["passages"][3].update(text="Keeper 1 sleeps."), ["passages.text_stands_in_document"]),
+    "a passage under another title": (lambda t: t["passages"][3].update(title="Horns"), ["passages.named_as_document"]),
+    "a passage of another source": (lambda t: t["passages"][3].update(source="d2.txt"), ["passages.named_as_document"]),
     "short passages": (
         lambda t: [
             row.update(text=row["text"].split()[0], end=row["start"] + len(row["text"].split()[0])) for row in t["passages"][2:4]
@@ -139,6 +145,15 @@ def test_one_break_is_found_where_it_is(name, tables, failing):
         assert ids
         assert wanted is None or ids == wanted
         assert all(f"    {row}" in message for row in ids)
+
+
+def test_the_report_is_of_the_tables_it_was_made_of(check, tables, report_path, tmp_path):
+    check()
+    paths = {name: tmp_path / f"{name}.parquet" for name in tables}
+    require_validated(report_path, paths)
+    write_table(paths["questions"], QUESTIONS, tables["questions"][:3])
+    with pytest.raises(ArtefactError, match=r"questions\.parquet was changed after it was validated"):
+        require_validated(report_path, paths)
 
 
 def test_a_question_is_shown_with_its_line_in_the_source(tables, failing):
@@ -237,7 +252,10 @@ def test_good_labels_give_a_report(store, report_path):
     store.append([reading("p2")], {})
     report = validate_labels(store.folder, report_path)
     assert (report["success"], report["suites"][0]["rows"]) == (True, 3)
-    assert report_path.exists()
+    require_validated(report_path, {"labels": store.folder})
+    store.append([reading("p3")], {})
+    with pytest.raises(ArtefactError, match="labels was changed after it was validated"):
+        require_validated(report_path, {"labels": store.folder})
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ def passage_suite(min_words: int) -> "list[Expectation]":
         gxe.ExpectTableRowCountToBeBetween(min_value=2),
         gxe.ExpectColumnValuesToBeUnique(column="passage_id"),
         gxe.ExpectColumnValuesToBeInSet(column="document_known", value_set=[True]),
+        gxe.ExpectColumnValuesToBeInSet(column="named_as_document", value_set=[True]),
         gxe.ExpectColumnValuesToBeInSet(column="text_stands_in_document", value_set=[True]),
         gxe.ExpectColumnValuesToBeBetween(column="n_words", min_value=min_words, mostly=0.9),
         gxe.ExpectColumnValuesToBeBetween(column="n_words", min_value=1),

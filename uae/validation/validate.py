@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -11,6 +12,7 @@ from uae.io.tables import DOCUMENTS, PASSAGES, QUESTIONS, read_table
 from uae.teacher.store import LabelStore
 from uae.text.words import count_words
 from uae.validation.leakage import leakage_facts
+from uae.validation.report import Report, table_hashes
 from uae.validation.suites import document_suite, label_suite, leakage_suite, passage_suite, question_suite, run_suite
 
 
@@ -24,8 +26,11 @@ def validate(
     min_questions: Mapping[str, int],
     require_answers: bool,
     near_duplicate: float,
-) -> dict:
-    """Check the three corpus tables, and that no split knows another's, and write the report.
+) -> Report:
+    """Check the three corpus tables, and that no split knows another's questions, and write the report.
+
+    The report holds the hashes of the tables, so that a later stage can tell whether it is about the tables that it reads
+    (``require_validated``).
 
     ``near_duplicate``: see ``leakage_facts``.
 
@@ -33,6 +38,8 @@ def validate(
         ValidationFailed: an expectation does not hold. The message lists failing rows, the report holds all suites, and
             the report file of an earlier success is gone, so that nothing downstream takes it for this data's.
     """
+    # Before they are read: a table that is replaced meanwhile must not pass for validated.
+    hashes = table_hashes({"documents": documents_path, "passages": passages_path, "questions": questions_path})
     documents = read_table(documents_path, DOCUMENTS)
     passages = read_table(passages_path, PASSAGES)
     questions = read_table(questions_path, QUESTIONS)
@@ -44,22 +51,23 @@ def validate(
         run_suite("questions", question_facts, question_suite(dict(min_questions), scope, require_answers), "question_id"),
         run_suite("leakage", leaks, leakage_suite(), "item"),
     ]
-    return _conclude(suites, report_path)
+    return _conclude(suites, hashes, report_path)
 
 
-def validate_labels(store_path: Path, report_path: Path) -> dict:
+def validate_labels(store_path: Path, report_path: Path) -> Report:
     """Check the label store's readings.
 
     Raises:
         ValidationFailed: as ``validate``.
     """
+    hashes = table_hashes({"labels": store_path})
     labels = LabelStore(store_path).read()
     labels = labels.assign(reading=labels["question_id"] + "/" + labels["passage_id"])
-    return _conclude([run_suite("labels", labels, label_suite(), "reading")], report_path)
+    return _conclude([run_suite("labels", labels, label_suite(), "reading")], hashes, report_path)
 
 
-def _conclude(suites: list[dict], report_path: Path) -> dict:
-    report = {"success": all(suite["success"] for suite in suites), "suites": suites}
+def _conclude(suites: list[dict[str, Any]], hashes: dict[str, str], report_path: Path) -> Report:
+    report: Report = {"success": all(suite["success"] for suite in suites), "tables": hashes, "suites": suites}
     if not report["success"]:
         Path(report_path).unlink(missing_ok=True)
         failed = Path(report_path).with_suffix(".failed.json")
@@ -70,7 +78,7 @@ def _conclude(suites: list[dict], report_path: Path) -> dict:
     return report
 
 
-def _explain(suites: list[dict]) -> str:
+def _explain(suites: list[dict[str, Any]]) -> str:
     lines = ["The data do not hold what the chain relies on:"]
     for suite in suites:
         for outcome in suite["expectations"]:
@@ -95,8 +103,13 @@ def _passage_facts(passages: pd.DataFrame, documents: pd.DataFrame) -> pd.DataFr
         doc_id in texts and texts[doc_id][start:end] == text
         for doc_id, start, end, text in zip(passages["doc_id"], passages["start"], passages["end"], passages["text"], strict=True)
     ]
+    names = dict(zip(documents["doc_id"], zip(documents["title"], documents["source"], strict=True), strict=True))
     return passages.assign(
         document_known=passages["doc_id"].isin(texts),
+        named_as_document=[
+            names.get(doc_id) == (title, source)
+            for doc_id, title, source in zip(passages["doc_id"], passages["title"], passages["source"], strict=True)
+        ],
         text_stands_in_document=stands,
         n_words=passages["text"].map(count_words),
     )
