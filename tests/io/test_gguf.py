@@ -45,8 +45,9 @@ def write_gguf(
     if "scaling" in said:
         writer.add_rope_scaling_type(RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(said.pop("scaling"))
+    changed = said.pop("changed", lambda weights: weights)
     assert not said
-    _write(writer, _weights(tokens, follows, roll))
+    _write(writer, changed(_weights(tokens, follows, roll)))
 
 
 def _writer(path: Path, kind: str, size: int) -> GGUFWriter:
@@ -173,6 +174,26 @@ def test_tokens_that_mean_others_to_the_model_are_refused(tmp_path):
     with pytest.raises(ModelError, match=r"rebuilt from tiny\.gguf: the model reads plain English at \d\.\d\d nats"):
         convert_gguf(tmp_path / "tiny.gguf", tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_a_missing_tensor_is_named(tmp_path):
+    def without(weights):
+        return {name: values for name, values in weights.items() if name != "blk.0.ffn_up.weight"}
+
+    write_gguf(tmp_path / "tiny.gguf", of_plain_english(), follows=True, changed=without)
+    with pytest.raises(ModelError, match=r"tiny\.gguf lacks 1 weights .*model\.layers\.0\.mlp\.up_proj\.weight"):
+        convert_gguf(tmp_path / "tiny.gguf", tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_tensor_that_is_not_finite_is_named(tmp_path):
+    def spoilt(weights):
+        weights["blk.0.ffn_up.weight"][1, 2] = np.nan
+        return weights
+
+    write_gguf(tmp_path / "tiny.gguf", of_plain_english(), follows=True, changed=spoilt)
+    with pytest.raises(ModelError, match=r"tiny\.gguf: the weight model\.layers\.0\.mlp\.up_proj\.weight holds NaN"):
+        convert_gguf(tmp_path / "tiny.gguf", tmp_path / "model")
 
 
 def test_texts_that_do_not_come_back_are_refused(tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uae.io.errors import ModelError
+from uae.io.weights import check_finite, check_report, quiet_loading
 
 if TYPE_CHECKING:
     from gguf import ReaderField
@@ -91,7 +92,12 @@ def _load_model(file: Path, fields: Mapping[str, "ReaderField"]) -> "PreTrainedM
     import torch
     from transformers import AutoModelForCausalLM
 
-    quantised = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    with quiet_loading():
+        quantised, report = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, dtype=torch.float32, output_loading_info=True
+        )
+    check_report(report, file.name)
+    check_finite(quantised, file.name)
     config = quantised.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # transformers refuses to save a model that is marked as quantised

@@ -434,11 +434,11 @@ def _package(p, w: Workspace) -> dict:
 
 # What nearly every room stands on.
 _GROUND = ("uae/io/files.py", "uae/io/tables.py")
-_MODELS = ("uae/io/models.py", "uae/io/gguf.py")
-_ENCODER = ("uae/io/compute.py", "uae/retrievers/dense.py")
+_MODELS = ("uae/io/models.py", "uae/io/gguf.py", "uae/io/weights.py")
+_ENCODER = ("uae/io/compute.py", "uae/retrievers/dense.py", "uae/retrievers/protocol.py")
 
 _RELEASE = (
-    "uae/release/open.py", "uae/release/parity.py", "uae/index", "uae/retrievers/protocol.py", "uae/retrievers/onnx_encoder.py",
+    "uae/release/open.py", "uae/release/parity.py", "uae/index", "uae/retrievers/onnx_encoder.py",
     "uae/retrievers/torch_encoder.py", "uae/retrievers/serving_forms.py",
 )  # fmt: skip
 

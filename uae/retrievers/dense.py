@@ -1,68 +1,120 @@
 """The bi-encoder: loading it from safetensors, and turning texts into unit vectors."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from tqdm import tqdm
+
 from uae.io.errors import ModelError
+from uae.io.weights import check_finite, check_report, loading_report, quiet_loading, refuse_pickles, refuse_remote_code
+from uae.retrievers.protocol import Side, Vectors
 
 if TYPE_CHECKING:
-    import numpy as np
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Transformer
 
-# Where safetensors are missing, sentence-transformers reads pickles: it is told not to for the body alone.
-_PICKLES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}
-_NO_PICKLE = "openvino_model"  # how the .bin files of OpenVINO begin, which the models of the hub have beside the others
+_BATCH = 64  # texts
 
 
 def load_encoder(folder: Path, device: str) -> "SentenceTransformer":
     """Load a model in the sentence-transformers layout.
 
     Raises:
-        ModelError: the folder does not hold one, or has pickles in it: all its weights must be safetensors.
+        ModelError: the folder does not hold one, has pickles in it, asks for code of its own, or its weights are not all there,
+            of the right shape and finite.
     """
     from sentence_transformers import SentenceTransformer
 
-    from uae.io.compute import hide_loading_bars, pick_device
+    from uae.io.compute import pick_device
 
-    if not (Path(folder) / "config.json").exists() and not (Path(folder) / "modules.json").exists():
+    folder = Path(folder)
+    if not (folder / "config.json").exists() and not (folder / "modules.json").exists():
         raise ModelError(f"{folder} holds no sentence-transformers model (no modules.json, no config.json)")
+    refuse_remote_code(folder)
     refuse_pickles(folder)
-    hide_loading_bars()
     try:
-        return SentenceTransformer(
-            str(folder), device=pick_device(device), model_kwargs={"use_safetensors": True}, local_files_only=True
-        )
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder} cannot be loaded as an encoder: {str(error).splitlines()[0]}") from error
-
-
-def refuse_pickles(folder: Path) -> None:
-    """
-    Raises:
-        ModelError: a file in the folder may be a pickle, which can run code when it is read.
-    """
-    for path in sorted(Path(folder).rglob("*")):
-        if path.suffix.lower() in _PICKLES and not path.name.startswith(_NO_PICKLE):
-            raise ModelError(
-                f"{path} may be a pickle, and none is loaded. If the same weights lie beside it as .safetensors, remove it; "
-                "else save the model anew with safetensors (SentenceTransformer(...).save_pretrained), where you trust it"
+        with quiet_loading():
+            encoder = SentenceTransformer(
+                str(folder),
+                device=pick_device(device),
+                # Shapes that differ are named by the check below; the library's own error does not name them.
+                model_kwargs={"use_safetensors": True, "ignore_mismatched_sizes": True},
+                local_files_only=True,
             )
+    except Exception as error:  # transformers, safetensors and the modules raise a dozen kinds
+        reason = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
+        raise ModelError(f"{folder} cannot be loaded as an encoder: {reason}") from error
+    for module, home in _transformers(encoder, folder):
+        _check_transformer(module, home)
+    check_finite(encoder, str(folder))
+    return encoder
 
 
-def encode(encoder: "SentenceTransformer", texts: Sequence[str], kind: str, progress: str = "") -> "np.ndarray":
+def _check_transformer(module: "Transformer", home: Path) -> None:
+    model = module.model
+    outputs = {entry.get("method_output_name") for entry in module.modality_config.values() if isinstance(entry, dict)}
+    pools_itself = "pooler_output" in outputs
+    report = loading_report(model, home)
+    check_report(report, str(home), lambda name: name.startswith("pooler.") and not pools_itself)
+    if any(name.startswith("pooler.") for name in report["missing_keys"]):
+        model.pooler = None  # Many encoders are published without it, and nothing reads it. Random numbers there would be hashed.
+
+
+def _transformers(encoder: "SentenceTransformer", folder: Path) -> Iterator[tuple["Transformer", Path]]:
+    """Each module that holds a model of transformers, once, with the folder of its files."""
+    from sentence_transformers.sentence_transformer.modules import Router, Transformer
+
+    listed = folder / "modules.json"
+    paths = [entry["path"] for entry in json.loads(listed.read_text(encoding="utf-8"))] if listed.exists() else [""]
+    seen: set[int] = set()
+    for module, path in zip(encoder.children(), paths, strict=False):  # without a list, pooling is added to the one module
+        parts = [(module, folder / path)]
+        if isinstance(module, Router):
+            routes = json.loads((folder / path / "router_config.json").read_text(encoding="utf-8"))["structure"]
+            parts = [
+                (part, folder / path / name)
+                for route, names in routes.items()
+                for part, name in zip(module.sub_modules[route], names, strict=True)
+            ]
+        for part, home in parts:
+            if isinstance(part, Transformer) and id(part) not in seen:
+                seen.add(id(part))
+                yield part, home
+
+
+def encode(encoder: "SentenceTransformer", texts: Sequence[str], kind: Side, progress: str = "") -> Vectors:
     """Unit vectors of queries (``kind="query"``) or passages (``kind="document"``), shape (n, dim), float32.
 
     Prompts that the model defines for its kind are applied. ``progress`` names a progress bar.
-    """
-    import numpy as np
-    from tqdm import tqdm
 
+    Raises:
+        ModelError: a vector holds NaN or an infinite number.
+    """
     method = {"query": encoder.encode_query, "document": encoder.encode_document}[kind]
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))  # equal lengths together: little padding
     vectors = np.zeros((len(texts), encoder.get_embedding_dimension()), dtype=np.float32)
-    batch = 64
-    for start in tqdm(range(0, len(order), batch), desc=progress, unit="batch", disable=not progress):
-        rows = order[start : start + batch]
-        vectors[rows] = method([texts[i] for i in rows], normalize_embeddings=True, show_progress_bar=False, batch_size=batch)
+    for start in tqdm(range(0, len(order), _BATCH), desc=progress, unit="batch", disable=not progress):
+        rows = order[start : start + _BATCH]
+        vectors[rows] = method([texts[i] for i in rows], normalize_embeddings=True, show_progress_bar=False, batch_size=_BATCH)
+        check_vectors(vectors[rows], [texts[row] for row in rows])
     return vectors
+
+
+def check_vectors(vectors: Vectors, texts: Sequence[str]) -> None:
+    """
+    Args:
+        vectors: of the texts, shape (n, dim).
+
+    Raises:
+        ModelError: a vector holds NaN or an infinite number.
+    """
+    sound = np.isfinite(vectors).all(axis=1)
+    if not sound.all():
+        text = texts[int(np.argmin(sound))]
+        raise ModelError(
+            f"the encoder gives a vector that is not finite for the text {text[:60]!r}: its weights are damaged or its number "
+            "format is too small (float16); take another copy, or one in float32"
+        )

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 
 from uae.io.errors import ArtefactError
 from uae.io.files import read_json
+from uae.retrievers.dense import check_vectors
 
 SETTINGS = "serving.json"
 KINDS = ("query", "document")
@@ -89,6 +90,7 @@ class OnnxEncoder:
                 call(rows)
         else:
             list(self._alone.map(call, calls))
+        check_vectors(vectors, texts)
         return vectors
 
     def token_lengths(self, texts: Sequence[str], kind: str) -> list[int]:

@@ -24,14 +24,14 @@ from sentence_transformers.util import batch_to_device
 from sklearn.model_selection import GroupKFold
 from torch import Tensor
 from tqdm import tqdm
-from transformers import PrinterCallback
+from transformers import PreTrainedModel, PrinterCallback
 
-from uae.io.compute import hide_loading_bars, pick_device, seed_everything
+from uae.io.compute import pick_device, seed_everything
 from uae.io.errors import ArtefactError, ModelError
 from uae.io.files import atomic_path, read_json, sha256_bytes, write_json
 from uae.io.models import fingerprint
 from uae.io.tables import read_table, write_table
-from uae.retrievers.dense import refuse_pickles
+from uae.io.weights import check_finite, check_report, loading_report, quiet_loading, refuse_pickles, refuse_remote_code
 
 SCORES = pa.schema(
     [
@@ -231,22 +231,33 @@ def _identity(table: pd.DataFrame, base_path: Path, recipe: RewardRecipe, seed: 
 
 
 def _open(base_path: Path, device: str) -> CrossEncoder:
+    refuse_remote_code(base_path)
     refuse_pickles(base_path)
-    hide_loading_bars()
     logging.disable(logging.WARNING)  # that the head is new, which it has to be, would be said at length for every fold
     try:
-        return CrossEncoder(
-            str(base_path),
-            num_labels=1,
-            activation_fn=torch.nn.Identity(),  # scores are nats, not probabilities
-            device=device,
-            model_kwargs={"use_safetensors": True},
-            local_files_only=True,
-        )
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{base_path} cannot be loaded as a reward model: {str(error).splitlines()[0]}") from error
+        with quiet_loading():
+            model = CrossEncoder(
+                str(base_path),
+                num_labels=1,
+                activation_fn=torch.nn.Identity(),  # scores are nats, not probabilities
+                device=device,
+                model_kwargs={"use_safetensors": True, "ignore_mismatched_sizes": True},
+                local_files_only=True,
+            )
+    except Exception as error:  # transformers, safetensors and the modules raise a dozen kinds
+        reason = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
+        raise ModelError(f"{base_path} cannot be loaded as a reward model: {reason}") from error
     finally:
         logging.disable(logging.NOTSET)
+    body = next(part for part in model.modules() if isinstance(part, PreTrainedModel))
+    own = f"{body.base_model_prefix}."
+
+    def is_head(name: str) -> bool:  # fitted here: the encoder has none, and its pooler may be missing
+        return not name.startswith(own) or name.startswith(f"{own}pooler.")
+
+    check_report(loading_report(body, base_path), str(base_path), is_head)
+    check_finite(model, str(base_path))
+    return model
 
 
 def _head(model: CrossEncoder) -> torch.nn.Linear:

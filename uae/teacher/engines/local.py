@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from uae.io.compute import hide_loading_bars, memory_budget, pick_device, pick_dtype, weight_bytes
+from uae.io.compute import memory_budget, pick_device, pick_dtype, weight_bytes
 from uae.io.errors import ModelError
+from uae.io.weights import check_finite, check_report, quiet_loading, refuse_remote_code
 from uae.teacher.engines.attention import NAME, reading_trees
 from uae.teacher.engines.tree import Prompted, Tree, build_tree, divide
 from uae.teacher.prompts import Template
@@ -45,23 +46,36 @@ class _Size(NamedTuple):
 def load_causal_lm(folder: Path, device: str, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
     Raises:
-        ModelError: no causal LM with a tokenizer there, or its weights are not safetensors.
+        ModelError: no causal LM with a tokenizer there, it asks for code of its own, or its weights are not safetensors, not all
+            there, of another shape or not finite.
     """
     device = pick_device(device)
-    hide_loading_bars()
+    refuse_remote_code(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{folder} holds no tokenizer that can be loaded: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # transformers and tokenizers raise a dozen kinds, some of them plain Exceptions
+        raise ModelError(f"{folder} holds no tokenizer that can be loaded: {_reason(error)}") from error
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=pick_dtype(dtype, device), use_safetensors=True, local_files_only=True
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{folder} cannot be loaded as a causal LM: {str(error).splitlines()[0]}") from error
+        with quiet_loading():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=pick_dtype(dtype, device),
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # the report names them, the error would not
+            )
+    except Exception as error:
+        raise ModelError(f"{folder} cannot be loaded as a causal LM: {_reason(error)}") from error
+    check_report(report, str(folder))
+    check_finite(model, str(folder))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model.to(device).eval(), tokenizer
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0] or type(error).__name__
 
 
 def load_teacher(

@@ -107,8 +107,9 @@ def pair_table(utilities: pd.DataFrame, candidates: pd.DataFrame, questions: pd.
     pairs = pairs.drop(columns="found").astype({"utility": np.float64, "score": np.float64})
     if (broken := ~np.isfinite(pairs[["utility", "score"]]).all(axis=1)).any():
         raise ArtefactError(
-            f"utility or base score of {_first(pairs[broken])} is not a finite number: delete its part of the label store "
-            "and run the label stage again"
+            f"utility or base score of {_first(pairs[broken])} is not a finite number, which no sound model gives: "
+            "check the weights of models.student and of the teachers, then run the candidates and the label stage again. "
+            "The stored labels of other pairs stay as they are"
         )
     evidence = {
         (question_id, passage_id)
