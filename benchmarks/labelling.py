@@ -138,8 +138,8 @@ def ours(teacher: CausalTeacher, template: Template, pairs: list[Pair]) -> tuple
 def timed(device: str, work: Callable):
     start = time.perf_counter()
     result = work()
-    if device == "cuda":
-        torch.cuda.synchronize()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
     return result, time.perf_counter() - start
 
 
@@ -147,10 +147,10 @@ def timed(device: str, work: Callable):
 def peak_memory(device: str) -> Iterator[Callable[[], float]]:
     """MiB above what was in use at the start: on a CPU the process's resident memory, sampled."""
     process = psutil.Process()
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        start = torch.cuda.memory_allocated()
-        yield lambda: (torch.cuda.max_memory_allocated() - start) / 2**20
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+        start = torch.cuda.memory_allocated(device)
+        yield lambda: (torch.cuda.max_memory_allocated(device) - start) / 2**20
         return
     start = peak = process.memory_info().rss
     stop = threading.Event()
@@ -171,7 +171,7 @@ def peak_memory(device: str) -> Iterator[Callable[[], float]]:
 
 def matmul_peak(device: str, dtype: torch.dtype) -> float:
     """Operations per second of a large matrix product: what this device can do at best, here and now."""
-    size = 8192 if device == "cuda" else 1024
+    size = 8192 if device.startswith("cuda") else 1024
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     seconds = []
     for _ in range(12):

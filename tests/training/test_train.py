@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from sentence_transformers import SentenceTransformerTrainer
 
 from uae.io.errors import ArtefactError
@@ -17,7 +16,7 @@ from uae.io.tables import CANDIDATES, LABELS, PASSAGES, QUESTIONS, read_table, w
 from uae.retrievers.dense import encode, load_encoder
 from uae.teacher.asking import answer_id
 from uae.teacher.store import KEY, LabelStore
-from uae.training.fit import Recipe, _arguments
+from uae.training.fit import Recipe
 from uae.training.objectives.rivals import OBJECTIVES
 from uae.training.reward import RewardRecipe
 from uae.training.train import Plan, Refreshing, Rewarding, Selection, train
@@ -383,13 +382,3 @@ def test_training_stops_when_the_validation_score_does_not_rise(labelled, tiny_e
     patient = run(labelled, tiny_encoder, "patient", epochs=5, learning_rate=0.0, patience=5)
     hasty = run(labelled, tiny_encoder, "hasty", epochs=5, learning_rate=0.0, patience=1)
     assert (patient["steps"], hasty["steps"]) == (10, 4)
-
-
-def test_one_gpu_trains_the_one_that_is_named(monkeypatch):
-    """Where several are seen, the trainer would take all of them."""
-    chosen = []
-    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
-    arguments = _arguments("folder", RECIPE, 8, "cuda:1", 1)
-    assert chosen == ["cuda:1"]
-    assert (arguments.n_gpu, arguments.device) == (1, torch.device("cuda:1"))

@@ -28,6 +28,7 @@ from uae.io.models import fingerprint
 from uae.retrievers.dense import load_encoder
 from uae.training.agreement import METRIC, Agreement
 from uae.training.batches import DocumentBatchSampler, UtilityCollator
+from uae.training.device import trainer_arguments
 from uae.training.examples import Example
 from uae.training.objectives.rivals import NEEDS_EVIDENCE, OBJECTIVES
 from uae.training.objectives.utility_infonce import Masks, utility_infonce
@@ -255,13 +256,13 @@ def _epochs_if_ended(checkpoint: str | None) -> int | None:
 
 
 def _arguments(checkpoints: str, recipe: Recipe, questions: int, device: str, seed: int) -> SentenceTransformerTrainingArguments:
-    cuda = device.startswith("cuda")
-    bf16 = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
     batches = -(-questions // recipe.batch_size)
     steps_per_epoch = -(-batches // recipe.gradient_accumulation)
     every = max(1, steps_per_epoch // recipe.evaluations_per_epoch)
     when = {"strategy": "epoch"} if recipe.evaluations_per_epoch == 1 else {"strategy": "steps", "steps": every}
-    arguments = SentenceTransformerTrainingArguments(
+    return trainer_arguments(
+        SentenceTransformerTrainingArguments,
+        device,
         output_dir=checkpoints,
         num_train_epochs=recipe.epochs,
         per_device_train_batch_size=recipe.batch_size,
@@ -270,9 +271,6 @@ def _arguments(checkpoints: str, recipe: Recipe, questions: int, device: str, se
         warmup_steps=recipe.warmup,
         weight_decay=recipe.weight_decay,
         seed=seed,
-        use_cpu=device == "cpu",
-        bf16=bf16,
-        fp16=cuda and not bf16,
         batch_sampler=DocumentBatchSampler,
         **{f"{what}_{name}": value for what in ("eval", "save") for name, value in when.items()},
         save_total_limit=2,
@@ -281,15 +279,7 @@ def _arguments(checkpoints: str, recipe: Recipe, questions: int, device: str, se
         restore_callback_states_from_checkpoint=True,
         logging_steps=1,
         disable_tqdm=False,
-        report_to="none",
     )
-    if cuda:
-        # The trainer would spread a batch over all GPUs that it sees, where in-batch negatives and the objective are per GPU, and
-        # would begin with the first one, whatever the parameters say.
-        torch.cuda.set_device(device)
-        arguments._n_gpu = 1
-        arguments.__dict__["_setup_devices"] = torch.device(device)  # a cached property, read by all that places tensors
-    return arguments
 
 
 class ObjectiveLoss(torch.nn.Module):
@@ -366,12 +356,12 @@ class _Clock(TrainerCallback):
     """Time of a step, with the making of its batch and without evaluations, and memory after it."""
 
     def __init__(self, device: str):
-        self.cuda = device.startswith("cuda")
+        self.gpu = torch.device(device) if device.startswith("cuda") else None
         self.seconds: list[float] = []
         self.peak = 0
         self.start = 0.0
-        if self.cuda:
-            torch.cuda.reset_peak_memory_stats()
+        if self.gpu is not None:
+            torch.cuda.reset_peak_memory_stats(self.gpu)
 
     def _mark(self, *args, **kwargs):
         self.start = time.perf_counter()
@@ -380,10 +370,11 @@ class _Clock(TrainerCallback):
     on_epoch_begin = on_evaluate = on_save = _mark
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self.cuda:
-            torch.cuda.synchronize()
+        if self.gpu is not None:
+            torch.cuda.synchronize(self.gpu)
         self.seconds.append(time.perf_counter() - self.start)
-        self.peak = max(self.peak, torch.cuda.max_memory_allocated() if self.cuda else psutil.Process().memory_info().rss)
+        used = psutil.Process().memory_info().rss if self.gpu is None else torch.cuda.max_memory_allocated(self.gpu)
+        self.peak = max(self.peak, used)
         self._mark()
 
     def seconds_per_step(self) -> float:

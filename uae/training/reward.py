@@ -32,6 +32,7 @@ from uae.io.files import atomic_path, read_json, sha256_bytes, write_json
 from uae.io.models import fingerprint
 from uae.io.tables import read_table, write_table
 from uae.io.weights import check_finite, check_report, loading_report, quiet_loading, refuse_pickles, refuse_remote_code
+from uae.training.device import trainer_arguments
 
 SCORES = pa.schema(
     [
@@ -266,7 +267,9 @@ def _head(model: CrossEncoder) -> torch.nn.Linear:
 
 
 def _arguments(folder: str, recipe: RewardRecipe, device: str, seed: int) -> CrossEncoderTrainingArguments:
-    return CrossEncoderTrainingArguments(
+    return trainer_arguments(
+        CrossEncoderTrainingArguments,
+        device,
         output_dir=folder,
         num_train_epochs=recipe.epochs,
         per_device_train_batch_size=recipe.batch_size,
@@ -274,12 +277,9 @@ def _arguments(folder: str, recipe: RewardRecipe, device: str, seed: int) -> Cro
         warmup_steps=recipe.warmup,
         weight_decay=recipe.weight_decay,
         seed=seed,
-        use_cpu=device == "cpu",
-        bf16=device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False),
         save_strategy="no",
         logging_strategy="no",
         disable_tqdm=True,
-        report_to="none",
     )
 
 
