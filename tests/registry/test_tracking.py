@@ -3,7 +3,7 @@ import socket
 import mlflow
 import pytest
 
-from uae.io.errors import ArtefactError, ConfigError, without_user_info
+from uae.io.errors import ArtefactError, ConfigError, RegistryError, without_user_info
 from uae.registry.tracking import ENCODER_TAG, code_version, connect, dvc_md5, flatten, run_of, training_run
 
 
@@ -55,7 +55,7 @@ def test_run_holds_params_hashes_and_code_and_is_found_by_its_encoder(tmp_path):
 
 def test_unreachable_database_is_a_clear_error(tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(ArtefactError, match="MLflow cannot be used there"):
+    with pytest.raises(RegistryError, match="MLflow cannot be used there"):
         connect(f"sqlite:///{tmp_path}/file/mlflow.db", "e", tmp_path)
 
 
@@ -64,7 +64,7 @@ def test_a_password_in_the_address_is_not_shown(tmp_path, monkeypatch):
     with socket.socket() as free:  # bound, but nobody listens
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-        with pytest.raises(ArtefactError, match=f"tracking.uri http://{address}: MLflow cannot be used there") as caught:
+        with pytest.raises(RegistryError, match=f"tracking.uri http://{address}: MLflow cannot be used there") as caught:
             connect(f"http://me:secret@{address}", "e", tmp_path)
     assert "secret" not in str(caught.value)
 

@@ -4,7 +4,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
-from uae.io.errors import ArtefactError, InputError
+from uae.io.errors import InputError, RegistryError
 from uae.registry.lineage import lineage
 from uae.registry.tracking import connect
 from uae.registry.versions import version_numbered, version_of
@@ -28,5 +28,6 @@ def test_a_registry_that_does_not_answer_is_not_an_empty_one(ask):
 
         get_model_version_by_alias = get_model_version
 
-    with pytest.raises(ArtefactError, match="registry cannot be asked for '1' of m: 503 of http://host;"):
+    with pytest.raises(RegistryError, match=r"registry cannot be asked for '1' of m: 503 of http://host; run .* again") as caught:
         ask(Away(), "m", "1")
+    assert caught.value.transient

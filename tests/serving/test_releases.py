@@ -16,7 +16,7 @@ from tiny_releases import tiny_release
 
 import uae.release.store
 import uae.serving.follow
-from uae.io.errors import ArtefactError, InputError
+from uae.io.errors import ArtefactError, InputError, RegistryError
 from uae.io.files import read_json
 from uae.registry.tracking import RELEASE_TAG, connect
 from uae.registry.versions import origin_of
@@ -398,7 +398,7 @@ def test_artefacts_of_another_release_than_was_registered_are_refused(registry, 
 def test_lost_artefacts_are_an_error_that_names_the_version(registry, store, built, one):
     version = registered(registry.client, MODEL, registry.register(built[one], {}))
     shutil.rmtree(registry.root / "logged-0")
-    with pytest.raises(ArtefactError, match="version 1: its release cannot be read"):
+    with pytest.raises(RegistryError, match="version 1: its release cannot be read"):
         install_version(registry.client, version, store)
 
 
@@ -437,7 +437,7 @@ def test_following_outlives_an_unreachable_registry_and_a_damaged_release(regist
     pauses, said = [], []
 
     def unreachable():
-        raise ArtefactError("tracking.uri: MLflow cannot be used there")
+        raise RegistryError("tracking.uri: MLflow cannot be used there", transient=True)
 
     class Broken:
         def get_model_version_by_alias(self, model, alias):

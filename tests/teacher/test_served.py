@@ -178,8 +178,9 @@ def test_a_server_that_stays_broken_is_an_error(server, no_pauses):
     server.refusals = [(503, "The engine is paused")] * 100
     with pytest.raises(
         ModelError, match=r"/v1/completions answers 503 \(6 times in a row\) for the answer 'every.*engine is paused"
-    ):
+    ) as caught:
         one(server)
+    assert caught.value.transient
     assert len(server.requests("/v1/completions")) == 6
 
 
@@ -187,8 +188,9 @@ def test_a_server_that_does_not_answer_in_time_is_an_error(server, no_pauses, mo
     monkeypatch.setattr(served, "MAX_RETRIES", 1)
     batch = teacher(server).plan(TEMPLATE, pairs()[:1])[0]
     server.hold.clear()
-    with pytest.raises(ModelError, match=r"did not answer in time, 2 times in a row .* 0\.2 to answer"):
+    with pytest.raises(ModelError, match=r"did not answer in time, 2 times in a row .* 0\.2 to answer") as caught:
         teacher(server, timeout_s=0.2).read(batch)
+    assert caught.value.transient
     server.hold.set()
 
 
@@ -199,6 +201,7 @@ def test_no_server_there_is_an_error(server, no_pauses):
         with pytest.raises(ModelError, match=rf"http://{address} cannot be reached \(.*refused.*\): start the server") as caught:
             one(server, url=f"http://user:pass-word@{address}/v1")
     assert "pass-word" not in str(caught.value)
+    assert caught.value.transient
 
 
 @pytest.mark.parametrize("suffix", ["", "/", "/v1", "/v1/"])
@@ -401,8 +404,9 @@ ABOUT = "for the answer 'every four years' to 'How often is the seal replaced"
 
 def test_nan_which_vllm_cannot_send_is_an_error(server):
     server.change_logits = lambda logits: logits * math.nan
-    with pytest.raises(ModelError, match=rf"gives NaN or infinity {ABOUT}.*--dtype"):
+    with pytest.raises(ModelError, match=rf"gives NaN or infinity {ABOUT}.*--dtype") as caught:
         one(server)
+    assert not caught.value.transient  # a 500, but the weights will be the same tomorrow
 
 
 def test_minus_infinity_which_vllm_sends_as_a_number_is_an_error(server, plain):

@@ -103,7 +103,7 @@ def evaluate(
     curve = _recall_curve({system: rankings[system] for system in (BM25, *folders, HYBRID)}, evidence)
     models = {name: fingerprint(path) for name, path in ({BASE: base_path} | dict(rival_paths) | dict(reader_paths)).items()}
     evaluation = {
-        "dataset": test_set_hash(questions, passages),
+        "dataset": test_set_hash(questions, passages, scope),
         "scope": scope,
         "seeds": [seed],
         "confidence": confidence,

@@ -1,5 +1,7 @@
-"""What systems are measured on, and ranking it with one encoder: shared by evaluation and the gate."""
+"""The test set, its identity, and rankings of it by one encoder. Evaluation and the gate share them."""
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -24,9 +26,26 @@ def choose_questions(questions: pd.DataFrame, split: str = "test") -> pd.DataFra
     return chosen.reset_index(drop=True)
 
 
-def test_set_hash(questions: pd.DataFrame, passages: pd.DataFrame) -> str:
-    """Hash of what was asked and searched: results compare only where it is equal."""
-    return sha256_bytes(*questions["question_id"], *sorted(passages["passage_id"]))[:16]
+def test_set_hash(questions: pd.DataFrame, passages: pd.DataFrame, scope: str) -> str:
+    """Hash of all that a figure depends on, except the systems: results compare only where it is equal.
+
+    It covers what is asked (in this order: readers answer the first so many), the gold answers, the evidence, every column of the
+    passages, and where is searched.
+
+    Args:
+        questions: those that are measured on, columns as ``QUESTIONS``.
+        passages: all that may be found, in any order, columns as ``PASSAGES``.
+        scope: ``document`` or ``corpus``.
+    """
+    asked = questions[["question_id", "doc_id", "text", "answers", "evidence"]]
+    searched = passages[sorted(passages.columns)].sort_values("passage_id")
+    return sha256_bytes(scope, *_rows(asked), *_rows(searched))[:16]
+
+
+def _rows(table: pd.DataFrame) -> Iterator[str]:
+    yield json.dumps([len(table), *table.columns])
+    for row in table.itertuples(index=False):
+        yield json.dumps(row)
 
 
 def rank_with(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from uae.evaluation.evaluate import gains_over, summarise
-from uae.evaluation.testset import BASE, choose_questions, rank_with
+from uae.evaluation.testset import BASE, choose_questions, rank_with, test_set_hash
 from uae.io.files import read_json, sha256_bytes, write_json, write_text
 from uae.io.models import fingerprint
 from uae.io.tables import RUNS, read_table, write_table
@@ -138,8 +138,8 @@ def _fitted(student: Path, prepared: Prepared, base_path: Path, seed: int, devic
 
 def rankings_path(folder: Path, name: str, encoder: Path, asked: pd.DataFrame, passages: pd.DataFrame, scope: str) -> Path:
     """Where a comparison keeps this encoder's rankings of these questions."""
-    data = sha256_bytes(scope, *asked["question_id"], *sorted(passages["passage_id"]))
-    return folder / "runs" / f"{name}-{sha256_bytes(data, fingerprint(encoder))[:12]}.parquet"
+    of = sha256_bytes(test_set_hash(asked, passages, scope), fingerprint(encoder))[:12]
+    return folder / "runs" / f"{name}-{of}.parquet"
 
 
 class _Ranker:

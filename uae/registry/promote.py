@@ -3,6 +3,7 @@
 import importlib.metadata
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -18,9 +19,10 @@ from uae.io.errors import ArtefactError
 from uae.io.files import read_json, write_json
 from uae.io.tables import PASSAGES, QUESTIONS, read_table
 from uae.measures.metrics import retrieval_metrics
+from uae.registry.errors import registry_errors
 from uae.registry.gate import RECALL_AT, Bounds, Decision, decide_better, decide_serving
 from uae.registry.tracking import ENCODER_TAG, RELEASE_TAG, code_version, connect, dvc_md5, run_of
-from uae.registry.versions import release_of, version_of, with_release
+from uae.registry.versions import has_artefacts, release_of, version_of, with_release
 from uae.release.open import read_index, read_manifest
 from uae.release.parity import Corpus, Parity, measure_parity
 from uae.retrievers.dense import encode, load_encoder
@@ -54,24 +56,27 @@ def promote(
     scope: str,
     device: str,
 ) -> dict:
-    """Compare with the champion (re-measured on the present test questions), or with the base encoder where there is none.
+    """Register the release, compare it, and move the alias to it if it is better.
 
-    And compare what the release serves with what was trained: an encoder that was good in training is not promoted where its
-    serving form or its index would lose that.
+    It is compared with the champion, which is measured anew on the test set of the tables; where there is none, with the base
+    encoder. It must also serve what was trained: a good encoder is not promoted where its serving form or its index is worse.
 
-    ``lineage`` names the artefacts whose DVC hashes are kept with the version.
+    Args:
+        evaluation_path: of this release, on the test set of these tables, in this scope.
+        lineage: name -> artefact. Their DVC hashes are kept with the version.
 
     Raises:
-        ArtefactError: the evaluation is of another release or of other data.
+        ArtefactError: the evaluation is of another release, another test set or another scope.
+        ConfigError: the gate has no metric of that name.
+        RegistryError: MLflow does not answer, or the champion's release is lost.
     """
     evaluation, manifest = read_json(evaluation_path), read_manifest(release_path)
     passages = read_table(passages_path, PASSAGES)
     questions = choose_questions(read_table(questions_path, QUESTIONS))
-    if (evaluation["release"], evaluation["dataset"]) != (manifest["fingerprint"], test_set_hash(questions, passages)):
-        raise ArtefactError(f"{evaluation_path} is of another release or other questions: run the evaluate stage again")
+    _check_identity(evaluation_path, evaluation, manifest["fingerprint"], test_set_hash(questions, passages, scope), scope)
     client = connect(uri, experiment, root)
     champion = version_of(client, model, alias)
-    if champion is not None and champion.tags.get(RELEASE_TAG) == manifest["fingerprint"]:
+    if champion is not None and champion.tags.get(RELEASE_TAG) == manifest["fingerprint"] and has_artefacts(champion):
         decision, version = Decision(True, [f"this release is version {champion.version}, the {alias} already"]), champion
     else:
         means = {name: {m: v["mean"] for m, v in values.items()} for name, values in evaluation["systems"].items()}
@@ -86,10 +91,24 @@ def promote(
         run_id = run_of(client, experiment, manifest["encoder"])
         version = _register(client, model, run_id, release_path, manifest, evaluation, lineage, decision)
         if decision.passed:
-            client.set_registered_model_alias(model, alias, version.version)
+            with registry_errors(f"the alias {alias!r} of {model} cannot be moved"):
+                client.set_registered_model_alias(model, alias, version.version)
     promotion = _outcome(decision, model, alias, version, champion) | {"release": manifest["fingerprint"]}
     write_json(promotion_path, promotion)
     return promotion
+
+
+def _check_identity(path: Path, evaluation: Mapping[str, Any], release: str, test_set: str, scope: str) -> None:
+    """A candidate's figures and the champion's must be of one test set."""
+    if evaluation["scope"] != scope:
+        said = f"was measured with scope {evaluation['scope']}, but scope is {scope} now"
+    elif evaluation["release"] != release:
+        said = f"is of release {evaluation['release'][:12]}, but the release at hand is {release[:12]}"
+    elif evaluation["dataset"] != test_set:
+        said = "was measured on another test set: questions, answers, evidence or passages have changed since"
+    else:
+        return
+    raise ArtefactError(f"{path} {said}. Run the evaluate stage again (uae evaluate), then promote")
 
 
 def _outcome(decision: Decision, model: str, alias: str, version: ModelVersion, champion: ModelVersion | None) -> dict:
@@ -138,8 +157,12 @@ def measure_serving(folder: Path, manifest: Mapping, questions: pd.DataFrame, sc
     return parity, index_recall(index, vectors, served, RECALL_AT, described["parameters"])
 
 
+@registry_errors("the release cannot be registered")
 def _register(client, model, run_id, release_path, manifest, evaluation, lineage, decision: Decision) -> ModelVersion:
-    """A version of this release, made once: a promotion that was killed half-way finds the one it made."""
+    """A version of this release, made once: a promotion that was killed half-way finds the one it made.
+
+    A version whose artefacts were lost is left as it is, and a new one is made.
+    """
     tags = {
         RELEASE_TAG: manifest["fingerprint"],
         ENCODER_TAG: manifest["encoder"],

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import os
+import logging
 import re
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -10,48 +10,58 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a library must not call home from a user's data pipeline
-
 import mlflow
 from mlflow import MlflowClient
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.data.sources import LocalArtifactDatasetSource
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 
-from uae.io.errors import ArtefactError, ConfigError, without_user_info
+from uae.io.errors import ArtefactError, ConfigError
+from uae.registry.anchor import anchor_artefacts
+from uae.registry.errors import logging_errors, registry_errors
 
 ENCODER_TAG, RELEASE_TAG = "uae.encoder", "uae.release"
 
+log = logging.getLogger(__name__)
+
 
 def connect(uri: str, experiment: str, root: Path) -> MlflowClient:
-    """A client of the tracking server at ``uri`` (a relative sqlite path counts from ``root``), the experiment created if new.
+    """A client of the tracking server at ``uri``, the experiment created if new.
+
+    A relative SQLite path counts from ``root``. Such a database and its artefacts (``root/mlruns``) move with their folder: where
+    the folder was moved since, the addresses in the database are brought up to date first.
 
     Raises:
-        ArtefactError: the server or the database cannot be reached.
-        ConfigError: ``root`` has a character that an sqlite address cannot hold.
+        RegistryError: the server or the database cannot be used.
+        ConfigError: ``root`` has a character that an SQLite address cannot hold.
     """
-    if re.match("sqlite:///(?!/)", uri) and (found := re.search("[?%]", str(Path(root).resolve()))):
+    root = Path(root).resolve()
+    beside_root = re.match("sqlite:///(?!/)", uri) is not None
+    if beside_root and (found := re.search("[?%]", str(root))):
         said = f"{root}: MLflow's database cannot lie in a folder whose path has a {found[0]!r}"
         raise ConfigError(f"{said}: rename it, or take another tracking.uri")
-    uri = re.sub(r"^sqlite:///(?!/)", lambda _: f"sqlite:///{Path(root).resolve()}/", uri)
-    mlflow.set_tracking_uri(uri)
-    try:
-        if mlflow.get_experiment_by_name(experiment) is None:
+    uri = re.sub(r"^sqlite:///(?!/)", lambda _: f"sqlite:///{root}/", uri)
+    artefacts = root / "mlruns"
+    with registry_errors(f"tracking.uri {uri}: MLflow cannot be used there"):
+        mlflow.set_tracking_uri(uri)
+        found = mlflow.get_experiment_by_name(experiment)
+        if found is None:
             # A file store says where its artefacts lie; a server decides that itself.
-            local = (Path(root).resolve() / "mlruns").as_uri() if uri.startswith("sqlite:") else None
-            mlflow.create_experiment(experiment, artifact_location=local)
+            mlflow.create_experiment(experiment, artifact_location=artefacts.as_uri() if uri.startswith("sqlite:") else None)
+        elif beside_root and anchor_artefacts(uri, found.artifact_location, artefacts):
+            log.warning("%s was moved: MLflow's database knows its new place now", root)
         mlflow.set_experiment(experiment)
-    except (MlflowException, OSError) as error:
-        said = without_user_info(f"tracking.uri {uri}: MLflow cannot be used there: {str(error).splitlines()[0]}")
-        raise ArtefactError(said) from error
     return MlflowClient()
 
 
 @contextmanager
 def training_run(params: Mapping[str, Any], inputs: Mapping[str, Path]) -> Iterator[Run]:
-    """An active MLflow run with the parameters, the inputs' DVC hashes and the git commit logged."""
-    with mlflow.start_run(run_name="train", log_system_metrics=False) as run:
+    """An active MLflow run with the parameters, the inputs' DVC hashes and the git commit logged.
+
+    Raises:
+        RegistryError: the run cannot be recorded, at its start or at any time in the block.
+    """
+    with logging_errors("MLflow cannot record the training"), mlflow.start_run(run_name="train", log_system_metrics=False) as run:
         mlflow.log_params(flatten(params))
         hashes = {name: dvc_md5(path) for name, path in inputs.items()}
         mlflow.set_tags(code_version() | {f"dvc.{name}": value for name, value in hashes.items()})
@@ -61,10 +71,14 @@ def training_run(params: Mapping[str, Any], inputs: Mapping[str, Path]) -> Itera
         yield run
 
 
+@registry_errors("MLflow cannot look for the run of a training")
 def run_of(client: MlflowClient, experiment: str, encoder: str) -> str:
     """The id of the newest run that trained ``encoder`` (a fingerprint); a new run where none is known.
 
     The tracking database may be younger than the model: DVC can restore a model that another machine trained.
+
+    Raises:
+        RegistryError: MLflow cannot be asked, or cannot record the run.
     """
     experiment_id = client.get_experiment_by_name(experiment).experiment_id
     found = client.search_runs([experiment_id], f"tags.`{ENCODER_TAG}` = '{encoder}'", max_results=1)

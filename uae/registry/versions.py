@@ -1,15 +1,18 @@
 """Looking up registered versions, their releases, and where these come from."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from uae.io.errors import ArtefactError, without_user_info
+from uae.io.errors import RegistryError
+from uae.registry.errors import registry_errors
 from uae.registry.tracking import RELEASE_TAG
 
 # What MLflow answers for an unknown model or version, and for an unknown alias. All else says nothing about what there is.
@@ -21,7 +24,7 @@ def version_of(client: MlflowClient, model: str, alias: str) -> ModelVersion | N
     """The version with an alias; None where there is none.
 
     Raises:
-        ArtefactError: the registry cannot be asked.
+        RegistryError: the registry cannot be asked.
     """
     return _known(client.get_model_version_by_alias, model, alias)
 
@@ -32,36 +35,70 @@ def version_numbered(client: MlflowClient, model: str, number: str) -> ModelVers
 
 
 def _known(ask: Callable[[str, str], ModelVersion], model: str, name: str) -> ModelVersion | None:
-    try:
-        return ask(model, name)
-    except MlflowException as error:
-        if error.error_code in _UNKNOWN:
-            return None
-        said = without_user_info(str(error))
-        raise ArtefactError(
-            f"the registry cannot be asked for {name!r} of {model}: {said}; run this again when it answers"
-        ) from error
+    with registry_errors(f"the registry cannot be asked for {name!r} of {model}"):
+        try:
+            return ask(model, name)
+        except MlflowException as error:
+            if error.error_code in _UNKNOWN:
+                return None
+            raise
 
 
 def release_of(version: ModelVersion) -> Path:
     """The local folder of a registered version's release.
 
     Raises:
-        ArtefactError: its artefacts are gone.
+        RegistryError: its artefacts are gone, or cannot be fetched.
+    """
+    with reading_release(version):
+        return Path(mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}")) / "artifacts" / "release"
+
+
+def has_artefacts(version: ModelVersion) -> bool:
+    """Whether the release of a registered version can still be read.
+
+    Raises:
+        RegistryError: the registry cannot be asked now. ``transient`` is true: this says nothing about the artefacts.
     """
     try:
-        return Path(mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}")) / "artifacts" / "release"
-    except (MlflowException, OSError) as error:
-        said = without_user_info(str(error))
-        raise ArtefactError(f"{version.name} version {version.version}: its release cannot be read: {said}") from error
+        with reading_release(version):
+            return bool(mlflow.artifacts.list_artifacts(f"models:/{version.name}/{version.version}"))
+    except RegistryError as error:
+        if error.transient:
+            raise
+        return False
 
 
-def origin_of(client: MlflowClient, version: ModelVersion) -> dict:
+def reading_release(version: ModelVersion) -> AbstractContextManager[None]:
+    """For a block that fetches a version's artefacts: a RegistryError says where they should be, and how to do without."""
+    return registry_errors(f"{version.name} version {version.version}: its release cannot be read", lambda: _do_without(version))
+
+
+def _do_without(version: ModelVersion) -> str:
+    try:
+        place = MlflowClient().get_model_version_download_uri(version.name, version.version)
+    except MlflowException:
+        place = version.source
+    if not version.aliases:
+        return f"its artefacts belong at {place}: bring them back, or promote another release"
+    forget = "; ".join(f"c.delete_registered_model_alias({version.name!r}, {alias!r})" for alias in version.aliases)
+    return (
+        f"its artefacts belong at {place}: bring them back. If they are lost, this takes the alias from the version, and the "
+        f'next promotion goes on without it: MLFLOW_TRACKING_URI={mlflow.get_tracking_uri()} python -c "import mlflow; '
+        f'c = mlflow.MlflowClient(); {forget}"'
+    )
+
+
+@registry_errors("the registry cannot be asked where a version came from")
+def origin_of(client: MlflowClient, version: ModelVersion) -> dict[str, Any]:
     """{"model", "version", "promoted_at", "metrics"}: the means over the test questions that the gate saw.
 
     A run holds the metrics of all versions that have its encoder, so they are taken as they were when this one was registered.
+
+    Raises:
+        RegistryError: the registry cannot be asked.
     """
-    metrics = {}
+    metrics: dict[str, float] = {}
     for key in sorted(client.get_run(version.run_id).data.metrics) if version.run_id else ():
         if key.startswith(_METRICS):
             history = client.get_metric_history(version.run_id, key)
@@ -77,7 +114,12 @@ def origin_of(client: MlflowClient, version: ModelVersion) -> dict:
     }
 
 
+@registry_errors("the registry cannot be searched")
 def with_release(client: MlflowClient, model: str, release: str) -> ModelVersion | None:
-    """The version of a release (its fingerprint), if it is registered."""
-    versions = client.search_model_versions(f"name = '{model}'")
-    return next((version for version in versions if version.tags.get(RELEASE_TAG) == release), None)
+    """The newest version of a release (its fingerprint) whose artefacts can be read; None where there is none.
+
+    Raises:
+        RegistryError: the registry cannot be asked.
+    """
+    versions = sorted(client.search_model_versions(f"name = '{model}'"), key=lambda version: -int(version.version))
+    return next((found for found in versions if found.tags.get(RELEASE_TAG) == release and has_artefacts(found)), None)

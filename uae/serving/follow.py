@@ -9,12 +9,11 @@ from pathlib import Path
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 
-from uae.io.errors import ArtefactError, InputError, UaeError, without_user_info
-from uae.io.files import read_json, write_json
+from uae.io.errors import ArtefactError, InputError, UaeError
+from uae.io.files import disk_error, read_json, write_json
 from uae.registry.tracking import RELEASE_TAG
-from uae.registry.versions import origin_of
+from uae.registry.versions import origin_of, reading_release, version_numbered, version_of
 from uae.release.store import DOWNLOAD_PREFIX, ReleaseStore
 
 _LONGEST_PAUSE_S = 600.0
@@ -27,19 +26,13 @@ def registered(client: MlflowClient, model: str, version: str) -> ModelVersion:
 
     Raises:
         InputError: there is no such version.
-        ArtefactError: the registry does not answer.
+        RegistryError: the registry does not answer.
     """
-    try:
-        if version.isdigit():
-            return client.get_model_version(model, version)
-        return client.get_model_version_by_alias(model, version)
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise _silent(error) from error
+    found = (version_numbered if version.isdigit() else version_of)(client, model, version)
+    if found is None:
         kind = "version" if version.isdigit() else "alias"
-        raise InputError(f"{model} has no {kind} {version!r} in the MLflow registry") from None
-    except OSError as error:
-        raise _silent(error) from error
+        raise InputError(f"{model} has no {kind} {version!r} in the MLflow registry")
+    return found
 
 
 def install_version(client: MlflowClient, version: ModelVersion, store: ReleaseStore) -> str:
@@ -49,22 +42,24 @@ def install_version(client: MlflowClient, version: ModelVersion, store: ReleaseS
         Its fingerprint.
 
     Raises:
-        ArtefactError: the registry does not answer, the artefacts are gone or damaged, or not those that were registered.
+        RegistryError: the registry does not answer, or the artefacts are gone.
+        ArtefactError: the artefacts are damaged, or not those that were registered.
     """
     name = f"{version.name} version {version.version}"
+    origin = origin_of(client, version)
+    tag = version.tags.get(RELEASE_TAG, "")
+    if store.is_intact(tag):
+        store.note_origin(tag, origin)
+        return tag
     try:
-        origin = origin_of(client, version)
-        tag = version.tags.get(RELEASE_TAG, "")
-        if store.is_intact(tag):
-            store.note_origin(tag, origin)
-            fingerprint = tag
-        else:
-            store.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=store.folder, prefix=DOWNLOAD_PREFIX) as scratch:
+        store.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=store.folder, prefix=DOWNLOAD_PREFIX) as scratch:
+            with reading_release(version):
                 uri = f"models:/{version.name}/{version.version}/artifacts/release"
-                fingerprint = store.install(Path(mlflow.artifacts.download_artifacts(uri, dst_path=scratch)), origin)
-    except (MlflowException, OSError) as error:
-        raise ArtefactError(f"{name}: its release cannot be read: {_first_line(error)}") from error
+                fetched = Path(mlflow.artifacts.download_artifacts(uri, dst_path=scratch))
+            fingerprint = store.install(fetched, origin)
+    except OSError as error:
+        raise disk_error(store.folder, error) from error
     if tag and fingerprint != tag:
         raise ArtefactError(f"{name} was registered as release {tag[:12]}, but its artefacts are release {fingerprint[:12]}")
     return fingerprint
@@ -85,7 +80,7 @@ def follow(
     a restart. What fails is logged and tried again, after pauses that grow to ten minutes where ``every_s`` is less.
 
     Args:
-        connect: makes a client of the registry; may raise ArtefactError where that cannot be reached.
+        connect: makes a client of the registry; may raise RegistryError where that cannot be reached.
         announce: is told of every activation.
 
     Raises:
@@ -96,9 +91,9 @@ def follow(
         try:
             step(connect(), model, alias, store, announce)
             pause = every_s
-        except (UaeError, MlflowException, OSError) as error:
+        except (UaeError, OSError) as error:
             if once:
-                raise error if isinstance(error, UaeError) else _silent(error) from error
+                raise
             pause = max(every_s, min(2 * pause, _LONGEST_PAUSE_S))
             log.error("%s@%s not followed, next try in %g s: %s", model, alias, pause, error)
         if once:
@@ -118,11 +113,3 @@ def step(client: MlflowClient, model: str, alias: str, store: ReleaseStore, anno
     write_json(path, followed | {key: int(version.version)})
     announce(f"{model} version {version.version} ({alias}) is active: release {fingerprint[:12]}")
     return True
-
-
-def _silent(error: Exception) -> ArtefactError:
-    return ArtefactError(f"the MLflow registry does not answer (tracking.uri): {_first_line(error)}")
-
-
-def _first_line(error: Exception) -> str:
-    return without_user_info((str(error).splitlines() or [repr(error)])[0])

@@ -72,7 +72,8 @@ class LabelStore:
             try:
                 lock.acquire(timeout=0)
             except Timeout:
-                raise ArtefactError(f"{self.folder}: another labeller is writing to this store; wait for it to end") from None
+                said = f"{self.folder}: another labeller is writing to this store; wait for it to end"
+                raise ArtefactError(said, transient=True) from None
         self._writing, self._loose, self.early, self.damaged = True, {}, {}, []
         try:
             self._tidy()

@@ -32,6 +32,7 @@ from uae.teacher.tokens import Tokens, checked, closing_tokens
 MAX_RETRIES = 5  # with the client's growing pauses about a quarter of a minute
 _CONNECT_SECONDS = 10.0  # an address without a server shall not take ``timeout_s``, which is meant for a busy one
 _NO_KEY = "EMPTY"  # vLLM's documentation sends this; without any the client would take OPENAI_API_KEY and give it to the server
+_NOT_FINITE = "not JSON compliant"  # how vLLM says that it could not write NaN or infinity into its answer
 _CLAMPED = -9999.0  # what vLLM sends for minus infinity, which JSON cannot hold
 _CACHED_TEXTS = 1024  # whose tokens are remembered: a prompt comes with several answers, a long passage with several questions
 
@@ -244,13 +245,17 @@ class ServedTeacher:
             limits = f"{min(self.timeout_s, _CONNECT_SECONDS):g} seconds to connect, {self.timeout_s:g} to answer"
             raise ModelError(
                 f"{self._address} did not answer in time, {MAX_RETRIES + 1} times in a row ({limits}): look whether the server "
-                "is up, lower the concurrency, or allow more time"
+                "is up, lower the concurrency, or allow more time",
+                transient=True,
             ) from None
         except openai.APIConnectionError as error:
             reason = self._clean(str(error.__cause__))
-            raise ModelError(f"{self._address} cannot be reached ({reason}): start the server, or correct the address") from None
+            said = f"{self._address} cannot be reached ({reason}): start the server, or correct the address"
+            raise ModelError(said, transient=True) from None
         except openai.APIStatusError as error:
-            raise ModelError(self._refusal(error, path, about)) from None
+            busy = error.status_code in (408, 409, 429) or error.status_code >= 500  # those that the client asks again
+            transient = busy and _NOT_FINITE not in str(error.body)
+            raise ModelError(self._refusal(error, path, about), transient=transient) from None
         except ValueError:
             raise ModelError(f"{self._address}{path} does not answer in JSON: the address is not that of a vLLM server") from None
 
@@ -262,7 +267,7 @@ class ServedTeacher:
         body = error.body
         said = (body.get("message") or body.get("detail")) if isinstance(body, dict) else body
         said = self._clean(str(said or "no reason given"))
-        if "not JSON compliant" in said:  # how vLLM says it: it could not write the values into its answer
+        if _NOT_FINITE in said:
             return self._not_finite(about, "NaN or infinity")
         if status == 404:
             return (
