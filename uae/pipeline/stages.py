@@ -437,6 +437,7 @@ _GROUND = ("uae/io/files.py", "uae/io/tables.py")
 _MODELS = ("uae/io/models.py", "uae/io/gguf.py", "uae/io/weights.py")
 _ENCODER = ("uae/io/compute.py", "uae/retrievers/dense.py", "uae/retrievers/protocol.py")
 
+_REGISTRY = ("uae/registry/tracking.py", "uae/registry/anchor.py", "uae/registry/errors.py")
 _RELEASE = (
     "uae/release/open.py", "uae/release/parity.py", "uae/index", "uae/retrievers/onnx_encoder.py",
     "uae/retrievers/torch_encoder.py", "uae/retrievers/serving_forms.py",
@@ -480,7 +481,7 @@ CHAIN = (
         keeps=("reward_model", "refreshed_labels"),
         params=("seed", "scope", "compute", "models.student", "teachers", "label", "utility", "train", "tracking"),
         code=(
-            "uae/training", "uae/teacher", "uae/registry/tracking.py", "uae/text/answer_match.py", "uae/text/near_duplicates.py",
+            "uae/training", "uae/teacher", *_REGISTRY, "uae/text/answer_match.py", "uae/text/near_duplicates.py",
             "uae/text/words.py", "uae/measures/ranking.py", "uae/retrievers/document_side.py", *_MODELS, *_ENCODER, *_GROUND,
         ),
     ),
@@ -507,7 +508,7 @@ CHAIN = (
         needs=("evaluation", "documents", "passages", "questions", "candidates", "labels", "release"), makes=("promotion",),
         params=("scope", "compute.device", "promote", "tracking"),
         code=(
-            "uae/registry/promote.py", "uae/registry/gate.py", "uae/registry/tracking.py", "uae/registry/versions.py",
+            "uae/registry/promote.py", "uae/registry/gate.py", *_REGISTRY, "uae/registry/versions.py",
             "uae/evaluation/testset.py", "uae/measures/metrics.py", "uae/measures/ranking.py", *_RELEASE,
             *_MODELS, *_ENCODER, *_GROUND,
         ),
@@ -517,7 +518,7 @@ CHAIN = (
         needs=("promotion",), makes=("bento",),
         params=("promote.model", "promote.alias", "package", "tracking"),
         code=(
-            "uae/registry/package.py", "uae/registry/tracking.py", "uae/registry/versions.py", *_RELEASE,
+            "uae/registry/package.py", *_REGISTRY, "uae/registry/versions.py", *_RELEASE,
             "uae/release/store.py", "uae/serving", "deploy", *_MODELS, *_ENCODER, *_GROUND,
         ),
     ),
