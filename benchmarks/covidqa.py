@@ -27,14 +27,15 @@ from uae.evaluation.testset import BASE, choose_questions
 from uae.experiments.compare import compare_recipes
 from uae.experiments.contenders import rankings_path
 from uae.io.files import read_json, sha256_bytes, write_json
-from uae.io.models import fingerprint
+from uae.io.models import fingerprint, resolve
 from uae.io.tables import PASSAGES, QUESTIONS, RUNS, read_table, write_table
 from uae.measures.fusion import reciprocal_rank_fusion
 from uae.measures.metrics import retrieval_metrics
 from uae.measures.statistics import kept_gain, paired_gain
 from uae.pipeline.run import run_chain
-from uae.pipeline.settings import Settings, load_settings, select
-from uae.pipeline.stages import STAGES, Workspace, judging_terms
+from uae.pipeline.settings import Settings, load_settings
+from uae.pipeline.stages.evaluate import EvaluateParameters, judging_terms
+from uae.pipeline.workspace import Workspace
 from uae.release.build import IndexRecipe, build_release
 from uae.release.open import Release
 from uae.retrievers.lexical import rank_bm25
@@ -84,7 +85,7 @@ class Bench:
         self.questions = choose_questions(read_table(self.workspace.path("questions"), QUESTIONS))
         self.evidence = dict(zip(self.questions["question_id"], self.questions["evidence"], strict=True))
         self.documents = self.questions.set_index("question_id")["doc_id"]
-        self.judging = judging_terms(select(self.settings, STAGES["evaluate"].params), self.workspace)
+        self.judging = judging_terms(EvaluateParameters.of(self.settings), self.workspace)
 
     def compared(self, contenders: Sequence[str], seeds: list[int], folder: Path, questions_path: Path | None = None) -> dict:
         return compare_recipes(PARAMS, self.overrides, contenders, len(seeds), self.workspace, folder, say, questions_path)
@@ -100,7 +101,9 @@ class Bench:
     def _ranking(self, name: str, folder: Path | None = None) -> Rankings:
         """Of the encoder that has this name now; a comparison keeps the rankings of earlier ones as well."""
         folder = folder or self.folder
-        encoder = self.workspace.model(self.settings.models.student) if name == BASE else folder / "students" / name
+        encoder = (
+            resolve(self.settings.models.student, self.workspace.model_cache) if name == BASE else folder / "students" / name
+        )
         path = rankings_path(folder, name, encoder, self.questions, self.passages, self.settings.scope)
         return {row.question_id: (row.passage_ids, row.scores) for row in read_table(path, RUNS).itertuples()}
 
@@ -160,8 +163,8 @@ def answers(bench: Bench, ranked: Mapping[str, Rankings], held_out_answered: int
     """Answers of base and UAE by reader, and UAE's gain in token F1; the held-out LLM answers some questions, drawn at random."""
     models = bench.settings.models
     asked = {
-        "reader": (bench.workspace.model(models.reader), bench.questions),
-        "held out": (bench.workspace.model(models.held_out), bench.some_questions(held_out_answered)),
+        "reader": (resolve(models.reader, bench.workspace.model_cache), bench.questions),
+        "held out": (resolve(models.held_out, bench.workspace.model_cache), bench.some_questions(held_out_answered)),
     }
     tables = {}
     for name, (path, questions) in asked.items():

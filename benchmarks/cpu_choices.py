@@ -13,8 +13,9 @@ from pathlib import Path
 
 import torch
 
+from uae.io.models import resolve
 from uae.pipeline.settings import load_settings
-from uae.pipeline.stages import Workspace
+from uae.pipeline.workspace import Workspace
 from uae.retrievers.dense import load_encoder
 from uae.teacher.engines.local import load_causal_lm
 
@@ -31,14 +32,14 @@ def median_seconds(work: Callable[[], object], repeats: int = 3) -> float:
 
 def main() -> None:
     settings, workspace = load_settings(Path("params.yaml")), Workspace(Path("."))
-    model, _ = load_causal_lm(workspace.model(settings.teachers["main"].model), "cpu", "float32")
+    model, _ = load_causal_lm(resolve(settings.teachers["main"].model, workspace.model_cache), "cpu", "float32")
     tokens = torch.randint(100, 40_000, (2, 128))
     seconds = {}
     with torch.inference_mode():
         for dtype in (torch.float32, torch.bfloat16):
             model.to(dtype)
             seconds[str(dtype)] = median_seconds(lambda: model.model(tokens))
-    encoder = load_encoder(workspace.model(settings.models.student), "cpu").train()
+    encoder = load_encoder(resolve(settings.models.student, workspace.model_cache), "cpu").train()
     features = encoder.preprocess(["the door seal is checked every week by the technician on duty and " * 8] * 32)
 
     def step() -> None:

@@ -16,9 +16,9 @@ import numpy as np
 
 from uae.corpus.ingest import ingest
 from uae.io.files import sha256_bytes
+from uae.io.models import resolve
 from uae.io.tables import PASSAGES, QUESTIONS, read_table
 from uae.pipeline.settings import Settings
-from uae.pipeline.stages import Workspace
 from uae.retrievers.dense import encode, load_encoder
 
 _AT_ONCE = 50_000  # copies
@@ -46,7 +46,7 @@ def embed(settings: Settings, data: str, format: str, passages: int | None, ques
     key = sha256_bytes(json.dumps([settings.models.student, list(texts["text"]), list(asked["text"])]))
     path = folder / f"embedded-{key[:12]}.npz"
     if not path.exists():
-        encoder = load_encoder(Workspace(Path(".")).model(settings.models.student), "auto")
+        encoder = load_encoder(resolve(settings.models.student, Path("models")), "auto")
         np.savez(
             path,
             passages=encode(encoder, texts["text"].tolist(), "document", "passages"),

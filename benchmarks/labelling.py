@@ -31,8 +31,8 @@ from scipy.stats import spearmanr
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from uae.io.compute import pick_device, pick_dtype
+from uae.io.models import resolve
 from uae.pipeline.settings import load_settings
-from uae.pipeline.stages import Workspace
 from uae.teacher.engines.local import CausalTeacher, load_causal_lm
 from uae.teacher.prompts import Template
 from uae.teacher.protocol import Pair, read_all
@@ -211,7 +211,7 @@ def main(
     device = pick_device(device)
     kind = pick_dtype(dtype, device)
     model, tokenizer = load_causal_lm(
-        Workspace(Path(".")).model(settings.teachers["main"].model), "cpu" if random_weights else device, dtype
+        resolve(settings.teachers["main"].model, Path("models")), "cpu" if random_weights else device, dtype
     )
     if random_weights:
         model = random_model(random_weights, device, kind, len(tokenizer), shared_layers)

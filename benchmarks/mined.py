@@ -7,9 +7,9 @@ import pandas as pd
 
 from uae.candidates.mine import mine
 from uae.corpus.ingest import ingest
+from uae.io.models import resolve
 from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table
 from uae.pipeline.settings import Settings
-from uae.pipeline.stages import Workspace
 
 
 def mined(
@@ -25,7 +25,7 @@ def mined(
         )  # fmt: skip
         mine(
             passages_path=place / "p", questions_path=place / "q", candidates_path=place / "c",
-            encoder_path=Workspace(Path(".")).model(settings.models.student), scope="document", top_k=top_k,
+            encoder_path=resolve(settings.models.student, Path("models")), scope="document", top_k=top_k,
             holding_answer=0, random=0, gold=False, device="auto", seed=settings.seed,
         )  # fmt: skip
         return (

@@ -10,10 +10,12 @@ import tempfile
 from pathlib import Path
 
 from uae.evaluation.answers import Reader
+from uae.io.models import resolve
 from uae.io.tables import PASSAGES, QUESTIONS, read_table
 from uae.measures.metrics import answer_metrics
+from uae.pipeline.chain import STAGES, run_stage
 from uae.pipeline.settings import load_settings
-from uae.pipeline.stages import STAGES, Workspace
+from uae.pipeline.workspace import Workspace
 
 VARIANTS = {
     "question alone": lambda question, passage: f"{passage}\n\nQuestion: {question}\nAnswer:",
@@ -27,11 +29,13 @@ def main(asked: int = 40) -> None:
     settings = load_settings(Path("params.yaml"), ["ingest.path=data/sample", "ingest.format=folder"])
     with tempfile.TemporaryDirectory() as scratch:
         workspace = Workspace(Path(scratch))
-        STAGES["ingest"](settings, workspace)
+        run_stage(STAGES["ingest"], settings, workspace)
         texts = read_table(workspace.path("passages"), PASSAGES).set_index("passage_id")["text"]
         questions = read_table(workspace.path("questions"), QUESTIONS)
     questions = questions[questions["split"] == "test"][:asked]
-    reader = Reader(workspace.model(settings.models.reader), settings.compute.device, settings.compute.dtype, 20, 16)
+    reader = Reader(
+        resolve(settings.models.reader, workspace.model_cache), settings.compute.device, settings.compute.dtype, 20, 16
+    )
     requests = [(q.text, [texts[q.evidence[0]]]) for q in questions.itertuples()]
     result = {"questions": len(questions), "token_f1": {}}
     examples = reader.prompt

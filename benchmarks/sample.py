@@ -8,11 +8,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+from uae.io.models import resolve
 from uae.io.tables import PASSAGES, QUESTIONS, read_table
 from uae.measures.metrics import retrieval_metrics
 from uae.measures.ranking import rank
+from uae.pipeline.chain import STAGES, run_stage
 from uae.pipeline.settings import load_settings
-from uae.pipeline.stages import STAGES, Workspace
+from uae.pipeline.workspace import Workspace
 from uae.retrievers.dense import encode, load_encoder
 
 
@@ -20,9 +22,9 @@ def main() -> None:
     settings = load_settings(Path("params.yaml"), ["ingest.path=data/sample", "ingest.format=folder", *sys.argv[1:]])
     with tempfile.TemporaryDirectory() as scratch:
         workspace = Workspace(Path(scratch))
-        STAGES["ingest"](settings, workspace)
+        run_stage(STAGES["ingest"], settings, workspace)
         passages, questions = (read_table(workspace.path(n), s) for n, s in (("passages", PASSAGES), ("questions", QUESTIONS)))
-        encoder = load_encoder(workspace.model(settings.models.student), settings.compute.device)
+        encoder = load_encoder(resolve(settings.models.student, workspace.model_cache), settings.compute.device)
     vectors = encode(encoder, questions["text"].tolist(), "query"), encode(encoder, passages["text"].tolist(), "document")
     rankings = {r.question_id: r.passage_ids for r in rank(questions, passages, *vectors, "document")}
     evidence = dict(zip(questions["question_id"], questions["evidence"], strict=True))

@@ -33,10 +33,12 @@ from uae.evaluation.cost import reranking, time_queries, vector_search
 from uae.evaluation.rerank import rerank_by_query_likelihood
 from uae.evaluation.testset import choose_questions
 from uae.io.files import sha256_bytes
-from uae.io.models import fingerprint
+from uae.io.models import fingerprint, resolve
 from uae.io.tables import PASSAGES, QUESTIONS, read_table, write_table
-from uae.pipeline.settings import Settings, dump_settings, load_settings, select
-from uae.pipeline.stages import STAGES, Workspace, judging_terms
+from uae.pipeline.chain import STAGES, run_stage
+from uae.pipeline.settings import Settings, dump_settings, load_settings
+from uae.pipeline.stages.evaluate import EvaluateParameters, judging_terms
+from uae.pipeline.workspace import Workspace
 from uae.release.open import Release, read_manifest
 from uae.release.store import ReleaseStore
 
@@ -56,14 +58,16 @@ def make_release(folder: Path, settings: Settings, student: Path | None, prefix:
     if workspace.path("release").exists():
         return workspace
     say(f"building release {folder.name}")
-    STAGES["ingest"](settings, workspace)
+    run_stage(STAGES["ingest"], settings, workspace)
     passages, questions = read_table(workspace.path("passages"), PASSAGES), read_table(workspace.path("questions"), QUESTIONS)
     passages["passage_id"] = prefix + passages["passage_id"]
     questions["evidence"] = [[prefix + passage for passage in each] for each in questions["evidence"]]
     write_table(workspace.path("passages"), PASSAGES, passages)
     write_table(workspace.path("questions"), QUESTIONS, questions)
-    shutil.copytree(student or workspace.model(settings.models.student), workspace.path("student"), dirs_exist_ok=True)
-    STAGES["index"](settings, workspace)
+    shutil.copytree(
+        student or resolve(settings.models.student, workspace.model_cache), workspace.path("student"), dirs_exist_ok=True
+    )
+    run_stage(STAGES["index"], settings, workspace)
     return workspace
 
 
@@ -160,7 +164,7 @@ def against_reranking(bench: Bench, port: int, settings: Settings, timed: int, o
             question_id: ([hit.passage_id for hit in hits], [hit.score for hit in hits])
             for question_id, hits in zip(questions["question_id"], found, strict=True)
         }
-        judging = judging_terms(select(settings, STAGES["evaluate"].params), workspace)
+        judging = judging_terms(EvaluateParameters.of(settings), workspace)
         rerank = partial(
             rerank_by_query_likelihood,
             questions=questions,

@@ -28,8 +28,9 @@ from sentence_transformers.sentence_transformer.losses import DistillKLDivLoss
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from uae.io.compute import pick_device, seed_everything
-from uae.pipeline.settings import load_settings, select
-from uae.pipeline.stages import STAGES, Workspace, training_recipe
+from uae.io.models import resolve
+from uae.pipeline.settings import load_settings
+from uae.pipeline.stages.train import TrainParameters, training_recipe
 from uae.retrievers.dense import load_encoder
 from uae.training.batches import UtilityCollator
 from uae.training.examples import Example
@@ -84,8 +85,8 @@ def main(
     settings = load_settings(Path("params.yaml"))
     device = pick_device(device)
     examples = read_examples(settings, data, format, documents, passages, questions)
-    base = Workspace(Path(".")).model(settings.models.student)
-    recipe = training_recipe(select(settings, STAGES["train"].params))
+    base = resolve(settings.models.student, Path("models"))
+    recipe = training_recipe(TrainParameters.of(settings))
     recipe = replace(recipe, objective="kl", in_batch_negatives=False)  # the same loss in both
     seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
     for turn in range(repeats + 1):  # the first is not counted

@@ -1,1 +1,1 @@
-"""The chain as Dagster assets: thin callers of ``uae.pipeline.stages``, which hold no logic of the chain themselves."""
+"""The chain as Dagster assets: thin callers of ``uae.pipeline.chain``, which hold no logic of the chain themselves."""

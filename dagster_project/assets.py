@@ -1,4 +1,4 @@
-"""One asset a stage, built from ``uae.pipeline.stages.CHAIN``: run the stage, have DVC record it, tell what came out."""
+"""One asset a stage, built from ``uae.pipeline.chain.CHAIN``: run the stage, have DVC record it, tell what came out."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,9 @@ from dagster_project.metadata import describe
 from dagster_project.resources import DvcResource, MlflowResource, ModelsResource, ProjectResource
 from uae.io.errors import UaeError, ValidationFailed
 from uae.io.files import sha256_bytes, sha256_tree
-from uae.pipeline.stages import ARTEFACTS, Stage, upstream
+from uae.pipeline.chain import run_stage, upstream
+from uae.pipeline.stage import Stage
+from uae.pipeline.workspace import ARTEFACTS
 
 KINDS = {
     "ingest": {"python", "parquet"},
@@ -77,7 +79,7 @@ def _materialise(
     with project.entered(models.folder) as workspace, dvc.holding(stage.name):
         used = models.used_by(stage, settings)
         try:
-            result = stage(settings, workspace)
+            result = run_stage(stage, settings, workspace)
         except ValidationFailed as error:
             context.log.error(str(error))
             return check_results(stage.name, error.report) + ([unjudged()] if stage.name == "label" else [])

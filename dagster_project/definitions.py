@@ -8,7 +8,8 @@ import dagster as dg
 from dagster_project.assets import stage_asset
 from dagster_project.automation import source_changed, weekly, whole_chain
 from dagster_project.resources import DvcResource, MlflowResource, ModelsResource, ProjectResource
-from uae.pipeline.stages import CHAIN, Stage
+from uae.pipeline.chain import CHAIN
+from uae.pipeline.stage import Stage
 
 ROOT = Path(__file__).resolve().parents[1]
 

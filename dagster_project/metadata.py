@@ -6,7 +6,8 @@ from typing import Any
 import dagster as dg
 
 from dagster_project import charts
-from uae.pipeline.stages import Stage, Workspace
+from uae.pipeline.stage import Stage
+from uae.pipeline.workspace import Workspace
 
 Metadata = dict[str, Any]
 

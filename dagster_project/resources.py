@@ -13,7 +13,8 @@ from pydantic import Field
 from uae.io.errors import without_user_info
 from uae.pipeline.run import models_of
 from uae.pipeline.settings import Settings, load_settings
-from uae.pipeline.stages import Stage, Workspace
+from uae.pipeline.stage import Stage
+from uae.pipeline.workspace import Workspace
 
 T = TypeVar("T")
 

@@ -30,7 +30,7 @@ def test_uae_imports_no_orchestrator_and_no_server(file):
     "file", [f for f in FILES if f.relative_to(ROOT / "uae").parts[0] not in OUTER], ids=lambda f: f.relative_to(ROOT).as_posix()
 )
 def test_rooms_take_plain_arguments_not_settings(file):
-    assert not imports(file) & {"uae.pipeline.settings", "uae.pipeline.stages", "uae.pipeline.run", "uae.cli.main"}
+    assert not imports(file) & {"uae.pipeline.settings", "uae.pipeline.chain", "uae.pipeline.run", "uae.cli.main"}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.relative_to(ROOT).as_posix())

@@ -10,8 +10,8 @@ from typer.testing import CliRunner, Result
 from uae.cli.main import app
 from uae.io.errors import ConfigError
 from uae.io.files import read_json
+from uae.pipeline.chain import model_references
 from uae.pipeline.settings import load_settings
-from uae.pipeline.stages import model_references
 from uae.registry.tracking import connect
 from uae.release.open import read_manifest
 

@@ -11,7 +11,9 @@ import pytest
 
 from dagster_project.definitions import ROOT, build
 from dagster_project.resources import DvcResource, MlflowResource, ModelsResource
-from uae.pipeline.stages import ARTEFACTS, CHAIN, Stage
+from uae.pipeline.chain import CHAIN
+from uae.pipeline.stage import Stage
+from uae.pipeline.workspace import ARTEFACTS
 
 
 def _suite(name: str, success: bool) -> dict:

@@ -11,7 +11,7 @@ from dvc.repo import Repo
 from dvc.rwlock import rwlock
 
 from dagster_project.resources import DvcResource
-from uae.pipeline.stages import CHAIN
+from uae.pipeline.chain import CHAIN
 
 
 @pytest.fixture

@@ -1,20 +1,26 @@
-"""dvc.yaml, the Dagster graph and the stages' declared code all say what uae/pipeline/stages.py says."""
+"""dvc.yaml, the Dagster graph and each stage's declared code say what uae/pipeline/chain.py says."""
 
 import ast
+import inspect
 from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
 
-import uae.pipeline.stages
 from dagster_project.definitions import ROOT, defs
+from uae.pipeline.chain import CHAIN, upstream
 from uae.pipeline.settings import load_settings
-from uae.pipeline.stages import ARTEFACTS, CHAIN, Stage, upstream
+from uae.pipeline.stage import Stage
+from uae.pipeline.workspace import ARTEFACTS
 
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
-# What every stage stands on and no stage need watch: no number depends on it.
-EXEMPT = {"uae/__init__.py", "uae/io/errors.py", "uae/pipeline/settings.py", "uae/pipeline/stages.py"}
+# Every stage stands on these, and no number depends on them. So no stage watches them.
+EXEMPT = {
+    "uae/__init__.py",
+    "uae/io/errors.py",
+    *(f"uae/pipeline/{name}.py" for name in ("settings", "shared_code", "stage", "workspace")),
+}
 # Not imported but run: the package stage builds the Bento as ``python -m deploy.build``, and the Bento serves deploy/service.py.
 RUN_AS_A_PROCESS = {"package": "deploy/*.py"}
 
@@ -78,6 +84,13 @@ def test_declared_code_covers_what_the_stage_imports(stage: Stage):
 
 
 @each_stage
+def test_a_stage_stands_on_its_own_file_and_on_no_other_stage(stage: Stage):
+    stages = {module for module in _closure(stage) if module.startswith("uae/pipeline/stages/") and not _is_room(module)}
+    assert stages == {f"uae/pipeline/stages/{stage.name}.py"}
+    assert "uae/pipeline/chain.py" not in _closure(stage)
+
+
+@each_stage
 def test_declared_code_is_imported(stage: Stage):
     imported = {module for module in _closure(stage) if not _is_room(module)}
     assert [path for path in stage.code if not any(_covers(path, module) for module in imported)] == []
@@ -100,42 +113,18 @@ def _is_room(module: str) -> bool:
 
 
 def _closure(stage: Stage) -> set[str]:
-    """The project's files that the stage's function imports or runs, and what those import, at any level."""
+    """The stage's own file, and the project's files that it imports or runs, and what those import, at any level."""
     found: set[str] = set()
-    waiting = _imports_of_function(stage)
+    waiting = {Path(inspect.getfile(stage.run)).relative_to(ROOT).as_posix()}
     if pattern := RUN_AS_A_PROCESS.get(stage.name):
         waiting |= {path.relative_to(ROOT).as_posix() for path in ROOT.glob(pattern)}
     while waiting:
         module = waiting.pop()
         found.add(module)
         found |= {path.relative_to(ROOT).as_posix() for path in [(ROOT / module).with_suffix(".html.j2")] if path.exists()}
-        waiting |= _imports_of_file(module) - found
+        if module not in EXEMPT:
+            waiting |= _imports_of_file(module) - found
     return found
-
-
-@cache
-def _stages_tree() -> ast.Module:
-    return ast.parse(Path(uae.pipeline.stages.__file__).read_text(encoding="utf-8"))
-
-
-def _imports_of_function(stage: Stage) -> set[str]:
-    """Imports inside the stage's function and inside what it calls of uae/pipeline/stages.py, at any depth.
-
-    These are the module's functions, and the Workspace's methods (``w.model`` needs uae.io.models).
-    """
-    functions = {node.name: node for node in _stages_tree().body if isinstance(node, ast.FunctionDef)}
-    (workspace,) = (node for node in _stages_tree().body if isinstance(node, ast.ClassDef) and node.name == "Workspace")
-    methods = {node.name: node for node in workspace.body if isinstance(node, ast.FunctionDef)}
-    found: dict[str, ast.FunctionDef] = {}
-    waiting = [functions[stage.run.__name__]]
-    while waiting:
-        function = waiting.pop()
-        found[function.name] = function
-        called = [node.func for node in ast.walk(function) if isinstance(node, ast.Call)]
-        own = [functions.get(node.id) for node in called if isinstance(node, ast.Name)]
-        of_workspace = [methods.get(node.attr) for node in called if isinstance(node, ast.Attribute)]
-        waiting += [node for node in (*own, *of_workspace) if node is not None and node.name not in found]
-    return set().union(*(_imports(node) for node in found.values()))
 
 
 @cache

@@ -6,7 +6,7 @@ import pytest
 
 from dagster_project.checks import quality_result
 from uae.io.errors import InputError, ValidationFailed
-from uae.pipeline.stages import CHAIN
+from uae.pipeline.chain import CHAIN
 
 NAMES = [stage.name for stage in CHAIN]
 

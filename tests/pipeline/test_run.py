@@ -1,18 +1,29 @@
 """``uae run`` over a chain of one stage: what it takes for unchanged, and what it refuses."""
 
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 
 import uae.pipeline.run
 from uae.io.errors import ArtefactError
 from uae.io.files import write_text
+from uae.pipeline.chain import STAGES, model_references
 from uae.pipeline.run import models_of, run_chain
-from uae.pipeline.settings import load_settings
-from uae.pipeline.stages import STAGES, Stage, model_references
+from uae.pipeline.settings import IngestSettings, TeacherSettings, load_settings
+from uae.pipeline.stage import Key, Parameters, Stage
 
 LEAVE = (lambda: None,)
 PARAMS = Path(__file__).resolve().parents[2] / "params.yaml"
+
+
+class Source(Parameters):
+    ingest: IngestSettings
+
+
+class Models(Source):
+    teachers: dict[str, TeacherSettings]
+    student: Annotated[str, Key("models.student")]
 
 
 @pytest.fixture
@@ -20,7 +31,7 @@ def go(tmp_path, monkeypatch):
     """Run one stage of the name ``ingest`` over a source file, and return whether it ran."""
     write_text(tmp_path / "source", "one")
 
-    def run(meanwhile=lambda: None, *overrides: str, params: tuple[str, ...] = ("ingest",)) -> bool:
+    def run(meanwhile=lambda: None, *overrides: str, parameters: type[Parameters] = Source) -> bool:
         ran = []
 
         def work(p, workspace):
@@ -28,7 +39,7 @@ def go(tmp_path, monkeypatch):
             write_text(workspace.path("documents"), (tmp_path / "source").read_text())
             meanwhile()
 
-        stage = Stage("ingest", "Read.", work, needs=(), makes=("documents",), params=params, code=(), reads_source=True)
+        stage = Stage("ingest", "Read.", work, parameters, needs=(), makes=("documents",), code=(), reads_source=True)
         monkeypatch.setattr(uae.pipeline.run, "CHAIN", (stage,))
         settings = load_settings(PARAMS, [f"ingest.path={tmp_path / 'source'}", *overrides])
         run_chain(settings, tmp_path / "out", tmp_path / "models", lambda line: None, "ingest")
@@ -55,12 +66,11 @@ def test_a_second_run_in_the_same_folder_is_kept_out(go, tmp_path):
 def test_a_local_model_changed_in_place_is_a_change_to_the_stages_that_name_it(go, tmp_path):
     weights = tmp_path / "model" / "model.safetensors"
     write_text(weights, "one")
-    named = {"params": ("ingest", "teachers", "models.student")}
     local = f"teachers.main.model=path:{weights.parent}"
-    assert go(*LEAVE, local, **named)
-    assert not go(*LEAVE, local, **named)
+    assert go(*LEAVE, local, parameters=Models)
+    assert not go(*LEAVE, local, parameters=Models)
     write_text(weights, "two")
-    assert go(*LEAVE, local, **named)
+    assert go(*LEAVE, local, parameters=Models)
 
 
 def test_each_stage_answers_for_the_models_that_its_parameters_name():

@@ -6,7 +6,7 @@ import yaml
 
 import uae
 from uae.io.errors import ConfigError
-from uae.pipeline.settings import dump_settings, load_settings, select
+from uae.pipeline.settings import dump_settings, load_settings
 
 PARAMS = Path(uae.__file__).parents[1] / "params.yaml"
 
@@ -293,18 +293,6 @@ def test_a_parameter_file_that_is_not_there(tmp_path, name):
     with pytest.raises(ConfigError) as caught:
         load_settings(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
-
-
-def test_a_stage_gets_the_values_it_declares_and_no_others():
-    settings = load_settings(PARAMS)
-    chosen = select(settings, ("seed", "validate", "compute.device"))
-    assert chosen.seed == settings.seed
-    assert chosen.validate_ == settings.validate_
-    assert chosen.compute.device == settings.compute.device
-    assert sorted(vars(chosen)) == ["compute", "seed", "validate_"]
-    assert list(vars(chosen.compute)) == ["device"]
-    with pytest.raises(AttributeError):
-        _ = chosen.compute.dtype
 
 
 def test_settings_cannot_be_changed():

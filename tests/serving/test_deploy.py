@@ -24,7 +24,7 @@ from deploy.build import build, pinned, requirements
 from deploy.config import Config, read_config
 from deploy.metrics import Metrics
 from uae.io.errors import ArtefactError, ConfigError
-from uae.pipeline.stages import STAGES
+from uae.pipeline.chain import STAGES
 from uae.release.open import Release, read_manifest
 from uae.serving.batching import Batch
 from uae.serving.switch import Switch
@@ -168,7 +168,7 @@ def test_only_what_serving_needs_is_inside(bento, tiny):
     }
     assert not code & {
         "uae/cli/main.py",
-        "uae/pipeline/stages.py",
+        "uae/pipeline/chain.py",
         "uae/release/build.py",
         "uae/retrievers/onnx_export.py",
         "deploy/build.py",

@@ -14,8 +14,9 @@ from rich.logging import RichHandler
 
 from uae.cli import release as release_commands
 from uae.io.errors import ConfigError, UaeError
-from uae.pipeline.settings import load_settings, select
-from uae.pipeline.stages import CHAIN, STAGES, Workspace, model_references
+from uae.pipeline.chain import CHAIN, STAGES, model_references, run_stage
+from uae.pipeline.settings import load_settings
+from uae.pipeline.workspace import Workspace
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 errors = Console(stderr=True)
@@ -44,7 +45,7 @@ def _stage_command(name: str):
     def command(params: Params = Path("params.yaml"), overrides: Overrides = ()) -> None:
         from uae.cli.show import print_stage
 
-        result = STAGES[name](load_settings(params, overrides), Workspace(Path(".")))
+        result = run_stage(STAGES[name], load_settings(params, overrides), Workspace(Path(".")))
         print_stage(name, result)
 
     command.__doc__ = STAGES[name].summary
@@ -60,19 +61,18 @@ def _label(
 ) -> None:
     """Ask the teacher for each answer's NLL with and without each candidate; store the raw readings; judge them."""
     from uae.cli.show import print_labels, print_plan, print_stage
-    from uae.pipeline.stages import plan_labels, report_labels
+    from uae.pipeline.stages.label import LabelParameters, plan_labels, report_labels
 
     settings, workspace = load_settings(params, overrides), Workspace(Path("."))
-    stage = STAGES["label"]
     if plan and report:
         raise typer.BadParameter("--plan and --report answer different questions: ask one at a time")
     if plan:
-        print_plan(plan_labels(select(settings, stage.params), workspace, calibration))
+        print_plan(plan_labels(LabelParameters.of(settings), workspace, calibration))
         return
     if report:
-        result = report_labels(select(settings, stage.params), workspace)
+        result = report_labels(LabelParameters.of(settings), workspace)
     else:
-        counts = stage(settings, workspace)
+        counts = run_stage(STAGES["label"], settings, workspace)
         print_stage("label", counts)
         result = counts["quality"]
     print_labels(result, workspace.path("label_page"))
@@ -165,9 +165,11 @@ app.add_typer(release_commands.app, name="release")
 @app.command()
 def models(params: Params = Path("params.yaml"), overrides: Overrides = ()) -> None:
     """Fetch the models that the parameters name into models/, and print where they are."""
+    from uae.io.models import resolve
+
     settings = load_settings(params, overrides)
     for role, reference in model_references(settings).items():
-        print(f"{role}: {Workspace(Path('.')).model(reference)}")
+        print(f"{role}: {resolve(reference, Path('models'))}")
 
 
 def main() -> None:

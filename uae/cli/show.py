@@ -12,7 +12,7 @@ from rich.table import Table
 
 from uae.io.errors import ArtefactError
 from uae.io.files import read_json
-from uae.pipeline.stages import Workspace
+from uae.pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
     from uae.release.store import Installed, ReleaseStore

@@ -2,13 +2,25 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Annotated, get_args
 
 from uae.io.errors import ConfigError
-from uae.pipeline.settings import Objective, load_settings, select
-from uae.pipeline.stages import STAGES, Workspace, training_plan
+from uae.pipeline.settings import EvaluateSettings, Objective, Scope, load_settings
+from uae.pipeline.stage import Key, Parameters
+from uae.pipeline.stages.train import TrainParameters, training_plan
+from uae.pipeline.workspace import Workspace
 
 _OBJECTIVES = get_args(Objective)
+
+
+class CompareParameters(Parameters):
+    """What the comparison itself reads; training reads its own."""
+
+    seed: int
+    scope: Scope
+    device: Annotated[str, Key("compute.device")]
+    student: Annotated[str, Key("models.student")]
+    evaluate: EvaluateSettings
 
 
 def compare_recipes(
@@ -33,24 +45,25 @@ def compare_recipes(
         ConfigError: a contender cannot be read, or two have one name.
     """
     from uae.experiments.contenders import Contender, compare
+    from uae.io.models import resolve
 
     settings = load_settings(params, overrides)
     entered = []
     for text in contenders or _OBJECTIVES:
         name, changes = parse_contender(text)
-        its_own = select(load_settings(params, [*overrides, *changes]), STAGES["train"].params)
+        its_own = TrainParameters.of(load_settings(params, [*overrides, *changes]))
         entered.append(Contender(name, training_plan(its_own, workspace, folder / "refreshed_labels")))
     names = [contender.name for contender in entered]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError(f"two contenders have the name {sorted(twice)[0]!r}: give each its own")
-    p = select(settings, ("seed", "scope", "compute.device", "models.student", "evaluate"))
+    p = CompareParameters.of(settings)
     return compare(
         candidates_path=workspace.path("candidates"),
         passages_path=workspace.path("passages"),
         questions_path=questions_path or workspace.path("questions"),
         store_path=workspace.path("labels"),
         manifest_path=workspace.path("label_manifest"),
-        base_path=workspace.model(p.models.student),
+        base_path=resolve(p.student, workspace.model_cache),
         folder=folder,
         contenders=entered,
         seeds=range(p.seed, p.seed + seeds),
@@ -58,7 +71,7 @@ def compare_recipes(
         cutoffs=p.evaluate.cutoffs,
         resamples=p.evaluate.resamples,
         confidence=p.evaluate.confidence,
-        device=p.compute.device,
+        device=p.device,
         announce=announce,
         split=split,
     )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -12,8 +13,10 @@ import uae
 from uae.io.errors import ArtefactError
 from uae.io.files import disk_error, read_json, sha256_bytes, sha256_file, sha256_tree, write_json, write_text
 from uae.io.models import fingerprint, parse_reference
-from uae.pipeline.settings import Settings, dump_settings, select
-from uae.pipeline.stages import CHAIN, Stage, Workspace, model_references
+from uae.pipeline.chain import CHAIN, model_references, run_stage
+from uae.pipeline.settings import Settings, dump_settings
+from uae.pipeline.stage import Stage
+from uae.pipeline.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +44,7 @@ def run_chain(
                 announce(f"[{number}/{len(CHAIN)}] {stage.name}: unchanged, skipped")
             else:
                 announce(f"[{number}/{len(CHAIN)}] {stage.name}: {stage.summary}")
-                stage(settings, workspace)
+                run_stage(stage, settings, workspace)
                 write_json(stamp, given | _made(stage, workspace))
             if stage.name == until:
                 return
@@ -65,7 +68,7 @@ def _holding(stamps: Path) -> Iterator[None]:
         lock.release()
 
 
-def models_of(stage: Stage, settings: Settings) -> dict[str, str]:
+def models_of(stage: Stage[Any], settings: Settings) -> dict[str, str]:
     """role -> reference, of the models that a stage's parameters name."""
     declared = {key.removeprefix("models.") for key in stage.params}
     return {
@@ -75,7 +78,7 @@ def models_of(stage: Stage, settings: Settings) -> dict[str, str]:
     }
 
 
-def _given(stage: Stage, settings: Settings, workspace: Workspace, hash_model: Callable[[Path], str]) -> dict[str, str]:
+def _given(stage: Stage[Any], settings: Settings, workspace: Workspace, hash_model: Callable[[Path], str]) -> dict[str, str]:
     """Hashes of what a stage starts from: its parameters, its source, its inputs, and its models on this machine.
 
     The other kinds of references name contents that stay as they are.
@@ -85,7 +88,7 @@ def _given(stage: Stage, settings: Settings, workspace: Workspace, hash_model: C
         paths["source"] = Path(settings.ingest.path)
     local = {role: text for role, text in models_of(stage, settings).items() if text.strip().startswith("path:")}
     models = {f"model {role}": hash_model(Path(parse_reference(text).name).expanduser()) for role, text in local.items()}
-    return _hashes(paths) | models | {"params": sha256_bytes(repr(select(settings, stage.params))), "version": uae.__version__}
+    return _hashes(paths) | models | {"params": sha256_bytes(repr(stage.parameters.of(settings))), "version": uae.__version__}
 
 
 def _hash_model(path: Path) -> str:
@@ -94,7 +97,7 @@ def _hash_model(path: Path) -> str:
     return sha256_file(path) if path.is_file() else "missing"
 
 
-def _made(stage: Stage, workspace: Workspace) -> dict[str, str]:
+def _made(stage: Stage[Any], workspace: Workspace) -> dict[str, str]:
     return _hashes({name: workspace.path(name) for name in stage.makes})
 
 

@@ -7,10 +7,10 @@ import difflib
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
+from pydantic_core import ErrorDetails
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from uae.io.errors import ConfigError, without_user_info
@@ -19,6 +19,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 NearDuplicate = Annotated[float, Field(ge=0.05, le=1)]  # uae.text.near_duplicates finds no pairs below
+Scope = Literal["document", "corpus"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
@@ -29,7 +30,7 @@ class _Section(BaseModel):
     @classmethod
     def _true_is_not_1(cls, value: Any, info: ValidationInfo) -> Any:
         parts = value if isinstance(value, list) else [value]
-        if cls.model_fields[info.field_name].annotation is not bool and any(isinstance(part, bool) for part in parts):
+        if info.field_name and cls.model_fields[info.field_name].annotation is not bool and any(isinstance(part, bool) for part in parts):
             raise ValueError("true and false are no value of this key")
         return value
 
@@ -51,7 +52,7 @@ class SplitSettings(_Section):
     test: Fraction
 
     @model_validator(mode="after")
-    def _sum_to_one(self):
+    def _sum_to_one(self) -> Self:
         if abs(self.train + self.validation + self.test - 1) > 1e-6:
             raise ValueError("train, validation and test must add up to 1")
         return self
@@ -91,7 +92,7 @@ class TemplateSettings(_Section):
     answer: str
 
     @model_validator(mode="after")
-    def _placeholders(self):
+    def _placeholders(self) -> Self:
         for field in ("passage", "answer"):  # of the question's, the method decides
             if getattr(self, field).count("{" + field + "}") != 1:
                 raise ValueError(f"{field}: must contain {{{field}}} exactly once")
@@ -115,7 +116,7 @@ class TeacherSettings(_Section):
     check_templates: tuple[TemplateSettings, ...]
 
     @model_validator(mode="after")
-    def _fits_its_method(self):
+    def _fits_its_method(self) -> Self:
         if (self.method == "judgement") != (self.grades is not None):
             raise ValueError("grades: a judgement needs them, worst first (['No', 'Yes']); the other methods take null")
         if self.grades is not None and len(set(self.grades)) < len(self.grades):
@@ -191,13 +192,13 @@ class TrainSettings(_Section):
     patience: Count
 
     @model_validator(mode="after")
-    def _evidence_has_a_use(self):
+    def _evidence_has_a_use(self) -> Self:
         if self.evidence_share and self.objective != "utility_infonce":
             raise ValueError("evidence_share: only the objective utility_infonce mixes evidence with utilities; set it to 0")
         return self
 
     @model_validator(mode="after")
-    def _utilities_are_smoothed_once(self):
+    def _utilities_are_smoothed_once(self) -> Self:
         if self.reward.share and self.refresh.rounds:
             raise ValueError("reward.share, refresh.rounds: use one of them; new pairs would have the reward model fitted anew")
         return self
@@ -220,7 +221,7 @@ class LlmSettings(_Section):
     query_template: TemplateSettings
 
     @model_validator(mode="after")
-    def _scores_the_question(self):
+    def _scores_the_question(self) -> Self:
         if "{question}" in self.query_template.question:
             raise ValueError("query_template: question must not contain {question}: it is what is scored, in place of {answer}")
         return self
@@ -250,7 +251,7 @@ class PromoteSettings(_Section):
     max_index_loss: Fraction
 
     @model_validator(mode="after")
-    def _alias_is_free(self):
+    def _alias_is_free(self) -> Self:
         if re.fullmatch(r"latest|[vV]\d+", self.alias):
             raise ValueError("alias: MLflow keeps latest and v1, v2, ... for itself; take another")
         return self
@@ -267,7 +268,7 @@ class TrackingSettings(_Section):
 
 class Settings(_Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
-    scope: Literal["document", "corpus"]
+    scope: Scope
     compute: ComputeSettings
     models: ModelSettings
     teachers: Annotated[dict[Name, TeacherSettings], Field(min_length=1)]
@@ -283,11 +284,18 @@ class Settings(_Section):
     package: PackageSettings
     tracking: TrackingSettings
 
+    def value(self, key: str) -> Any:
+        """The value under a dotted key of params.yaml: a section, or one parameter."""
+        found: Any = self
+        for name in key.split("."):
+            found = getattr(found, "validate_" if name == "validate" else name)
+        return found
+
 
 class _UniqueKeys(yaml.SafeLoader):
     """PyYAML keeps the last of two equal keys without a word; here that is an error."""
 
-    def construct_mapping(self, node, deep=False):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
@@ -326,27 +334,6 @@ def dump_settings(settings: Settings) -> dict[str, Any]:
     return settings.model_dump(by_alias=True, mode="json")
 
 
-def select(settings: Settings, keys: Iterable[str]) -> SimpleNamespace:
-    """The values under dotted ``keys`` and nothing else.
-
-    A stage is handed only what it declares, so a parameter that it reads without declaring is an AttributeError in
-    the first run, not a stale cache entry in DVC a month later.
-    """
-    chosen = SimpleNamespace()
-    for key in keys:
-        *parents, last = key.split(".")
-        source: Any = settings
-        target = chosen
-        for name in parents:
-            source = getattr(source, name)
-            if not hasattr(target, name):
-                setattr(target, name, SimpleNamespace())
-            target = getattr(target, name)
-        attribute = "validate_" if key == "validate" else last
-        setattr(target, attribute, getattr(source, attribute))
-    return chosen
-
-
 def _parse(text: str) -> Any:
     """The value of YAML ``text``. Raises a ValueError for whatever is wrong with it."""
     try:
@@ -357,7 +344,7 @@ def _parse(text: str) -> Any:
         raise ValueError(str(error)) from None
 
 
-def _apply(values: dict, override: str) -> None:
+def _apply(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     override = _without_password(override)
     if not equals or not key:
@@ -375,7 +362,7 @@ def _apply(values: dict, override: str) -> None:
         raise ConfigError(f"--set {override}: the value is not YAML; put it in quotes") from None
 
 
-def _explain(error: dict, values: dict) -> str:
+def _explain(error: ErrorDetails, values: dict[str, Any]) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         return f"there is no parameter {key}{_hint(key, _known_keys())}"
@@ -397,7 +384,7 @@ def _hint(key: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _leaves(values: dict, prefix: str = "") -> Iterable[str]:
+def _leaves(values: dict[str, Any], prefix: str = "") -> Iterable[str]:
     for name, value in values.items():
         yield f"{prefix}{name}"
         if isinstance(value, dict):

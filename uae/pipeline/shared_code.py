@@ -1,0 +1,14 @@
+"""Files that many stages stand on, in groups, for ``Stage.code``. A test compares each stage's code with what it imports."""
+
+TABLES = ("uae/io/files.py", "uae/io/tables.py")
+MODELS = ("uae/io/models.py", "uae/io/gguf.py", "uae/io/weights.py")
+ENCODER = ("uae/io/compute.py", "uae/retrievers/dense.py", "uae/retrievers/protocol.py")
+RELEASE = (
+    "uae/release/open.py",
+    "uae/release/parity.py",
+    "uae/index",
+    "uae/retrievers/onnx_encoder.py",
+    "uae/retrievers/torch_encoder.py",
+    "uae/retrievers/serving_forms.py",
+)
+REGISTRY = ("uae/registry/tracking.py", "uae/registry/anchor.py", "uae/registry/errors.py")

@@ -1,0 +1,54 @@
+"""Stage candidates: choose the passages that the teacher judges for each question."""
+
+from typing import Annotated, Any
+
+from uae.pipeline.settings import CandidateSettings, Scope
+from uae.pipeline.shared_code import ENCODER, MODELS, TABLES
+from uae.pipeline.stage import Key, Parameters, Stage
+from uae.pipeline.workspace import Workspace
+
+
+class CandidateParameters(Parameters):
+    seed: int
+    scope: Scope
+    device: Annotated[str, Key("compute.device")]
+    student: Annotated[str, Key("models.student")]
+    candidates: CandidateSettings
+
+
+def run(p: CandidateParameters, w: Workspace) -> dict[str, Any]:
+    from uae.candidates.mine import mine
+    from uae.io.models import resolve
+
+    return mine(
+        passages_path=w.path("passages"),
+        questions_path=w.path("questions"),
+        candidates_path=w.path("candidates"),
+        encoder_path=resolve(p.student, w.model_cache),
+        scope=p.scope,
+        top_k=p.candidates.top_k,
+        holding_answer=p.candidates.holding_answer,
+        random=p.candidates.random,
+        gold=p.candidates.gold,
+        device=p.device,
+        seed=p.seed,
+    )
+
+
+STAGE = Stage(
+    name="candidates",
+    summary="Pair each question with the base encoder's top-k, its evidence, what holds its answer, random passages.",
+    run=run,
+    parameters=CandidateParameters,
+    needs=("passages", "questions", "validation"),
+    makes=("candidates",),
+    code=(
+        "uae/candidates",
+        "uae/text/answer_match.py",
+        "uae/measures/ranking.py",
+        *MODELS,
+        *ENCODER,
+        *TABLES,
+        "uae/pipeline/stages/candidates.py",
+    ),
+)

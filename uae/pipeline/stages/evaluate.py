@@ -1,0 +1,124 @@
+"""Stage evaluate: measure every system on the test questions."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from uae.pipeline.settings import (
+    ComputeSettings,
+    EvaluateSettings,
+    LabelSettings,
+    ModelSettings,
+    Scope,
+    TeacherSettings,
+    UtilitySettings,
+)
+from uae.pipeline.shared_code import ENCODER, MODELS, RELEASE, TABLES
+from uae.pipeline.stage import Parameters, Stage
+from uae.pipeline.teachers import asked_teachers, open_local, template_of
+from uae.pipeline.workspace import Workspace
+
+if TYPE_CHECKING:
+    from uae.evaluation.llm import Judging
+
+
+class EvaluateParameters(Parameters):
+    seed: int
+    scope: Scope
+    compute: ComputeSettings
+    models: ModelSettings
+    teachers: dict[str, TeacherSettings]
+    label: LabelSettings
+    utility: UtilitySettings
+    evaluate: EvaluateSettings
+
+
+def run(p: EvaluateParameters, w: Workspace) -> dict[str, Any]:
+    from uae.evaluation.evaluate import Reading, Written, evaluate
+    from uae.io.models import resolve
+
+    w.path("judgements").mkdir(parents=True, exist_ok=True)
+    readers = {"reader": resolve(p.models.reader, w.model_cache)}
+    if p.models.held_out:
+        readers["held out"] = resolve(p.models.held_out, w.model_cache)
+    e = p.evaluate
+    return evaluate(
+        passages_path=w.path("passages"),
+        questions_path=w.path("questions"),
+        base_path=resolve(p.models.student, w.model_cache),
+        release_path=w.path("release"),
+        rival_paths={path.name: path for path in sorted(w.path("rivals").iterdir()) if path.is_dir()},
+        reader_paths=readers,
+        training_curve_path=w.path("training_curve"),
+        written=Written(
+            evaluation=w.path("evaluation"),
+            cost=w.path("query_cost"),
+            page=w.path("evaluation_page"),
+            runs=w.path("runs"),
+            curve=w.path("recall_curve"),
+        ),
+        scope=p.scope,
+        cutoffs=e.cutoffs,
+        reading=Reading(e.reader_passages, e.reader_questions, e.reader_new_tokens, e.reader_batch_size),
+        resamples=e.resamples,
+        confidence=e.confidence,
+        judging=judging_terms(p, w) if e.llm.questions else None,
+        device=p.compute.device,
+        dtype=p.compute.dtype,
+        seed=p.seed,
+    )
+
+
+def judging_terms(p: EvaluateParameters, w: Workspace) -> "Judging":
+    """What the evaluation asks LLMs, as ``uae.evaluation`` takes it."""
+    from uae.evaluation.llm import Judging
+    from uae.io.models import fingerprint, resolve
+
+    llm = p.evaluate.llm
+    teacher = asked_teachers(p.teachers, p.label, p.compute, w)[0]
+    held_out = None
+    if p.models.held_out:
+        path = resolve(p.models.held_out, w.model_cache)
+        found = fingerprint(path)
+        held_out = replace(teacher, name="held out", fingerprint=found, open=lambda: open_local(path, found, p.label, p.compute))
+    reader = resolve(p.models.reader, w.model_cache)
+    return Judging(
+        questions=llm.questions,
+        top_k=llm.top_k,
+        window=llm.window,
+        timed_queries=llm.timed_queries,
+        reranker_path=reader,
+        reranker_fingerprint=fingerprint(reader),
+        query_template=template_of(llm.query_template),
+        device=p.compute.device,
+        dtype=p.compute.dtype,
+        teacher=teacher,
+        held_out=held_out,
+        answers_per_question=p.label.answers_per_question,
+        aggregation={"answers": p.utility.answers, "templates": p.utility.templates},
+        store_path=w.path("judgements"),
+        readings_per_part=p.label.readings_per_part,
+    )
+
+
+STAGE = Stage(
+    name="evaluate",
+    summary="Measure all systems on the test questions: retrieval, re-ranking by an LLM, a reader's answers.",
+    run=run,
+    parameters=EvaluateParameters,
+    needs=("passages", "questions", "release", "rivals", "training_curve"),
+    makes=("evaluation", "evaluation_page", "query_cost", "runs", "recall_curve", "judgements"),
+    keeps=("judgements",),
+    code=(
+        "uae/evaluation",
+        *RELEASE,
+        "uae/measures",
+        "uae/retrievers/lexical.py",
+        "uae/teacher",
+        "uae/pages",
+        *MODELS,
+        *ENCODER,
+        *TABLES,
+        "uae/pipeline/teachers.py",
+        "uae/pipeline/stages/evaluate.py",
+    ),
+)

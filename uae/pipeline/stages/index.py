@@ -1,0 +1,54 @@
+"""Stage index: encode the corpus with the student and build the release."""
+
+from typing import Annotated, Any
+
+from uae.pipeline.settings import IndexSettings, Scope
+from uae.pipeline.shared_code import MODELS, TABLES
+from uae.pipeline.stage import Key, Parameters, Stage
+from uae.pipeline.workspace import Workspace
+
+
+class IndexParameters(Parameters):
+    scope: Scope
+    device: Annotated[str, Key("compute.device")]
+    student: Annotated[str, Key("models.student")]
+    passage_words: Annotated[int, Key("ingest.passage_words")]
+    index: IndexSettings
+
+
+def run(p: IndexParameters, w: Workspace) -> dict[str, Any]:
+    from uae.io.models import resolve
+    from uae.release.build import IndexRecipe, build_release
+
+    return build_release(
+        documents_path=w.path("documents"),
+        passages_path=w.path("passages"),
+        questions_path=w.path("questions"),
+        encoder_path=w.path("student"),
+        base_path=resolve(p.student, w.model_cache) if p.index.base else None,
+        release_path=w.path("release"),
+        recipe=IndexRecipe(**p.index.model_dump(exclude={"base"})),
+        scope=p.scope,
+        passage_words=p.passage_words,
+        device=p.device,
+    )
+
+
+STAGE = Stage(
+    name="index",
+    summary="Encode the corpus with the student and bind encoder, FAISS index and passages into a release.",
+    run=run,
+    parameters=IndexParameters,
+    needs=("documents", "passages", "questions", "student"),
+    makes=("release",),
+    keeps=("release",),
+    code=(
+        "uae/release",
+        "uae/index",
+        "uae/retrievers",
+        *MODELS,
+        "uae/io/compute.py",
+        *TABLES,
+        "uae/pipeline/stages/index.py",
+    ),
+)

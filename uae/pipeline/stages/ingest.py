@@ -1,0 +1,46 @@
+"""Stage ingest: read the source into documents, passages and questions."""
+
+from typing import Any
+
+from uae.pipeline.settings import IngestSettings
+from uae.pipeline.shared_code import TABLES
+from uae.pipeline.stage import Parameters, Stage
+from uae.pipeline.workspace import Workspace
+
+
+class IngestParameters(Parameters):
+    seed: int
+    ingest: IngestSettings
+
+
+def run(p: IngestParameters, w: Workspace) -> dict[str, Any]:
+    from uae.corpus.ingest import ingest
+
+    return ingest(
+        path=p.ingest.path,
+        format=p.ingest.format,
+        documents_path=w.path("documents"),
+        passages_path=w.path("passages"),
+        questions_path=w.path("questions"),
+        max_documents=p.ingest.max_documents,
+        passage_words=p.ingest.passage_words,
+        split=p.ingest.split.model_dump(),
+        seed=p.seed,
+    )
+
+
+STAGE = Stage(
+    name="ingest",
+    summary="Read the source, cut passages, map evidence to them, assign splits.",
+    run=run,
+    parameters=IngestParameters,
+    needs=(),
+    makes=("documents", "passages", "questions"),
+    reads_source=True,
+    code=(
+        "uae/corpus",
+        "uae/text/words.py",
+        *TABLES,
+        "uae/pipeline/stages/ingest.py",
+    ),
+)

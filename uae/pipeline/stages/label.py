@@ -1,0 +1,104 @@
+"""Stage label: ask the teachers how useful each candidate is, store their readings and judge the labels."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+from uae.pipeline.settings import ComputeSettings, LabelSettings, TeacherSettings, UtilitySettings
+from uae.pipeline.shared_code import MODELS, TABLES
+from uae.pipeline.stage import Parameters, Stage
+from uae.pipeline.teachers import asked_teachers
+from uae.pipeline.workspace import Workspace
+
+
+class LabelParameters(Parameters):
+    compute: ComputeSettings
+    teachers: dict[str, TeacherSettings]
+    label: LabelSettings
+    utility: UtilitySettings
+
+
+def run(p: LabelParameters, w: Workspace) -> dict[str, Any]:
+    from uae.teacher.label import label
+    from uae.validation.validate import validate_labels
+
+    summary = label(
+        **_tables(w),
+        manifest_path=w.path("label_manifest"),
+        teachers=asked_teachers(p.teachers, p.label, p.compute, w),
+        answers_per_question=p.label.answers_per_question,
+        check_questions=p.label.check_questions,
+        readings_per_part=p.label.readings_per_part,
+    )
+    validation = validate_labels(w.path("labels"), w.path("label_validation"))
+    quality = report_labels(p, w)
+    judged = {name: quality[name] for name in ("verdict", "summary", "warnings")}
+    return summary | judged | {"validation": validation, "quality": quality}
+
+
+def report_labels(p: LabelParameters, w: Workspace) -> dict[str, Any]:
+    """Judge the labels that are stored; ask nothing."""
+    from uae.teacher.quality.report import report_labels as write_report
+
+    return write_report(
+        **_tables(w),
+        manifest_path=w.path("label_manifest"),
+        report_path=w.path("label_quality"),
+        page_path=w.path("label_page"),
+        histogram_path=w.path("utility_histogram"),
+        **p.utility.model_dump(),
+    )
+
+
+def plan_labels(p: LabelParameters, w: Workspace, calibration_s: float) -> Sequence[dict[str, Any]]:
+    """What the stage would cost. Reads for ``calibration_s`` seconds to learn the teacher's speed; stores nothing."""
+    from uae.teacher.plan import plan
+
+    return plan(
+        **_tables(w),
+        teachers=asked_teachers(p.teachers, p.label, p.compute, w),
+        answers_per_question=p.label.answers_per_question,
+        check_questions=p.label.check_questions,
+        calibration_s=calibration_s,
+    )
+
+
+class _Tables(TypedDict):
+    candidates_path: Path
+    passages_path: Path
+    questions_path: Path
+    store_path: Path
+
+
+def _tables(w: Workspace) -> _Tables:
+    return {
+        "candidates_path": w.path("candidates"),
+        "passages_path": w.path("passages"),
+        "questions_path": w.path("questions"),
+        "store_path": w.path("labels"),
+    }
+
+
+STAGE = Stage(
+    name="label",
+    summary="Ask the teacher for each answer's NLL with and without each candidate; store the raw readings.",
+    run=run,
+    parameters=LabelParameters,
+    needs=("candidates", "passages", "questions"),
+    makes=("labels", "label_manifest", "label_validation", "utility_histogram", "label_quality", "label_page"),
+    keeps=("labels",),
+    code=(
+        "uae/teacher",
+        "uae/validation",
+        "uae/measures/metrics.py",
+        "uae/measures/statistics.py",
+        "uae/pages",
+        "uae/text/near_duplicates.py",
+        "uae/text/words.py",
+        *MODELS,
+        "uae/io/compute.py",
+        *TABLES,
+        "uae/pipeline/teachers.py",
+        "uae/pipeline/stages/label.py",
+    ),
+)

@@ -1,0 +1,47 @@
+"""Where the files of a run lie: each artefact's path, and the folder that the paths count from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+# artefact -> its path under the workspace's root
+ARTEFACTS = {
+    "documents": "data/documents.parquet",
+    "passages": "data/passages.parquet",
+    "questions": "data/questions.parquet",
+    "validation": "reports/validation.json",
+    "candidates": "data/candidates.parquet",
+    "labels": "data/labels",
+    "label_manifest": "data/labels.json",
+    "label_validation": "reports/label_validation.json",
+    "utility_histogram": "reports/utility_histogram.csv",
+    "label_quality": "reports/labels.json",
+    "label_page": "reports/labels.html",
+    "refreshed_candidates": "data/refreshed_candidates.parquet",
+    "refreshed_labels": "data/refreshed_labels",
+    "student": "models/student",
+    "rivals": "models/rivals",
+    "reward_model": "models/reward",
+    "training_curve": "reports/training.csv",
+    "release": "models/release",
+    "evaluation": "reports/evaluation.json",
+    "runs": "data/runs.parquet",
+    "recall_curve": "reports/recall.csv",
+    "evaluation_page": "reports/evaluation.html",
+    "query_cost": "reports/query_cost.json",
+    "judgements": "data/judgements",
+    "promotion": "reports/promotion.json",
+    "bento": "models/bento",
+}
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folder of a run: the project itself, or a folder of its own."""
+
+    root: Path
+    model_cache: Path = Path("models")  # where fetched models are kept
+    flat_reports: bool = False  # reports lie at the top of the folder, as ``uae run`` promises
+
+    def path(self, artefact: str) -> Path:
+        relative = ARTEFACTS[artefact]
+        return self.root / (relative.removeprefix("reports/") if self.flat_reports else relative)
