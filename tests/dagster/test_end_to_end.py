@@ -1,6 +1,7 @@
 """DVC and Dagster tell one story, on a copy of the project with tiny models: what one made, the other finds made."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,7 @@ def project(tmp_path_factory, small_chain) -> Path:
 def dvc(project: Path, *words: str) -> str:
     # the copy's `uae` commands run the interpreter's own environment
     path = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "DVC_NO_ANALYTICS": "1", "HOME": str(project.parent)}
+    path |= {name: value for name, value in os.environ.items() if name == "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, "-m", "dvc", *words], cwd=project, capture_output=True, text=True, check=False, env=path
     )

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic_core import ErrorDetails
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from uae.io.errors import ConfigError, without_user_info
 
@@ -30,7 +30,8 @@ class _Section(BaseModel):
     @classmethod
     def _true_is_not_1(cls, value: Any, info: ValidationInfo) -> Any:
         parts = value if isinstance(value, list) else [value]
-        if info.field_name and cls.model_fields[info.field_name].annotation is not bool and any(isinstance(part, bool) for part in parts):
+        takes_bool = cls.model_fields[str(info.field_name)].annotation is bool
+        if not takes_bool and any(isinstance(part, bool) for part in parts):
             raise ValueError("true and false are no value of this key")
         return value
 
