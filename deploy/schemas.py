@@ -46,6 +46,7 @@ class ErrorResponse(BaseModel):
 class Passage(BaseModel):
     passage_id: str
     doc_id: str
+    source: str = Field(description="of the document: the file it came from, or its id in a file")
     title: str
     section: str
     start: int = Field(description="offset into the document's text, in characters")
@@ -178,8 +179,8 @@ def request_models(config: Config) -> Requests:
                 dict[name, condition],
                 Field(
                     max_length=config.max_filters,
-                    description="on doc_id and the documents' metadata: a value, several (any of them), a range; all must hold",
-                    examples=[{"year": {"gte": 2020}}],
+                    description="on doc_id, source and the documents' metadata: a value, any of several, or a range; all must hold",
+                    examples=[{"source": ["manual.md", "faq.md"], "year": {"gte": 2020}}],
                 ),
             ],
             {},

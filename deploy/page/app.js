@@ -136,12 +136,13 @@ function column(side, found) {
 function card(passage, rank, side, other) {
   const score = make("span", "soft score", passage.score.toFixed(3));
   score.title = "cosine similarity; compare it within one side only";
-  const title = make("h3", "", passage.title || passage.doc_id);
+  const title = make("h3", "", passage.title || passage.source);
   const text = make("p", "passage", passage.text);
   const only = make("button", "", "only this document");
   only.type = "button";
-  only.onclick = () => setFilter({ id: passage.doc_id, name: passage.title || passage.doc_id });
-  const where = make("div", "where soft", `characters ${passage.start}–${passage.end}`);
+  only.onclick = () => setFilter({ id: passage.doc_id, name: passage.title || passage.source });
+  const source = make("span", "source", passage.source);
+  const where = make("div", "where soft", source, ` · characters ${passage.start}–${passage.end}`);
   if (filter?.id !== passage.doc_id) where.append(only);
   const line = make("div", "line", make("span", "rank", String(rank)), title);
   if (other && side.release === other.release) line.append(moved(rank, ranks(other).get(passage.passage_id), side, other));
@@ -149,7 +150,7 @@ function card(passage, rank, side, other) {
   const item = make("li", "", line);
   if (passage.section) item.append(make("div", "soft section", passage.section));
   item.append(text, where);
-  for (const element of [title, text, item.querySelector(".section")]) if (element) element.dir = "auto";
+  for (const element of [title, text, source, item.querySelector(".section")]) if (element) element.dir = "auto";
   item.dataset.passage = passage.passage_id;
   item.tabIndex = rank === 1 ? 0 : -1;
   return item;

@@ -40,7 +40,7 @@ ORIGIN = {"model": "uae-retriever", "version": 3, "promoted_at": "2026-11-21T00:
 def release(tmp_path_factory, tiny_encoder) -> Path:
     root = tmp_path_factory.mktemp("served")
     documents = [
-        {"doc_id": f"d{n}", "source": f"d{n}", "title": f"Title {n}", "version": "", "text": "", "sections": []}
+        {"doc_id": f"d{n}", "source": f"manual-{n}.md", "title": f"Title {n}", "version": "", "text": "", "sections": []}
         | {"metadata": json.dumps(METADATA[n])}
         for n in range(2)
     ]

@@ -83,7 +83,9 @@ class WordRelease:
 
     def __init__(self, passages: Sequence[dict], base: bool):
         self.passages = [
-            {"passage_id": f"p{n}", "section": "", "start": 0, "end": len(passage["text"]), "metadata": {}} | passage
+            {"passage_id": f"p{n}", "source": passage["doc_id"] + ".md", "section": "", "start": 0, "end": len(passage["text"])}
+            | {"metadata": {}}
+            | passage
             for n, passage in enumerate(passages)
         ]
         self.systems = ("uae", "base") if base else ("uae",)
@@ -117,7 +119,7 @@ class WordRelease:
                 return value is not None and condition.get("gte", value) <= value <= condition.get("lte", value)
             return value in (condition if isinstance(condition, list) else [condition])
 
-        facts = [passage["metadata"] | {"doc_id": passage["doc_id"]} for passage in self.passages]
+        facts = [passage["metadata"] | {name: passage[name] for name in ("doc_id", "source")} for passage in self.passages]
         return np.flatnonzero([all(holds(each.get(name), value) for name, value in filters.items()) for each in facts])
 
     def find(

@@ -45,6 +45,7 @@ def test_k_beyond_the_corpus_filters_and_min_score(serve, opened):
 
     assert ids() == [f"p{n}" for n in range(6)]
     assert ids(filters={"doc_id": "d1"}) == ["p1", "p3", "p5"]
+    assert ids(filters={"source": "manual-1.md"}) == ids(filters={"source": ["manual-1.md"], "year": 2023}) == ["p1", "p3", "p5"]
     assert ids(filters={"year": {"gte": 2020}}) == ids(filters={"kind": ["notice", "letter"]}) == ["p1", "p3", "p5"]
     assert ids(filters={"year": {"gte": 2020}, "doc_id": "d0"}) == []
     (hits,) = opened.search([QUESTION], 6)
@@ -62,7 +63,7 @@ def test_base_and_uae_are_asked_by_name(serve, opened):
         assert reply.json()["error"]["param"] == "system"
 
 
-@pytest.mark.parametrize("filters", [{"doc_id": "d9"}, {"colour": "red"}])
+@pytest.mark.parametrize("filters", [{"doc_id": "d9"}, {"source": "manual-9.md"}, {"colour": "red"}])
 def test_a_filter_on_what_is_not_there_says_so(serve, filters):
     reply = serve().post("/v1/search", json={"query": "x", "filters": filters})
     assert reply.status_code == 422

@@ -96,7 +96,9 @@ def test_langchain_documents_are_what_the_service_found(url):
     retriever = LangChainRetriever(url=url, api_key=KEY, k=3)
     documents = retriever.invoke(QUESTION)
     assert [(each.page_content, each.metadata) for each in documents] == expected(url, k=3)
-    assert {"passage_id", "doc_id", "title", "section", "start", "end", "score", "release"} <= documents[0].metadata.keys()
+    assert {"passage_id", "doc_id", "source", "title", "section", "start", "end", "score", "release"} <= documents[
+        0
+    ].metadata.keys()
     assert documents[0].id == "p0"
     assert KEY not in repr(retriever)
 
@@ -104,7 +106,7 @@ def test_langchain_documents_are_what_the_service_found(url):
 def test_langchain_settings_hold_unless_a_call_gives_its_own(url):
     retriever = LangChainRetriever(url=url, api_key=KEY, k=1, filters={"year": {"gte": 2020}}, system="base")
     (document,) = retriever.invoke(QUESTION)
-    assert document.metadata["doc_id"] == "b"
+    assert (document.metadata["doc_id"], document.metadata["source"]) == ("b", "b.md")
     assert [(each.page_content, each.metadata) for each in retriever.invoke(QUESTION, k=4, filters={})] == expected(
         url, k=4, system="base"
     )
@@ -164,8 +166,8 @@ def test_haystack_documents_are_what_the_service_found(url):
     assert [(each.content, each.meta) for each in documents] == expected(url, k=3)
     assert [each.score for each in documents] == [meta["score"] for _, meta in expected(url, k=3)]
     assert asyncio.run(retriever.run_async(QUESTION))["documents"] == documents
-    (document,) = retriever.run(QUESTION, top_k=1, filters={"doc_id": "b"})["documents"]
-    assert document.meta["doc_id"] == "b"
+    (document,) = retriever.run(QUESTION, top_k=1, filters={"source": "b.md"})["documents"]
+    assert (document.meta["doc_id"], document.meta["source"]) == ("b", "b.md")
     assert retriever.run(QUESTION, min_score=0.9999)["documents"] == []
 
 

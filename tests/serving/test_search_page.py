@@ -51,7 +51,8 @@ def test_both_sides_stand_beside_each_other_as_the_service_ranked_them(page, url
         assert shown(page, system) == [hit["passage_id"] for hit in hits]
         assert column.locator(".score").all_inner_texts() == [f"{hit['score']:.3f}" for hit in hits]
         assert column.locator(".rank").all_inner_texts() == ["1", "2", "3", "4", "5"]
-        assert column.locator("h3").all_inner_texts() == [hit["title"] or hit["doc_id"] for hit in hits]
+        assert column.locator("h3").all_inner_texts() == [hit["title"] or hit["source"] for hit in hits]
+        assert column.locator(".source").all_inner_texts() == [hit["source"] for hit in hits]
         assert column.locator(".passage").all_text_contents() == [hit["text"] for hit in hits]
         expect(column.locator(".took")).to_have_text(re.compile(r"^\d+ ms$"))
     moves = []

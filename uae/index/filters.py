@@ -1,12 +1,15 @@
 """Filters on documents: which rows of the passages a search may find.
 
     {"year": 2024}                        equal
-    {"doc_id": ["a", "b"]}                any of these
+    {"source": ["manual.md", "faq.md"]}   any of these
     {"date": {"gte": "2024-05-01"}}       a range, ends included: gte, lte or both
 
-A field is ``doc_id`` or a top-level key of the documents' metadata. Of several fields all must hold. A document whose value is a
-list (of tags, say) passes if any of its elements does; one without the field does not pass. Numbers compare with numbers, strings
-with strings by their code points (which orders ISO dates), and true is not 1.
+A field is ``doc_id``, ``source`` or a top-level key of the documents' metadata. The first two name the document itself: metadata
+keys of these names cannot be filtered by. An id or a source that no document has is an error, because it is a mistake.
+
+Of several fields all must hold. A document whose value is a list (of tags, say) passes if any of its elements does. A document
+without the field does not pass. Numbers compare with numbers, strings with strings by their code points (which orders ISO dates),
+and true is not 1.
 """
 
 import json
@@ -16,13 +19,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from uae.io.errors import ArtefactError, InputError
 
-DOC_ID = "doc_id"
+DOC_ID, SOURCE = "doc_id", "source"
 _ENDS = ("gte", "lte")
 # Up to so many documents, their rows are looked up one document after the other; then all rows are gone through.
 _FEW = 64
+
+Rows = npt.NDArray[np.int64]
 
 
 class DocumentFilter:
@@ -32,21 +38,22 @@ class DocumentFilter:
     and no Python for each document.
     """
 
-    def __init__(self, doc_ids: Sequence[str], metadata: Sequence[str], passage_documents: np.ndarray):
+    def __init__(self, doc_ids: Sequence[str], sources: Sequence[str], metadata: Sequence[str], passage_documents: Rows):
         """
         Args:
+            doc_ids: of each document, all different.
+            sources: of each document: the file or id that its user knows it by.
             metadata: of each document, a JSON object as text.
             passage_documents: each passage's document as a position in ``doc_ids``, shape (rows,).
         """
-        self._positions = {doc_id: position for position, doc_id in enumerate(doc_ids)}
-        self._metadata = metadata
-        self._fields: dict[str, dict[str, _Values]] | None = None
+        self._doc_ids, self._sources, self._metadata = doc_ids, sources, metadata
+        self._fields: _Fields | None = None
         self._documents = passage_documents
         # All rows sorted by document: those of one lie together, and are found without looking at the others.
         self._sorted = np.argsort(passage_documents, kind="stable")
-        self._starts = np.searchsorted(passage_documents[self._sorted], np.arange(len(self._positions) + 1))
+        self._starts = np.searchsorted(passage_documents[self._sorted], np.arange(len(doc_ids) + 1))
 
-    def rows(self, filters: Mapping[str, Any]) -> np.ndarray | None:
+    def rows(self, filters: Mapping[str, Any]) -> Rows | None:
         """Row numbers of the passages that may be found, ascending; None: all, for there is no filter.
 
         Raises:
@@ -56,40 +63,23 @@ class DocumentFilter:
         if not isinstance(filters, Mapping):
             raise InputError(f"filters: expected an object of fields and conditions, not {type(filters).__name__}")
         if self._fields is None:
-            self._fields = _by_field(self._positions, self._metadata)
-        passing = None
+            self._fields = _by_field(self._doc_ids, self._sources, self._metadata)
+        passing: Rows | None = None
         for field, condition in filters.items():
-            found = self._named(condition) if field == DOC_ID else self._holding(field, condition)
+            found = _documents_passing(self._fields, field, condition)
             passing = found if passing is None else passing[self._marked(found)[passing]]
         return None if passing is None else self._rows_of(np.unique(passing))
 
-    def _rows_of(self, documents: np.ndarray) -> np.ndarray:
+    def _rows_of(self, documents: Rows) -> Rows:
         if len(documents) <= _FEW:
             parts = [self._sorted[self._starts[position] : self._starts[position + 1]] for position in documents]
             return np.sort(np.concatenate(parts)) if parts else np.empty(0, dtype=np.int64)
         return np.flatnonzero(self._marked(documents)[self._documents])
 
-    def _marked(self, documents: np.ndarray) -> np.ndarray:
-        marks = np.zeros(len(self._positions), dtype=bool)
+    def _marked(self, documents: Rows) -> npt.NDArray[np.bool_]:
+        marks = np.zeros(len(self._doc_ids), dtype=bool)
         marks[documents] = True
         return marks
-
-    def _named(self, condition: Any) -> np.ndarray:
-        """Positions of the documents whose ids are asked for. An id that is not there is a mistake, not a document to skip."""
-        if isinstance(condition, Mapping):
-            return _passing(self._fields[DOC_ID], _asked(DOC_ID, condition))
-        names = condition if isinstance(condition, list | tuple) else [condition]
-        for name in names:
-            if not isinstance(name, str) or name not in self._positions:
-                raise InputError(f"there is no document {_shown(name)}")
-        return np.array([self._positions[name] for name in names], dtype=np.int64)
-
-    def _holding(self, field: str, condition: Any) -> np.ndarray:
-        asked = _asked(field, condition)
-        if field not in self._fields:
-            known = ", ".join([DOC_ID, *sorted(self._fields.keys() - {DOC_ID})][:20])
-            raise InputError(f"filters: no document has a field {_shown(field)} in its metadata; there is {known}")
-        return _passing(self._fields[field], asked)
 
 
 class _Values:
@@ -108,13 +98,13 @@ class _Values:
         self._documents = np.asarray(documents, dtype=np.int64)[order]
         self._starts = np.searchsorted(of_each[order], np.arange(len(self._distinct) + 1))
 
-    def within(self, least: Any, most: Any) -> np.ndarray:
+    def within(self, least: Any, most: Any) -> Rows:
         """Positions of the documents with a value from ``least`` to ``most``; None: no such end."""
         first = 0 if least is None else bisect_left(self._distinct, least)
         after = len(self._distinct) if most is None else bisect_right(self._distinct, most)
         return self._documents[self._starts[first] : self._starts[max(first, after)]]
 
-    def equal(self, value: Any) -> np.ndarray:
+    def equal(self, value: Any) -> Rows:
         return self.within(value, value)
 
 
@@ -124,13 +114,18 @@ class _Null:
     def __init__(self, documents: Sequence[int]):
         self._documents = np.asarray(documents, dtype=np.int64)
 
-    def equal(self, _: None) -> np.ndarray:
+    def within(self, least: Any, most: Any) -> Rows:
+        return self._documents[:0]
+
+    def equal(self, _: Any) -> Rows:
         return self._documents
 
 
-def _by_field(doc_ids: Sequence[str], metadata: Sequence[str]) -> dict[str, dict[str, _Values | _Null]]:
-    """field -> kind of value -> the values and their documents. The ids are a field, too."""
-    gathered: dict[str, dict[str, tuple[list[Any], list[int]]]] = {DOC_ID: {}}
+_Fields = dict[str, dict[str, _Values | _Null]]  # field -> kind of value -> the values and their documents
+
+
+def _by_field(doc_ids: Sequence[str], sources: Sequence[str], metadata: Sequence[str]) -> _Fields:
+    gathered: dict[str, dict[str, tuple[list[Any], list[int]]]] = {}
     for position, (doc_id, text) in enumerate(zip(doc_ids, metadata, strict=True)):
         for field, value in read_metadata(doc_id, text).items():
             kinds = gathered.setdefault(field, {})
@@ -141,7 +136,9 @@ def _by_field(doc_ids: Sequence[str], metadata: Sequence[str]) -> dict[str, dict
                 values, documents = kinds.setdefault(_kind(each), ([], []))
                 values.append(each)
                 documents.append(position)
-    gathered[DOC_ID] = {_kind(""): (list(doc_ids), range(len(doc_ids)))}  # a key of that name in metadata is out of reach
+    # Last, so that they stand in the place of metadata keys of the same names.
+    for field, names in ((DOC_ID, doc_ids), (SOURCE, sources)):
+        gathered[field] = {_kind(""): (list(names), list(range(len(doc_ids))))}
     return {
         field: {
             kind: _Null(documents) if kind == _kind(None) else _Values(values, documents)
@@ -151,10 +148,25 @@ def _by_field(doc_ids: Sequence[str], metadata: Sequence[str]) -> dict[str, dict
     }
 
 
-def _passing(kinds: Mapping[str, _Values | _Null], asked: "_Range | list[Any]") -> np.ndarray:
+def _documents_passing(fields: _Fields, field: str, condition: Any) -> Rows:
+    """Positions of the documents that pass one field's condition."""
+    asked = _asked(field, condition)
+    if field not in fields:
+        known = ", ".join([DOC_ID, SOURCE, *sorted(fields.keys() - {DOC_ID, SOURCE})][:20])
+        raise InputError(f"filters: no document has a field {_shown(field)} in its metadata; there is {known}")
+    if field in (DOC_ID, SOURCE) and not isinstance(asked, _Range):
+        for value in asked:
+            if not len(_passing(fields[field], [value])):
+                named = f"document {_shown(value)}" if field == DOC_ID else f"document from the source {_shown(value)}"
+                raise InputError(f"there is no {named}")
+    return _passing(fields[field], asked)
+
+
+def _passing(kinds: Mapping[str, _Values | _Null], asked: "_Range | list[Any]") -> Rows:
     nobody = np.empty(0, dtype=np.int64)
     if isinstance(asked, _Range):
-        return kinds[asked.kind].within(asked.least, asked.most) if asked.kind in kinds else nobody
+        found = None if asked.kind is None else kinds.get(asked.kind)
+        return nobody if found is None else found.within(asked.least, asked.most)
     parts = [kinds[_kind(value)].equal(value) for value in asked if _kind(value) in kinds]
     return np.concatenate([nobody, *parts])
 

@@ -32,7 +32,7 @@ _SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec("string", "query"), ColSpec("long", "k", required=False)]),
     outputs=Schema(
         [ColSpec("string", "query"), ColSpec("long", "rank")]
-        + [ColSpec("string", name) for name in ("passage_id", "doc_id", "title", "section")]
+        + [ColSpec("string", name) for name in ("passage_id", "doc_id", "source", "title", "section")]
         + [ColSpec("long", "start"), ColSpec("long", "end"), ColSpec("string", "text"), ColSpec("double", "score")]
     ),
 )

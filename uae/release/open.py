@@ -47,6 +47,7 @@ _TEXT_COLUMNS = ("passage_id", "doc_id", "section", "start", "end", "text")
 class Hit(NamedTuple):
     passage_id: str
     doc_id: str
+    source: str  # of the document: the file it came from, or its id in a file
     title: str
     section: str
     start: int
@@ -162,14 +163,15 @@ class Release:
         self.manifest = read_manifest(folder)
         passages, documents = read_arrow(self.folder / "passages.parquet", PASSAGES), self._read_documents()
         self._columns = {name: passages[name] for name in _TEXT_COLUMNS}
-        self._titles, self._metadata = documents["title"], documents["metadata"]
+        self._titles, self._sources, self._metadata = documents["title"], documents["source"], documents["metadata"]
         _check_metadata(self.folder / "documents.parquet", self._metadata)
         positions = pc.index_in(passages["doc_id"], pa.array(documents["doc_id"].to_pylist(), pa.string()))
         if positions.null_count:
             orphan = passages["doc_id"].filter(pc.is_null(positions))[0].as_py()
             raise ArtefactError(f"{folder}: passages.parquet has passages of document {orphan!r}, documents.parquet has it not")
         self._documents = positions.to_numpy().astype(np.int64)
-        self._filter = DocumentFilter(documents["doc_id"].to_pylist(), _Texts(self._metadata), self._documents)
+        doc_ids, sources = documents["doc_id"].to_pylist(), documents["source"].to_pylist()
+        self._filter = DocumentFilter(doc_ids, sources, _Texts(self._metadata), self._documents)
         # Each row's place by passage_id: equal scores are ordered by it.
         self._places = np.empty(len(passages), dtype=np.int64)
         self._places[pc.sort_indices(passages["passage_id"]).to_numpy()] = np.arange(len(passages))
@@ -246,7 +248,7 @@ class Release:
             system.encoder.close()
         self._systems.clear()
         self._columns.clear()
-        del self._titles, self._metadata, self._filter, self._documents, self._places
+        del self._titles, self._sources, self._metadata, self._filter, self._documents, self._places
 
     def _open(self, name: str, folder: Path, part: Mapping, device: str, threads: int | None) -> _System:
         index_path = self.folder / part["index"]["file"]
@@ -288,7 +290,8 @@ class Release:
         values = {name: column[row].as_py() for name, column in self._columns.items()}
         document = int(self._documents[row])
         metadata = read_metadata(values["doc_id"], self._metadata[document].as_py())
-        return Hit(**values, title=self._titles[document].as_py(), score=score, metadata=metadata)
+        named = {"source": self._sources[document].as_py(), "title": self._titles[document].as_py()}
+        return Hit(**values, **named, score=score, metadata=metadata)
 
 
 def _check_metadata(path: Path, column: pa.ChunkedArray) -> None:

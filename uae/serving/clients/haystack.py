@@ -13,8 +13,8 @@ class UaeRetriever:
     """Passages of a release, most useful first.
 
     Each document's ``content`` is the passage and its ``score`` the cosine similarity; its ``meta`` holds passage_id, doc_id,
-    title, section, start and end (characters in the document), score, release (the fingerprint that answered) and metadata
-    (the document's own).
+    source (the document's file, or its id in a file), title, section, start and end (characters in the document), score, release
+    (the fingerprint that answered) and metadata (the document's own).
     """
 
     def __init__(
@@ -32,8 +32,8 @@ class UaeRetriever:
         Args:
             url: where the service is, e.g. ``http://localhost:3000``.
             api_key: e.g. ``Secret.from_env_var("UAE_API_KEY")``; a pipeline with one given as text cannot be saved.
-            filters: ``{"field": value}``, ``{"field": [values]}`` or ``{"field": {"gte": x, "lte": y}}``; a field is ``doc_id``
-                or one of the document's metadata. They are the service's own, not Haystack's language of filters.
+            filters: ``{"field": value}``, ``{"field": [values]}`` or ``{"field": {"gte": x, "lte": y}}``; a field is ``doc_id``,
+                ``source`` or one of the document's metadata. They are the service's own, not Haystack's language of filters.
             timeout: seconds.
             attempts: how often a request is sent at most, where the service is busy (429, 503) or the connection breaks.
 

@@ -16,9 +16,9 @@ class UaeRetriever(BaseRetriever):
 
     ``k``, ``filters`` and ``min_score`` hold for every call; a call may give its own: ``retriever.invoke(question, k=3)``.
 
-    Each document's ``page_content`` is the passage; its ``metadata`` holds passage_id, doc_id, title, section, start and end
-    (characters in the document), score (cosine similarity), release (the fingerprint that answered) and metadata (the
-    document's own).
+    Each document's ``page_content`` is the passage; its ``metadata`` holds passage_id, doc_id, source (the document's file, or
+    its id in a file), title, section, start and end (characters in the document), score (cosine similarity), release (the fingerprint
+    that answered) and metadata (the document's own).
 
     Raises:
         ServiceError: (when asked) the service refused, or could not be asked.
@@ -29,8 +29,8 @@ class UaeRetriever(BaseRetriever):
     api_key: SecretStr | None = None
     k: int = Field(default=5, ge=1)
     filters: dict[str, Any] = Field(default_factory=dict)
-    """``{"field": value}``, ``{"field": [values]}`` or ``{"field": {"gte": x, "lte": y}}``; a field is ``doc_id`` or one of the
-    document's metadata."""
+    """``{"field": value}``, ``{"field": [values]}`` or ``{"field": {"gte": x, "lte": y}}``; a field is ``doc_id``, ``source``
+    or one of the document's metadata."""
     min_score: float | None = None
     system: Literal["uae", "base"] = "uae"
     timeout: float = Field(default=30.0, gt=0)
