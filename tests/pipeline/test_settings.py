@@ -6,6 +6,7 @@ import yaml
 
 import uae
 from uae.io.errors import ConfigError
+from uae.measures.metrics import retrieval_metric_names, retrieval_metrics
 from uae.pipeline.settings import dump_settings, load_settings
 
 PARAMS = Path(uae.__file__).parents[1] / "params.yaml"
@@ -42,10 +43,18 @@ def test_the_projects_own_file_comes_back_whole(values):
 
 
 def test_overrides_are_yaml_values_and_the_last_one_counts():
-    overrides = ["train.epochs=9", "train.epochs=1", "ingest.max_documents=7", "candidates.gold=false", "evaluate.cutoffs=[1, 3]"]
-    settings = load_settings(PARAMS, [*overrides, "models.student=path:a=b", "train.learning_rate=1e-4"])
+    overrides = [
+        "train.epochs=9",
+        "train.epochs=1",
+        "ingest.max_documents=7",
+        "candidates.gold=false",
+        "evaluate.cutoffs=[1, 3, 5]",
+    ]
+    settings = load_settings(
+        PARAMS, [*overrides, "evaluate.cutoffs=[1, 3, 5]", "models.student=path:a=b", "train.learning_rate=1e-4"]
+    )
     assert (settings.train.epochs, settings.ingest.max_documents, settings.candidates.gold) == (1, 7, False)
-    assert settings.evaluate.cutoffs == (1, 3)
+    assert settings.evaluate.cutoffs == (1, 3, 5)
     assert settings.models.student == "path:a=b"
     assert settings.train.learning_rate == 1e-4
 
@@ -293,6 +302,34 @@ def test_a_parameter_file_that_is_not_there(tmp_path, name):
     with pytest.raises(ConfigError) as caught:
         load_settings(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["promote.metric=token_f1"],
+            "promote.metric: there is no metric 'token_f1'; the gate measures recall@1, recall@5, map, mrr",
+        ),
+        (["promote.metric=exact_match"], "promote.metric: there is no metric 'exact_match'"),
+        (["promote.metric=mapp"], "promote.metric: there is no metric 'mapp'; did you mean map?"),
+        (["promote.metric=MAP"], "promote.metric: there is no metric 'MAP'; did you mean map?"),
+        (["promote.guarded=[recal@1]"], "promote.guarded: there is no metric 'recal@1'; did you mean recall@1?"),
+        (["evaluate.cutoffs=[1]"], "promote.guarded: there is no metric 'recall@5'; did you mean recall@1?"),
+    ],
+)
+def test_a_metric_that_the_gate_cannot_measure_is_refused_when_the_file_is_loaded(refused, overrides, message):
+    """Not in the second week, when there is a champion to measure."""
+    said = refused(overrides=overrides)
+    assert said.startswith(f"mine.yaml: {message}")
+    assert len(said) < 300
+
+
+def test_every_metric_of_the_gate_is_one_that_retrieval_is_measured_by():
+    settings = load_settings(PARAMS, ["evaluate.cutoffs=[2]", "promote.metric=recall@2", "promote.guarded=[map, mrr, ndcg@10]"])
+    measured = retrieval_metrics({"q": ["p"]}, {"q": ["p"]}, settings.evaluate.cutoffs)
+    assert {settings.promote.metric, *settings.promote.guarded} <= set(measured)
+    assert list(measured) == retrieval_metric_names(settings.evaluate.cutoffs)
 
 
 def test_settings_cannot_be_changed():

@@ -3,7 +3,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 import uae.registry.promote
 from uae.evaluation.testset import choose_questions
 from uae.evaluation.testset import test_set_hash as set_hash
-from uae.io.errors import ConfigError
+from uae.io.errors import ArtefactError, ConfigError
 from uae.io.files import sha256_file, write_json
 from uae.io.tables import DOCUMENTS, PASSAGES, QUESTIONS, read_table, write_table
 from uae.registry.gate import Bounds, Decision, decide_better, decide_serving
@@ -148,23 +148,67 @@ class Registry:
         self.moved.append((model, alias, version))
 
 
-def gate(project: Path, release: Path, monkeypatch) -> tuple[dict, list]:
-    registry = Registry()
+def gate(project: Path, release: Path, monkeypatch, change=None, written=MappingProxyType({})) -> tuple[dict, list]:
+    """Promote after an evaluation on the project's tables, which ``change`` then changes; ``written``: other values in it."""
+    registry, root = Registry(), release.parent
     monkeypatch.setattr(uae.registry.promote, "connect", lambda *arguments: registry)
     monkeypatch.setattr(uae.registry.promote, "run_of", lambda *arguments: "run")
     monkeypatch.setattr(uae.registry.promote, "_register", lambda *arguments: SimpleNamespace(version="1", run_id="run"))
-    table = read_table(project / "questions.parquet", QUESTIONS)
-    dataset = set_hash(choose_questions(table), read_table(project / "passages.parquet", PASSAGES), "corpus")
+    passages, questions = read_table(project / "passages.parquet", PASSAGES), read_table(project / "questions.parquet", QUESTIONS)
+    dataset = set_hash(choose_questions(questions), passages, "corpus")
     systems = {"base": {"map": {"mean": 0.1}}, "uae": {"map": {"mean": 0.9}}}
     evaluation = {"release": read_manifest(release)["fingerprint"], "dataset": dataset, "scope": "corpus", "systems": systems}
-    write_json(release.parent / "evaluation.json", evaluation)
+    write_json(root / "evaluation.json", evaluation | written)
+    if change:
+        change(questions, passages)
+    write_table(root / "passages.parquet", PASSAGES, passages)
+    write_table(root / "questions.parquet", QUESTIONS, questions)
     result = promote(
-        evaluation_path=release.parent / "evaluation.json", passages_path=project / "passages.parquet",
-        questions_path=project / "questions.parquet", release_path=release, promotion_path=release.parent / "promotion.json",
-        lineage={}, root=release.parent, uri="", experiment="", model="m", alias="champion",
+        evaluation_path=root / "evaluation.json", passages_path=root / "passages.parquet",
+        questions_path=root / "questions.parquet", release_path=release, promotion_path=root / "promotion.json",
+        lineage={}, root=root, uri="", experiment="", model="m", alias="champion",
         bounds=replace(BOUNDS, min_gain=0.0, guarded=()), scope="corpus", device="cpu",
     )  # fmt: skip
     return result, registry.moved
+
+
+def other_evidence(questions, passages):
+    questions.at[questions.index[questions["split"] == "test"][0], "evidence"] = ["p099"]
+
+
+def other_answers(questions, passages):
+    questions.at[questions.index[questions["split"] == "test"][0], "answers"] = ["another"]
+
+
+def other_text(questions, passages):
+    passages.at[7, "text"] = "This passage says something else now."
+
+
+@pytest.mark.parametrize(
+    ("change", "written", "said"),
+    [
+        (other_evidence, {}, "was measured on another test set"),
+        (other_answers, {}, "was measured on another test set"),
+        (other_text, {}, "was measured on another test set"),
+        (None, {"scope": "document"}, "was measured with scope document, but scope is corpus now"),
+        (None, {"release": "0123456789abcdef"}, "is of release 0123456789ab, but the release at hand is"),
+    ],
+)
+def test_figures_of_another_test_set_are_not_compared(project, tmp_path, monkeypatch, change, written, said):
+    release = changed(project, tmp_path / "release", lambda folder, manifest: None)
+    with pytest.raises(ArtefactError, match=rf"evaluation\.json {said}.*Run the evaluate stage again") as caught:
+        gate(project, release, monkeypatch, change, written)
+    assert not caught.value.transient
+    assert not (tmp_path / "promotion.json").exists()
+
+
+def test_training_questions_may_change_after_an_evaluation(project, tmp_path, monkeypatch):
+    def change(questions, passages):
+        questions.loc[questions["split"] == "train", "text"] = "Another question?"
+
+    release = changed(project, tmp_path / "release", lambda folder, manifest: None)
+    result, _ = gate(project, release, monkeypatch, change)
+    assert result["promoted"]
 
 
 def test_a_release_that_serves_what_was_trained_is_promoted(project, tmp_path, monkeypatch):

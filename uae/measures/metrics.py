@@ -4,7 +4,16 @@ from collections.abc import Mapping, Sequence
 
 import ir_measures
 import pandas as pd
-from ir_measures import AP, RR, Qrel, R, ScoredDoc, nDCG
+from ir_measures import AP, RR, Measure, Qrel, R, ScoredDoc, nDCG
+
+
+def retrieval_metric_names(cutoffs: Sequence[int]) -> list[str]:
+    """The columns of ``retrieval_metrics``."""
+    return list(_measures(cutoffs).values())
+
+
+def _measures(cutoffs: Sequence[int]) -> dict[Measure, str]:
+    return {R @ k: f"recall@{k}" for k in cutoffs} | {AP: "map", RR: "mrr", nDCG @ 10: "ndcg@10"}
 
 
 def retrieval_metrics(
@@ -19,7 +28,7 @@ def retrieval_metrics(
         evidence: question_id -> relevant passage_ids, at least one.
         cutoffs: the k of recall@k.
     """
-    names = {R @ k: f"recall@{k}" for k in cutoffs} | {AP: "map", RR: "mrr", nDCG @ 10: "ndcg@10"}
+    names = _measures(cutoffs)
     qrels = [Qrel(question, passage, 1) for question, passages in evidence.items() for passage in passages]
     run = [
         ScoredDoc(question, passage, float(-place)) for question in evidence for place, passage in enumerate(rankings[question])

@@ -5,7 +5,7 @@ There are no defaults here: params.yaml is the one place where a value stands, a
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -292,6 +292,20 @@ class Settings(_Section):
             found = getattr(found, "validate_" if name == "validate" else name)
         return found
 
+    @model_validator(mode="after")
+    def _the_gate_can_measure(self) -> "Settings":
+        """The champion is measured anew, by retrieval only: nobody asks a reader LLM what it answers from its passages."""
+        from uae.measures.metrics import retrieval_metric_names
+
+        known = retrieval_metric_names(self.evaluate.cutoffs)
+        asked: dict[str, Sequence[str]] = {"promote.metric": [self.promote.metric], "promote.guarded": self.promote.guarded}
+        for key, names in asked.items():
+            for name in names:
+                if name not in known:
+                    listed = f"the gate measures {', '.join(known)} (recall@k for each k of evaluate.cutoffs)"
+                    raise ValueError(f"{key}: there is no metric {name!r}{_hint(name, known)}; {listed}")
+        return self
+
 
 class _UniqueKeys(yaml.SafeLoader):
     """PyYAML keeps the last of two equal keys without a word; here that is an error."""
@@ -365,6 +379,8 @@ def _apply(values: dict[str, Any], override: str) -> None:
 
 def _explain(error: ErrorDetails, values: dict[str, Any]) -> str:
     key = ".".join(str(part) for part in error["loc"])
+    if not key:  # of several sections: the message names them, and the value would be the whole file
+        return str(error["msg"].removeprefix("Value error, "))
     if error["type"] == "extra_forbidden":
         return f"there is no parameter {key}{_hint(key, _known_keys())}"
     if error["type"] == "missing":
@@ -381,7 +397,7 @@ def _without_password(text: str) -> str:
 
 
 def _hint(key: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(key.lower(), list(known), n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else ""
 
 
