@@ -67,6 +67,7 @@ def make_release(folder: Path, settings: Settings, student: Path | None, prefix:
     shutil.copytree(
         student or resolve(settings.models.student, workspace.model_cache), workspace.path("student"), dirs_exist_ok=True
     )
+    run_stage(STAGES["validate"], settings, workspace)
     run_stage(STAGES["index"], settings, workspace)
     return workspace
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import dagster as dg
 
-import uae
 from dagster_project.checks import check_results, check_specs, quality_result, unjudged
 from dagster_project.metadata import describe
 from dagster_project.resources import DvcResource, MlflowResource, ModelsResource, ProjectResource
 from uae.io.errors import UaeError, ValidationFailed
-from uae.io.files import sha256_bytes, sha256_tree
+from uae.io.files import sha256_bytes
 from uae.pipeline.chain import run_stage, upstream
+from uae.pipeline.run import code_hash
 from uae.pipeline.stage import Stage
 from uae.pipeline.workspace import ARTEFACTS
 
@@ -55,16 +55,15 @@ def stage_asset(stage: Stage) -> dg.AssetsDefinition:
         try:
             yield from _materialise(stage, context, project, dvc, mlflow, models)
         except UaeError as error:
-            # What a user can act on: the message alone, and no retry, for the same input fails the same way.
-            raise dg.Failure(str(error), allow_retries=False) from None
+            # A user can act on it: the message is enough. Only a transient error may go away by itself.
+            raise dg.Failure(str(error), allow_retries=error.transient) from None
 
     return asset
 
 
 def code_version(stage: Stage) -> str:
     """Hash of the code that DVC watches for the stage, so that both call the same assets outdated."""
-    root = Path(uae.__file__).resolve().parents[1]
-    return sha256_bytes(*(sha256_tree(root / path) for path in stage.code))[:12]
+    return code_hash(stage)[:12]
 
 
 def _materialise(

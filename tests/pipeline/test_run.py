@@ -31,7 +31,7 @@ def go(tmp_path, monkeypatch):
     """Run one stage of the name ``ingest`` over a source file, and return whether it ran."""
     write_text(tmp_path / "source", "one")
 
-    def run(meanwhile=lambda: None, *overrides: str, parameters: type[Parameters] = Source) -> bool:
+    def run(meanwhile=lambda: None, *overrides: str, parameters: type[Parameters] = Source, code: tuple[str, ...] = ()) -> bool:
         ran = []
 
         def work(p, workspace):
@@ -39,7 +39,7 @@ def go(tmp_path, monkeypatch):
             write_text(workspace.path("documents"), (tmp_path / "source").read_text())
             meanwhile()
 
-        stage = Stage("ingest", "Read.", work, parameters, needs=(), makes=("documents",), code=(), reads_source=True)
+        stage = Stage("ingest", "Read.", work, parameters, needs=(), makes=("documents",), code=code, reads_source=True)
         monkeypatch.setattr(uae.pipeline.run, "CHAIN", (stage,))
         settings = load_settings(PARAMS, [f"ingest.path={tmp_path / 'source'}", *overrides])
         run_chain(settings, tmp_path / "out", tmp_path / "models", lambda line: None, "ingest")
@@ -52,6 +52,21 @@ def test_a_source_changed_while_its_stage_runs_is_read_again(go, tmp_path):
     assert go(lambda: write_text(tmp_path / "source", "two"))
     assert go()
     assert not go()
+
+
+def test_changed_code_of_a_stage_runs_it_again(go, tmp_path, monkeypatch):
+    """As it is installed: the package's files lie beside each other, in a checkout or in site-packages."""
+    package = tmp_path / "site-packages" / "uae"
+    write_text(package / "__init__.py", "")
+    write_text(package / "corpus" / "ingest.py", "one")
+    write_text(package / "training" / "train.py", "one")
+    monkeypatch.setattr(uae, "__file__", str(package / "__init__.py"))
+    assert go(code=("uae/corpus",))
+    assert not go(code=("uae/corpus",))
+    write_text(package / "training" / "train.py", "two")  # another stage's
+    assert not go(code=("uae/corpus",))
+    write_text(package / "corpus" / "ingest.py", "two")
+    assert go(code=("uae/corpus",))
 
 
 def test_a_second_run_in_the_same_folder_is_kept_out(go, tmp_path):

@@ -8,10 +8,12 @@ import pytest
 
 import uae
 from uae.io.errors import ArtefactError
+from uae.io.files import write_json, write_text
 from uae.pipeline.chain import CHAIN, makers, run_stage
 from uae.pipeline.settings import Settings, ValidateSettings, load_settings
 from uae.pipeline.stage import Key, Parameters
 from uae.pipeline.workspace import Workspace
+from uae.validation.report import table_hashes
 
 SETTINGS = load_settings(Path(uae.__file__).parents[1] / "params.yaml")
 
@@ -23,14 +25,46 @@ def test_a_stage_does_not_run_without_what_it_needs(tmp_path, stage, missing):
     """A failed validation leaves no report, so that what comes after it does not run."""
     workspace = Workspace(tmp_path)
     for name in set(stage.needs) - {missing}:
-        workspace.path(name).mkdir(parents=True)
+        _make(workspace, name)
     stub = replace(stage, run=lambda parameters, workspace: {})
     with pytest.raises(ArtefactError) as caught:
         run_stage(stub, SETTINGS, workspace)
     assert str(workspace.path(missing)) in str(caught.value)
     assert f"uae {makers()[missing]}" in str(caught.value)
-    workspace.path(missing).mkdir(parents=True)
+    _make(workspace, missing)
+    _vouch(workspace)
     assert run_stage(stub, SETTINGS, workspace) == {}
+
+
+TABLES = ("documents", "passages", "questions", "labels")
+
+
+@pytest.mark.parametrize(
+    ("stage", "table"),
+    [(stage, name) for stage in CHAIN[2:] for name in TABLES if name in stage.needs],
+    ids=lambda of: getattr(of, "name", of),
+)
+def test_a_stage_refuses_a_table_that_was_made_anew_after_it_was_validated(tmp_path, stage, table):
+    workspace = Workspace(tmp_path)
+    for name in stage.needs:
+        _make(workspace, name)
+    _vouch(workspace)
+    stub = replace(stage, run=lambda parameters, workspace: {})
+    assert run_stage(stub, SETTINGS, workspace) == {}
+    write_text(workspace.path(table), "other rows")
+    with pytest.raises(ArtefactError, match=f"{table}.* was changed after it was validated"):
+        run_stage(stub, SETTINGS, workspace)
+
+
+def _make(workspace: Workspace, name: str) -> None:
+    write_text(workspace.path(name), f"rows of {name}")
+
+
+def _vouch(workspace: Workspace) -> None:
+    """Write the reports that validation and labelling would leave of the tables that are there."""
+    for report, tables in (("validation", TABLES[:3]), ("label_validation", TABLES[3:])):
+        there = {name: workspace.path(name) for name in tables if workspace.path(name).exists()}
+        write_json(workspace.path(report), {"tables": table_hashes(there)})
 
 
 class Chosen(Parameters):

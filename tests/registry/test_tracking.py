@@ -1,8 +1,11 @@
+import os
 import socket
+import subprocess
 
 import mlflow
 import pytest
 
+import uae
 from uae.io.errors import ArtefactError, ConfigError, RegistryError, without_user_info
 from uae.registry.tracking import ENCODER_TAG, code_version, connect, dvc_md5, flatten, run_of, training_run
 
@@ -51,6 +54,46 @@ def test_run_holds_params_hashes_and_code_and_is_found_by_its_encoder(tmp_path):
     restored = run_of(client, "e", "another")
     assert restored not in (None, run.info.run_id)
     assert run_of(client, "e", "another") == restored
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A repository that tracks a package, and the package as the code that runs."""
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))  # as git sets it in its hooks
+    root = tmp_path / "repository"
+    (root / "uae").mkdir(parents=True)
+    (root / "uae" / "__init__.py").write_text("")
+    monkeypatch.setattr(uae, "__file__", str(root / "uae" / "__init__.py"))
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(root), "-c", "user.name=t", "-c", "user.email=t@t", *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True, env=own).stdout.strip()
+
+    git("init", "-q")
+    git("config", "status.showUntrackedFiles", "no")
+    return root, git
+
+
+def test_the_commit_is_of_the_code_that_runs_and_a_new_file_is_an_uncommitted_change(repository, tmp_path, monkeypatch):
+    root, git = repository
+    monkeypatch.chdir(tmp_path)  # not where the code lies
+    git("add", "-A")
+    git("commit", "-qm", "first")
+    assert code_version() == {"git.commit": git("rev-parse", "HEAD"), "git.dirty": "false"}
+    (root / "uae" / "new.py").write_text("")
+    assert code_version()["git.dirty"] == "true"
+
+
+def test_code_that_no_repository_tracks_is_of_an_unknown_commit(repository, monkeypatch):
+    """A wheel is often installed into an environment that lies, ignored, inside another repository."""
+    root, git = repository
+    (root / "README").write_text("")
+    git("add", "README")
+    git("commit", "-qm", "something else")
+    assert code_version() == {"git.commit": "unknown", "git.dirty": "unknown"}
+    monkeypatch.setenv("PATH", "")  # no git either
+    assert code_version() == {"git.commit": "unknown", "git.dirty": "unknown"}
 
 
 def test_unreachable_database_is_a_clear_error(tmp_path):

@@ -7,6 +7,7 @@ from uae.pipeline.settings import Settings
 from uae.pipeline.stage import Stage
 from uae.pipeline.stages import candidates, evaluate, index, ingest, label, package, promote, train, validate
 from uae.pipeline.workspace import Workspace
+from uae.validation.report import require_validated
 
 CHAIN: tuple[Stage[Any], ...] = (
     ingest.STAGE,
@@ -22,12 +23,15 @@ CHAIN: tuple[Stage[Any], ...] = (
 
 STAGES = {stage.name: stage for stage in CHAIN}
 
+# table -> the report that says that it was validated
+_REPORTS = dict.fromkeys(("documents", "passages", "questions"), "validation") | {"labels": "label_validation"}
+
 
 def run_stage(stage: Stage[Any], settings: Settings, workspace: Workspace) -> dict[str, Any]:
     """Run one stage with the parameters that it declares. Returns what there is to say about it.
 
     Raises:
-        ArtefactError: an input is missing. The message names the stage that makes it.
+        ArtefactError: an input is missing, or a table was changed after it was validated. The message names the stage to run.
     """
     for name in stage.needs:
         if not workspace.path(name).exists():
@@ -36,7 +40,16 @@ def run_stage(stage: Stage[Any], settings: Settings, workspace: Workspace) -> di
                 f"{stage.name} needs {workspace.path(name)}, which does not exist: run the stage {maker} first (uae {maker}), "
                 "and go on where it succeeds"
             )
+    _require_validated_tables(stage, workspace)
     return stage.run(stage.parameters.of(settings), workspace)
+
+
+def _require_validated_tables(stage: Stage[Any], workspace: Workspace) -> None:
+    """A table may be made anew and not be validated again; every stage after validation refuses such a table."""
+    for table in stage.needs:
+        report = _REPORTS.get(table)
+        if report is not None and report not in stage.makes:
+            require_validated(workspace.path(report), {table: workspace.path(table)})
 
 
 def model_references(settings: Settings) -> dict[str, str]:

@@ -24,7 +24,10 @@ log = logging.getLogger(__name__)
 def run_chain(
     settings: Settings, out: Path, model_cache: Path, announce: Callable[[str], None], until: str = CHAIN[-1].name
 ) -> None:
-    """Run every stage up to ``until`` that started from or made something else in its last finished run in ``out``.
+    """Run every stage up to ``until``, but skip one that has nothing new to do.
+
+    A stage is skipped when its code, parameters, inputs and models are those of its last finished run in ``out``, and what it
+    made is still as that run left it.
 
     Raises:
         ArtefactError: another run works in ``out``.
@@ -79,16 +82,23 @@ def models_of(stage: Stage[Any], settings: Settings) -> dict[str, str]:
 
 
 def _given(stage: Stage[Any], settings: Settings, workspace: Workspace, hash_model: Callable[[Path], str]) -> dict[str, str]:
-    """Hashes of what a stage starts from: its parameters, its source, its inputs, and its models on this machine.
+    """Hashes of what a stage starts from: its code, its parameters, its source, its inputs, and its models on this machine.
 
-    The other kinds of references name contents that stay as they are.
+    A model reference of another kind names a content that never changes, so its text in the parameters is enough.
     """
     paths = {name: workspace.path(name) for name in stage.needs}
     if stage.reads_source and not settings.ingest.path.startswith("hf:"):
         paths["source"] = Path(settings.ingest.path)
     local = {role: text for role, text in models_of(stage, settings).items() if text.strip().startswith("path:")}
     models = {f"model {role}": hash_model(Path(parse_reference(text).name).expanduser()) for role, text in local.items()}
-    return _hashes(paths) | models | {"params": sha256_bytes(repr(stage.parameters.of(settings))), "version": uae.__version__}
+    parameters = sha256_bytes(repr(stage.parameters.of(settings)))
+    return _hashes(paths) | models | {"params": parameters, "code": code_hash(stage)}
+
+
+def code_hash(stage: Stage[Any]) -> str:
+    """Hash of the files in ``Stage.code``, as they are installed: in a checkout or beside each other in site-packages."""
+    root = Path(uae.__file__).resolve().parents[1]
+    return sha256_bytes(*_hashes({path: root / path for path in stage.code}).values())
 
 
 def _hash_model(path: Path) -> str:

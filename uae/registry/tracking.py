@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import re
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from mlflow.data.meta_dataset import MetaDataset
 from mlflow.data.sources import LocalArtifactDatasetSource
 from mlflow.entities import Run
 
+import uae
 from uae.io.errors import ArtefactError, ConfigError
 from uae.registry.anchor import anchor_artefacts
 from uae.registry.errors import logging_errors, registry_errors
@@ -90,16 +92,23 @@ def run_of(client: MlflowClient, experiment: str, encoder: str) -> str:
 
 
 def code_version() -> dict[str, str]:
-    """The git commit of the working folder, and whether it has uncommitted changes."""
+    """The git commit of the code that runs, and whether its repository has uncommitted changes or new files.
 
-    def git(*words: str) -> str | None:
-        done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else None
+    Both are "unknown" where git is not installed, or where no repository tracks the code: it was installed from a wheel.
+    """
+    package = Path(uae.__file__).resolve().parent
+    here = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # a hook's point elsewhere
 
-    commit = git("rev-parse", "HEAD")
-    if commit is None:
-        return {"git.commit": "none"}
-    return {"git.commit": commit, "git.dirty": str(bool(git("status", "--porcelain", "--untracked-files=no"))).lower()}
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(package), *words], capture_output=True, text=True, check=True, env=here)
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")  # site-packages can lie inside the repository of something else
+        dirty = bool(git("status", "--porcelain", "--untracked-files=normal"))
+        return {"git.commit": git("rev-parse", "HEAD"), "git.dirty": str(dirty).lower()}
+    except (OSError, subprocess.CalledProcessError):
+        return {"git.commit": "unknown", "git.dirty": "unknown"}
 
 
 def dvc_md5(path: Path) -> str:
