@@ -179,7 +179,7 @@ def request_models(config: Config) -> Requests:
                 dict[name, condition],
                 Field(
                     max_length=config.max_filters,
-                    description="on doc_id, source and the documents' metadata: a value, any of several, or a range; all must hold",
+                    description="on doc_id, source and the documents' metadata: a value, any of several, a range; all must hold",
                     examples=[{"source": ["manual.md", "faq.md"], "year": {"gte": 2020}}],
                 ),
             ],

@@ -1,4 +1,4 @@
-"""One lock for every Python that the project takes: no requirement of a pinned package is left unpinned, whichever Python reads it.
+"""One lock for every Python that the project takes: whichever reads it, no requirement of a pinned package is unpinned.
 
 That wheels exist for each is asked of the package index by ``make check-lock``; here only metadata of what is installed is read.
 """

@@ -11,7 +11,7 @@ from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, write_table
 from uae.teacher.asking import Asked
 from uae.teacher.label import label
 from uae.teacher.prompts import Template
-from uae.teacher.protocol import Batch, Pair, Reading
+from uae.teacher.protocol import Pair, PromptBatch, Reading
 from uae.teacher.store import KEY, LabelStore
 
 TEMPLATE = Template("Passage: {passage}\n\n", "Question: {question}\nAnswer:", " {answer}")
@@ -81,11 +81,11 @@ class CountingTeacher:
     def provenance(self) -> dict[str, Any]:
         return {"backend": "counting", "batch_pairs": self.batch_pairs}
 
-    def plan(self, template: Template, pairs: Sequence[Pair]) -> list[Batch]:
+    def plan(self, template: Template, pairs: Sequence[Pair]) -> list[PromptBatch]:
         parts = [tuple(pairs[start : start + self.batch_pairs]) for start in range(0, len(pairs), self.batch_pairs)]
-        return [Batch(part, sum(map(_tokens, part)), 3 * sum(map(_tokens, part))) for part in parts]
+        return [PromptBatch(part, sum(map(_tokens, part)), 3 * sum(map(_tokens, part))) for part in parts]
 
-    def read(self, batch: Batch) -> list[Reading]:
+    def read(self, batch: PromptBatch) -> list[Reading]:
         self.asked += batch.pairs
         counts = [len(pair.answer.split()) for pair in batch.pairs]
         rows = zip(batch.pairs, counts, strict=True)
@@ -97,7 +97,7 @@ class CountingTeacher:
     def end_workers(self) -> None:
         raise AssertionError("one reads without threads")
 
-    def memory_mb(self, batch: Batch) -> int:
+    def memory_mb(self, batch: PromptBatch) -> int:
         return len(batch.pairs)
 
 

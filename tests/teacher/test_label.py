@@ -30,6 +30,7 @@ from uae.teacher.prompts import Template
 from uae.teacher.protocol import Pair
 from uae.teacher.store import KEY, LabelStore
 from uae.teacher.utility import Source, utilities
+from uae.training.examples import labelled_pairs
 
 ALL = 12 + 12 * 6  # every question alone, and with six passages
 
@@ -63,7 +64,8 @@ def test_a_real_teacher_reads_every_pair_once_and_is_not_loaded_again(corpus, re
     table = readings(corpus / "labels")
     assert len(table) == ALL + 3 + 3 * 6
     assert result == {
-        "pairs": 72, "readings_asked_now": len(table), "readings_in_store": len(table), "truncated": 0, "damaged_parts": 0,
+        "pairs": 72, "readings_asked_now": len(table), "readings_adopted": 0, "readings_in_store": len(table), "truncated": 0,
+        "damaged_parts": 0,
     }  # fmt: skip
     before = contents(corpus / "labels")
 
@@ -192,8 +194,73 @@ def test_candidates_that_are_gone_stay_in_the_store(corpus):
     run(corpus, asking(CountingTeacher()))
     change(corpus / "candidates.parquet", CANDIDATES, lambda rows: rows[:6])
     assert run(corpus, asking(CountingTeacher())) == {
-        "pairs": 6, "readings_asked_now": 0, "readings_in_store": ALL, "truncated": 0, "damaged_parts": 0,
+        "pairs": 6, "readings_asked_now": 0, "readings_adopted": 0, "readings_in_store": ALL, "truncated": 0, "damaged_parts": 0,
     }  # fmt: skip
+
+
+# What another store holds already
+
+
+def test_what_training_asked_is_copied_and_not_asked_again(corpus):
+    change(corpus / "candidates.parquet", CANDIDATES, lambda rows: rows[:24])
+    run(corpus, asking(CountingTeacher()), store="refreshed")
+    write_corpus(corpus)
+    teacher = CountingTeacher()
+    result = run(corpus, asking(teacher), adopts=[corpus / "refreshed"])
+    assert (result["readings_adopted"], result["readings_asked_now"]) == (4 + 24, ALL - 28)
+    assert len(teacher.asked) == ALL - 28
+    expected = run(corpus, asking(CountingTeacher()), store="whole")
+    assert result["readings_in_store"] == expected["readings_in_store"]
+    pd.testing.assert_frame_equal(readings(corpus / "labels"), readings(corpus / "whole"))
+    (provenance,) = read_json(corpus / "labels.json")["provenances"]
+    assert (provenance["backend"], provenance["readings"]) == ("counting", ALL)
+    again = run(corpus, asking(CountingTeacher()), adopts=[corpus / "refreshed"])
+    assert (again["readings_adopted"], again["readings_asked_now"]) == (0, 0)
+
+
+def test_only_what_is_wanted_is_copied(corpus):
+    run(corpus, asking(CountingTeacher()), store="refreshed")
+    change(corpus / "candidates.parquet", CANDIDATES, lambda rows: rows[:6])
+    result = run(corpus, asking(CountingTeacher()), adopts=[corpus / "refreshed"])
+    assert (result["readings_adopted"], result["readings_asked_now"], result["readings_in_store"]) == (7, 0, 7)
+
+
+def test_a_damaged_store_of_training_costs_readings_and_no_run(corpus, caplog):
+    run(corpus, asking(CountingTeacher()), store="refreshed")
+    part = min((corpus / "refreshed").glob("*.parquet"))
+    part.write_bytes(part.read_bytes()[:50])
+    with caplog.at_level(logging.WARNING):
+        result = run(corpus, asking(CountingTeacher()), adopts=[corpus / "refreshed"])
+    assert (result["readings_adopted"], result["readings_asked_now"]) == (0, ALL)
+    assert part.name in caplog.text
+
+
+def test_two_stores_are_read_as_one_with_each_key_once(corpus):
+    """Both hold every pair, and they disagree: the store that is named first decides."""
+    teacher = asking(CountingTeacher(nll=lambda pair: 1.0 if pair.passage else 2.0))
+    other = asking(CountingTeacher(nll=lambda pair: 0.5 if pair.passage else 5.0))
+    run(corpus, teacher)
+    run(corpus, other, store="refreshed")
+    found = labelled(corpus, [corpus / "labels", corpus / "refreshed"])
+    assert len(found) == 72
+    assert set(found["utility"]) == {1.0}
+    assert set(labelled(corpus, [corpus / "refreshed", corpus / "labels"])["utility"]) == {4.5}
+    assert labelled(corpus, [corpus / "labels", corpus / "nowhere"]).equals(labelled(corpus, [corpus / "labels"]))
+
+
+def test_a_judgement_in_two_stores_is_no_crash(corpus):
+    grade = asking(CountingTeacher(), method="judgement", grades=("No", "Yes"))
+    run(corpus, grade)
+    run(corpus, grade, store="refreshed")
+    twice = labelled(corpus, [corpus / "labels", corpus / "refreshed"])
+    assert twice.equals(labelled(corpus, [corpus / "labels"]))
+
+
+def labelled(corpus, stores):
+    read = [read_table(corpus / f"{name}.parquet", schema) for name, schema in
+            (("candidates", CANDIDATES), ("passages", PASSAGES), ("questions", QUESTIONS))]  # fmt: skip
+    aggregation = {"answers": "mean", "templates": "mean", "teachers": "none"}
+    return labelled_pairs(*read, stores, corpus / "labels.json", aggregation)
 
 
 def test_two_teachers_are_asked_one_after_the_other(corpus):

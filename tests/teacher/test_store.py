@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import uae
+from uae.io import tables as formats
 from uae.io.errors import ArtefactError
 from uae.io.files import sha256_file
 from uae.io.tables import LABELS, write_table
@@ -724,3 +725,42 @@ def test_a_disk_too_full_to_merge_keeps_every_batch(folder):
     with store.writing():
         assert (len(sealed(folder)), loose(folder)) == (1, [])
     assert numbers(store) == list(range(1000))
+
+
+# Formats
+
+
+def test_parts_of_an_older_format_get_what_later_columns_were_then(filled, monkeypatch):
+    """The store of this version, read by one whose LABELS has a column more."""
+    before = numbers(LabelStore(filled))
+    gain_a_column(monkeypatch)
+    store = LabelStore(filled, 3)
+    assert numbers(store) == before
+    assert set(store.read()["language"]) == {"unknown"}
+    with store.writing():
+        store.append([row(6) | {"language": "en"}], CPU)
+    table = LabelStore(filled).read()
+    assert table.set_index("question_id")["language"].value_counts().to_dict() == {"unknown": 5, "en": 1}
+    assert loose(filled) == []  # the two old loose readings and the new one were sealed together
+    assert sorted(map(format_of, filled.glob("*.parquet"))) == [b"1", b"2"]
+
+
+def test_a_part_of_a_newer_format_says_what_to_do(filled, monkeypatch):
+    with monkeypatch.context() as later:
+        gain_a_column(later)
+        store = LabelStore(filled, 9)
+        with store.writing():
+            store.append([row(7) | {"language": "en"}], GPU)
+    with pytest.raises(ArtefactError, match=r"is of format 2 and was written by a newer version of uae.*up to format 1"):
+        LabelStore(filled).read()
+
+
+def gain_a_column(monkeypatch) -> None:
+    field = pa.field("language", pa.string(), nullable=False)
+    monkeypatch.setattr(formats, "LABELS", LABELS.append(field))
+    monkeypatch.setattr(formats, "LABELS_SINCE", {"language": (2, "unknown")})
+    monkeypatch.setattr(formats, "LABELS_FORMAT", 2)
+
+
+def format_of(part: Path) -> bytes:
+    return pq.read_metadata(part).metadata.get(b"uae.format", b"1")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -54,6 +55,10 @@ CANDIDATES = _schema(
     rank=pa.int32(),  # 1 is best, by the base encoder within the question's scope
     score=pa.float32(),  # cosine similarity of the base encoder
 )
+# Labels are paid for, and outlive the version that wrote them. Where LABELS gains a column, raise the format, and say in
+# LABELS_SINCE what the column is in older parts.
+LABELS_FORMAT = 1
+LABELS_SINCE: dict[str, tuple[int, Any]] = {}  # column -> (the format that brought it, what it is in older parts)
 LABELS = _schema(
     question_id=pa.string(),
     passage_id=pa.string(),  # "": the reading without any passage
@@ -101,6 +106,25 @@ def as_arrow(path: Path, schema: pa.Schema, rows: pd.DataFrame | Iterable[Mappin
         return pa.Table.from_pylist(rows, schema=schema)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise ArtefactError(f"{path}: a row does not fit the declared schema: {error}") from error
+
+
+def migrated(path: Path, table: pa.Table, schema: pa.Schema, since: Mapping[str, tuple[int, Any]], written: int) -> pa.Table:
+    """A table of an older format as ``schema`` has it today: columns that came later get their value of before.
+
+    Args:
+        since: column -> (the format that brought it, its value in older tables).
+        written: the format that the table was written in.
+
+    Raises:
+        ArtefactError: it has other columns than its format had.
+    """
+    later = {name: value for name, (number, value) in since.items() if number > written}
+    expected = pa.schema([field for field in schema if field.name not in later])
+    if not table.schema.remove_metadata().equals(expected):
+        raise ArtefactError(f"{path} has another schema than format {written} of it: move it out of the folder")
+    for name, value in later.items():
+        table = table.append_column(schema.field(name), pa.array([value] * len(table), schema.field(name).type))
+    return table.select(schema.names)
 
 
 def read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:

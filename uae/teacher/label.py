@@ -1,5 +1,6 @@
 """The label stage: ask the teachers about every candidate pair that the store does not hold yet."""
 
+import logging
 from collections import deque
 from collections.abc import Container, Iterator, Sequence
 from itertools import groupby
@@ -8,12 +9,15 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
+from uae.io.errors import ArtefactError
 from uae.io.files import write_json
 from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table
 from uae.teacher.asking import Asked, sample, wanted
 from uae.teacher.prompts import Template
-from uae.teacher.protocol import Batch, Pair, Teacher, read_all
-from uae.teacher.store import KEY, LabelStore
+from uae.teacher.protocol import Pair, PromptBatch, Teacher, read_all
+from uae.teacher.store import KEY, LabelStore, stored_keys
+
+log = logging.getLogger(__name__)
 
 # Planned at once: enough to fill batches well, few enough that a corpus of any size fits the memory and that a window which is
 # finished is passed over without tokenising it.
@@ -30,11 +34,17 @@ def label(
     answers_per_question: int,
     check_questions: int,
     readings_per_part: int,
+    adopts: Sequence[Path] = (),
 ) -> dict:
-    """``ask``, and write the manifest, which says which readings of the store count. Returns counts."""
+    """``ask``, and write the manifest, which says which readings of the store count. Returns counts.
+
+    Args:
+        adopts: stores of readings that were asked for elsewhere (training asks while it refreshes candidates). What this stage
+            needs of them is copied, so that no pair is paid for twice and the store still holds all that its manifest names.
+    """
     counts = ask(
         candidates_path, passages_path, questions_path, store_path, teachers, answers_per_question, check_questions,
-        readings_per_part,
+        readings_per_part, adopts=adopts,
     )  # fmt: skip
     write_json(
         manifest_path,
@@ -58,6 +68,7 @@ def ask(
     check_questions: int,
     readings_per_part: int,
     others: Sequence[Path] = (),
+    adopts: Sequence[Path] = (),
 ) -> dict:
     """Append readings of all pairs never labelled with these teachers and templates. Returns counts.
 
@@ -66,6 +77,7 @@ def ask(
 
     Args:
         others: stores whose readings are not asked again.
+        adopts: stores whose readings are copied instead of being asked again.
     """
     candidates = read_table(candidates_path, CANDIDATES)
     passages = read_table(passages_path, PASSAGES).set_index("passage_id")["text"]
@@ -76,10 +88,12 @@ def ask(
     ]
     store = LabelStore(store_path, readings_per_part)
     with store.writing():
+        asked_for = {pair.key for _, _, pairs in work for pair in pairs}
+        adopted = sum(_adopted(store, other, asked_for) for other in adopts)
         done = store.keys()
         held = len(done)
-        done.update(*(LabelStore(other).keys() for other in others))
-        missing = len({pair.key for _, _, pairs in work for pair in pairs} - done)
+        done |= stored_keys(others)
+        missing = len(asked_for - done)
         with tqdm(total=missing, desc="labelling", unit="pair", smoothing=0.1) as bar:
             for _, of_teacher in groupby(work, key=lambda item: item[0].name):
                 read_missing(store, list(of_teacher), done, bar)
@@ -89,10 +103,20 @@ def ask(
     return {
         "pairs": len(candidates),
         "readings_asked_now": missing,
+        "readings_adopted": adopted,
         "readings_in_store": held + missing,
         "truncated": truncated,
         "damaged_parts": damaged,
     }
+
+
+def _adopted(store: LabelStore, other: Path, wanted: Container[tuple[str, ...]]) -> int:
+    """What is copied saves money and is no input: a store that cannot be read costs its readings once more."""
+    try:
+        return store.adopt(other, wanted)
+    except ArtefactError as error:
+        log.warning("no reading is taken over from %s, so its pairs are asked again: %s", other, error)
+        return 0
 
 
 def passes(
@@ -145,7 +169,7 @@ def read_missing(store: LabelStore, work: Sequence[tuple[Asked, Template, list[P
                     _settle(store, turns)
 
 
-def _settle(store: LabelStore, turns: deque[Batch]) -> None:
+def _settle(store: LabelStore, turns: deque[PromptBatch]) -> None:
     """Have the store count the batches that it was given before their turn, as far as their turn has come."""
     while turns and turns[0].pairs[0].key in store.early:
         for pair in turns.popleft().pairs:
@@ -155,7 +179,7 @@ def _settle(store: LabelStore, turns: deque[Batch]) -> None:
 
 def unread(
     teacher: Teacher, template: Template, window: list[Pair], done: Container[tuple], early: Container[tuple] = ()
-) -> Iterator[Batch]:
+) -> Iterator[PromptBatch]:
     """The batches of a window that are not read yet, and those read before their turn, in their order.
 
     What is missing of a batch read in part is batched anew, last.

@@ -27,7 +27,7 @@ class Reading(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Batch:
+class PromptBatch:
     """What an engine reads at once and the label store keeps at once: a kill loses those in flight, one a worker."""
 
     pairs: tuple[Pair, ...]
@@ -45,7 +45,7 @@ class Teacher(Protocol):
     def provenance(self) -> dict[str, str | int | float | bool | None]:
         """Backend, dtype, versions and batch policy, kept with every part of the label store."""
 
-    def plan(self, template: Template, pairs: Sequence[Pair]) -> list[Batch]:
+    def plan(self, template: Template, pairs: Sequence[Pair]) -> list[PromptBatch]:
         """Divide pairs into batches. Pairs of one passage stand together in ``pairs``.
 
         Raises:
@@ -53,7 +53,7 @@ class Teacher(Protocol):
             ModelError: the tokenizer merges prompt and answer, so that the answer's tokens would depend on the prompt.
         """
 
-    def read(self, batch: Batch) -> list[Reading]:
+    def read(self, batch: PromptBatch) -> list[Reading]:
         """The readings of a batch, in any order.
 
         Raises:
@@ -66,11 +66,11 @@ class Teacher(Protocol):
     def end_workers(self) -> None:
         """Called when they are done."""
 
-    def memory_mb(self, batch: Batch) -> int | None:
+    def memory_mb(self, batch: PromptBatch) -> int | None:
         """About what this machine needs to read the batch, the model's weights included; None where a server does it."""
 
 
-def read_all(teacher: Teacher, batches: Iterable[Batch]) -> Iterator[tuple[Batch, list[Reading]]]:
+def read_all(teacher: Teacher, batches: Iterable[PromptBatch]) -> Iterator[tuple[PromptBatch, list[Reading]]]:
     """Each batch with its readings, as soon as it is read; ``teacher.workers`` batches are in flight at once."""
     if teacher.workers == 1:
         for batch in batches:

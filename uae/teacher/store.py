@@ -13,7 +13,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,16 +22,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
+from uae.io import tables as formats
 from uae.io.errors import ArtefactError
 from uae.io.files import disk_error
-from uae.io.tables import LABELS, as_arrow
+from uae.io.tables import as_arrow, migrated
 
 log = logging.getLogger(__name__)
 
 KEY = ("question_id", "passage_id", "answer_id", "template", "teacher")  # of a reading: LABELS' columns that tell it from others
 
 _SEALED, _LOOSE, _EARLY = ".parquet", ".loose.parquet", ".early.parquet"
-_PROVENANCE = b"uae.provenance"  # a key of the Parquet file's metadata
+_PROVENANCE, _FORMAT = b"uae.provenance", b"uae.format"  # keys of the Parquet file's metadata; without the second it is format 1
 
 
 class LabelStore:
@@ -97,11 +98,34 @@ class LabelStore:
         if not rows:
             return
         text = json.dumps(dict(provenance), sort_keys=True, allow_nan=False)
-        part = self._write(as_arrow(self.folder, LABELS, rows), text, _EARLY if early else _LOOSE)
+        part = self._write(as_arrow(self.folder, formats.LABELS, rows), text, _EARLY if early else _LOOSE)
         if early:
             self.early |= dict.fromkeys((tuple(row[column] for column in KEY) for row in rows), part.name)
         else:
             self._count(part.name, text, len(rows))
+
+    def adopt(self, folder: Path, wanted: Container[tuple[str, ...]]) -> int:
+        """Take over the readings of another store that are ``wanted`` and not here yet, with their provenance. Returns how many.
+
+        Raises:
+            ArtefactError: the other store is damaged, or the disk cannot take it.
+        """
+        self._demand_writing()
+        held, adopted = self.keys(), 0
+        for table in LabelStore(folder).parts():
+            keys = list(zip(*(_strings(table[column]) for column in KEY), strict=True))
+            rows = [row for row, key in enumerate(keys) if key in wanted and key not in held]
+            if rows:
+                held.update(keys[row] for row in rows)
+                adopted += len(rows)
+                provenance = _provenance(table)
+                part = self._write(table.replace_schema_metadata(None).take(rows), provenance, _LOOSE)
+                self._count(part.name, provenance, len(rows))
+        return adopted
+
+    def parts(self) -> list[pa.Table]:
+        """The parts' tables, sealed ones first, each with its provenance in the metadata. Raises as ``read``."""
+        return list(self._tables(None).values())
 
     def settle(self, key: tuple[str, ...]) -> None:
         """The turn of the early batch that holds this reading has come.
@@ -201,7 +225,7 @@ class LabelStore:
 
     def _write(self, table: pa.Table, provenance: str, suffix: str) -> Path:
         sink = pa.BufferOutputStream()
-        pq.write_table(table.replace_schema_metadata({_PROVENANCE: provenance}), sink)
+        pq.write_table(table.replace_schema_metadata({_PROVENANCE: provenance} | _stamp()), sink)
         content = sink.getvalue()
         part = self.folder / f"{_name(content)}{suffix}"
         draft = self.folder / f".draft-{part.name}"
@@ -255,10 +279,10 @@ class LabelStore:
             if _name(content) != part.name.split(".")[0]:
                 return None
             self._verified.add(version)
-        file = pq.ParquetFile(pa.BufferReader(content))
-        if not file.schema_arrow.equals(LABELS):
-            raise ArtefactError(f"{part} has another schema than a part of the label store: move it out of the folder")
-        return file.read(columns)
+        table = pq.ParquetFile(pa.BufferReader(content)).read()
+        kept = table.schema.metadata
+        table = migrated(part, table, formats.LABELS, formats.LABELS_SINCE, _format(part, kept))
+        return table.replace_schema_metadata(kept).select(columns or formats.LABELS.names)
 
     def _set_aside(self, name: str) -> None:
         aside = f"{name}.damaged"
@@ -275,8 +299,45 @@ class LabelStore:
         )
 
 
+def read_stores(folders: Iterable[Path]) -> pd.DataFrame:
+    """The readings of several stores as of one, each key once, with LABELS' columns.
+
+    Where two stores hold a key, the reading of the store that is named first counts: the label stage's store is named before
+    what training asked for later, so that a value does not change when training asks again. A folder that is not there is empty.
+
+    Raises:
+        ArtefactError: as ``LabelStore.read``.
+    """
+    tables = [LabelStore(folder).read() for folder in folders]
+    return pd.concat(tables, ignore_index=True).drop_duplicates(list(KEY), ignore_index=True)
+
+
+def stored_keys(folders: Iterable[Path]) -> set[tuple[str, ...]]:
+    """The keys of all readings in several stores. Raises as ``LabelStore.read``."""
+    return set().union(*(LabelStore(folder).keys() for folder in folders))
+
+
 def _name(content) -> str:
     return hashlib.sha256(content).hexdigest()[:32]
+
+
+def _stamp() -> dict[bytes, bytes]:
+    """None for the first format: its parts are named by bytes that hold no number."""
+    return {} if formats.LABELS_FORMAT == 1 else {_FORMAT: str(formats.LABELS_FORMAT).encode()}
+
+
+def _format(part: Path, metadata: Mapping[bytes, bytes] | None) -> int:
+    """
+    Raises:
+        ArtefactError: a newer version wrote the part.
+    """
+    written = int((metadata or {}).get(_FORMAT, b"1"))
+    if written > formats.LABELS_FORMAT:
+        raise ArtefactError(
+            f"{part} is of format {written} and was written by a newer version of uae; this version reads up to format "
+            f"{formats.LABELS_FORMAT}. Install the newer version, or point this project at another label store"
+        )
+    return written
 
 
 def _provenance(table: pa.Table) -> str:
@@ -285,7 +346,7 @@ def _provenance(table: pa.Table) -> str:
 
 def _joined(tables: Iterable[pa.Table]) -> pa.Table:
     tables = [table.replace_schema_metadata(None) for table in tables]
-    return pa.concat_tables(tables) if tables else LABELS.empty_table()
+    return pa.concat_tables(tables) if tables else formats.LABELS.empty_table()
 
 
 def _keys(table: pa.Table) -> set[tuple[str, ...]]:

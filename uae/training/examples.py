@@ -10,7 +10,7 @@ import pandas as pd
 from uae.io.errors import ArtefactError
 from uae.io.files import read_json
 from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table
-from uae.teacher.store import LabelStore
+from uae.teacher.store import read_stores
 from uae.teacher.utility import Source, utilities
 
 
@@ -38,7 +38,7 @@ def labelled_pairs(
     """Every candidate pair with its utility and texts. The tables are of their schemas.
 
     Args:
-        stores: label stores; a reading may stand in any of them.
+        stores: label stores, read as one (``uae.teacher.store.read_stores``).
         manifest_path: the label manifest: which readings count.
         aggregation: how they become utilities: the last arguments of ``uae.teacher.utility.utilities``.
 
@@ -50,7 +50,7 @@ def labelled_pairs(
     """
     manifest = read_json(manifest_path)
     sources = [Source.from_manifest(entry) for entry in manifest["teachers"]]
-    labels = pd.concat([LabelStore(store).read() for store in stores], ignore_index=True)
+    labels = read_stores(stores)
     derived = utilities(labels, candidates, questions, sources, manifest["answers_per_question"], **aggregation)
     texts, by_id = passages.set_index("passage_id")["text"], questions.set_index("question_id")
     return derived.assign(

@@ -29,6 +29,7 @@ def run(p: LabelParameters, w: Workspace) -> dict[str, Any]:
         answers_per_question=p.label.answers_per_question,
         check_questions=p.label.check_questions,
         readings_per_part=p.label.readings_per_part,
+        adopts=_asked_by_training(w),
     )
     validation = validate_labels(w.path("labels"), w.path("label_validation"))
     quality = report_labels(p, w)
@@ -52,15 +53,21 @@ def report_labels(p: LabelParameters, w: Workspace) -> dict[str, Any]:
 
 def plan_labels(p: LabelParameters, w: Workspace, calibration_s: float) -> Sequence[dict[str, Any]]:
     """What the stage would cost. Reads for ``calibration_s`` seconds to learn the teacher's speed; stores nothing."""
-    from uae.teacher.plan import plan
+    from uae.teacher.cost import labelling_cost
 
-    return plan(
+    return labelling_cost(
         **_tables(w),
         teachers=asked_teachers(p.teachers, p.label, p.compute, w),
         answers_per_question=p.label.answers_per_question,
         check_questions=p.label.check_questions,
         calibration_s=calibration_s,
+        adopts=_asked_by_training(w),
     )
+
+
+def _asked_by_training(w: Workspace) -> list[Path]:
+    """Where training keeps what it asked. Its readings are those that this stage would ask for, so it is no input."""
+    return [path for path in [w.path("refreshed_labels")] if path.is_dir()]
 
 
 class _Tables(TypedDict):

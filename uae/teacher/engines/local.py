@@ -25,7 +25,7 @@ from uae.io.weights import check_finite, check_report, quiet_loading, refuse_rem
 from uae.teacher.engines.attention import NAME, reading_trees
 from uae.teacher.engines.tree import Prompted, Tree, build_tree, divide
 from uae.teacher.prompts import Template
-from uae.teacher.protocol import Batch, Pair, Reading
+from uae.teacher.protocol import Pair, PromptBatch, Reading
 from uae.teacher.tokens import tokenise
 
 log = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ class CausalTeacher:
             **_versions(),
         }
 
-    def plan(self, template: Template, pairs: Sequence[Pair]) -> list[Batch]:
+    def plan(self, template: Template, pairs: Sequence[Pair]) -> list[PromptBatch]:
         sequences = [
             Prompted(tuple(t.tokens), t.start, t.truncated, number)
             for number, t in enumerate(tokenise(self.tokenizer, self.context, template, pairs))
@@ -160,7 +160,7 @@ class CausalTeacher:
         work = [*self._filled(trees), *self._filled(whole)]
         return [self._batch(items, pairs) for items in work]
 
-    def read(self, batch: Batch) -> list[Reading]:
+    def read(self, batch: PromptBatch) -> list[Reading]:
         return [
             Reading(batch.pairs[place].key, nll, len(sequence.tokens) - sequence.start, sequence.truncated)
             for place, (sequence, nll) in enumerate(self._read(batch.work, batch.pairs))
@@ -172,7 +172,7 @@ class CausalTeacher:
     def end_workers(self) -> None:
         torch.set_num_threads(self.threads)  # part of the setting is the process's, not the thread's
 
-    def memory_mb(self, batch: Batch) -> int:
+    def memory_mb(self, batch: PromptBatch) -> int:
         tokens, reads = self._size(batch.work)
         passes = self.workers * min(self._costs.bytes(tokens, reads), self.memory)
         return round((weight_bytes(self.model) + passes) / 2**20)
@@ -201,9 +201,9 @@ class CausalTeacher:
         read = width - min(s.start for s in sequences) if self._keeps_logits else width
         return _Size(width * len(sequences), read * len(sequences))
 
-    def _batch(self, items: list[Tree] | list[Prompted], pairs: Sequence[Pair]) -> Batch:
+    def _batch(self, items: list[Tree] | list[Prompted], pairs: Sequence[Pair]) -> PromptBatch:
         sequences = _sequences(items)
-        return Batch(
+        return PromptBatch(
             tuple(pairs[sequence.pair] for sequence in sequences),
             sum(len(item.tokens) for item in items),
             sum(len(sequence.tokens) for sequence in sequences),

@@ -26,7 +26,7 @@ import openai
 from uae.io.errors import ConfigError, InputError, ModelError, without_user_info
 from uae.io.files import sha256_bytes
 from uae.teacher.prompts import Template
-from uae.teacher.protocol import Batch, Pair, Reading
+from uae.teacher.protocol import Pair, PromptBatch, Reading
 from uae.teacher.tokens import Tokens, checked, closing_tokens
 
 MAX_RETRIES = 5  # with the client's growing pauses about a quarter of a minute
@@ -102,7 +102,7 @@ class ServedTeacher:
             "openai": importlib.metadata.version("openai"),
         }
 
-    def plan(self, template: Template, pairs: Sequence[Pair]) -> list[Batch]:
+    def plan(self, template: Template, pairs: Sequence[Pair]) -> list[PromptBatch]:
         """Batches of ``batch_pairs`` pairs in the order given. The server's own tokenizer makes the tokens.
 
         Raises:
@@ -121,7 +121,7 @@ class ServedTeacher:
             for first in range(0, len(pairs), self.batch_pairs)
         ]
 
-    def read(self, batch: Batch) -> list[Reading]:
+    def read(self, batch: PromptBatch) -> list[Reading]:
         """One request per pair. The first failure ends the batch: what is not yet sent stays unsent.
 
         Raises:
@@ -135,7 +135,7 @@ class ServedTeacher:
     def end_workers(self) -> None:
         pass
 
-    def memory_mb(self, batch: Batch) -> None:
+    def memory_mb(self, batch: PromptBatch) -> None:
         return None
 
     def _read(self, pair: Pair, tokens: Tokens) -> Reading:
@@ -297,9 +297,9 @@ class ServedTeacher:
         return (line.replace(self._key, "***") if self._key else line)[:300]
 
 
-def _batch(pairs: Sequence[Pair], work: Sequence[Tokens]) -> Batch:
+def _batch(pairs: Sequence[Pair], work: Sequence[Tokens]) -> PromptBatch:
     tokens = sum(len(item.tokens) for item in work)
-    return Batch(tuple(pairs), tokens, tokens, tuple(work))
+    return PromptBatch(tuple(pairs), tokens, tokens, tuple(work))
 
 
 def _root_and_address(url: str) -> tuple[str, str]:

@@ -8,14 +8,14 @@ from typing import Any
 from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table
 from uae.teacher.asking import Asked, wanted
 from uae.teacher.label import passes, unread, windows
-from uae.teacher.protocol import Batch, Teacher, read_all
-from uae.teacher.store import LabelStore
+from uae.teacher.protocol import PromptBatch, Teacher, read_all
+from uae.teacher.store import stored_keys
 
 # Of a large corpus so many windows are tokenised, and the rest taken to be like them.
 _WINDOWS = 8
 
 
-def plan(
+def labelling_cost(
     candidates_path: Path,
     passages_path: Path,
     questions_path: Path,
@@ -24,6 +24,7 @@ def plan(
     answers_per_question: int,
     check_questions: int,
     calibration_s: float,
+    adopts: Sequence[Path] = (),
 ) -> list[dict[str, Any]]:
     """One entry a teacher. Reads a few of its batches to learn its speed, and keeps nothing of them.
 
@@ -36,7 +37,7 @@ def plan(
     candidates = read_table(candidates_path, CANDIDATES)
     passages = read_table(passages_path, PASSAGES).set_index("passage_id")["text"]
     questions = read_table(questions_path, QUESTIONS).set_index("question_id")
-    done = LabelStore(store_path).keys()
+    done = stored_keys([store_path, *adopts])
     work = {asked.name: [] for asked in teachers}
     stored = {asked.name: 0 for asked in teachers}
     for asked, template, table in passes(teachers, candidates, check_questions):
@@ -69,7 +70,7 @@ def _cost(asked: Asked, work: list, stored: int, done: set[tuple], calibration_s
     }
 
 
-def _calibrate(teacher: Teacher, batches: list[Batch], seconds: float) -> tuple[float, float]:
+def _calibrate(teacher: Teacher, batches: list[PromptBatch], seconds: float) -> tuple[float, float]:
     """Tokens per second over batches spread evenly over the work, and the time taken; the first, slower one does not count."""
     teacher.read(batches[0])
     spread = [batches[n] for n in sorted(range(len(batches)), key=lambda number: (number * 0.618) % 1)]

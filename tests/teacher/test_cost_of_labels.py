@@ -5,11 +5,11 @@ from labelling import CHECK, OTHER, TEMPLATE, CountingTeacher, asking, contents,
 
 from uae.io.errors import ArtefactError
 from uae.io.tables import CANDIDATES, read_table, write_table
+from uae.teacher import cost as module
 from uae.teacher import label as label_module
-from uae.teacher import plan as module
 from uae.teacher.asking import Asked
+from uae.teacher.cost import labelling_cost
 from uae.teacher.engines.local import load_teacher
-from uae.teacher.plan import plan
 
 ALL = 12 + 12 * 6
 
@@ -22,7 +22,9 @@ def corpus(tmp_path):
 
 def cost(folder, *teachers: Asked, calibration_s: float = 0.0, **changes) -> list[dict]:
     amounts = {"answers_per_question": 1, "check_questions": 0} | changes
-    return plan(**tables(folder), store_path=folder / "labels", teachers=teachers, calibration_s=calibration_s, **amounts)
+    return labelling_cost(
+        **tables(folder), store_path=folder / "labels", teachers=teachers, calibration_s=calibration_s, **amounts
+    )
 
 
 class Passed(CountingTeacher):
