@@ -55,14 +55,16 @@ def evidence_of():
 def run_ingest(tmp_path):
     """Run the stage and read its tables back."""
 
-    def run(path, format="jsonl", *, max_documents=None, passage_words=20, split=_SPLIT, seed=13):
+    def run(path, format="jsonl", *, max_documents=None, passage_words=20, split=_SPLIT, seed=13, skip_empty=False):
         out = tmp_path / "out"
         files = [out / f"{name}.parquet" for name in ("documents", "passages", "questions")]
-        summary = ingest(str(path), format, *files, max_documents, passage_words, split, seed)
+        report = out / "ingest.json"
+        summary = ingest(str(path), format, *files, report, max_documents, passage_words, split, seed, skip_empty)
         documents, passages, questions = (
             read_table(file, schema) for file, schema in zip(files, (DOCUMENTS, PASSAGES, QUESTIONS), strict=True)
         )
-        return SimpleNamespace(summary=summary, documents=documents, passages=passages, questions=questions)
+        report = json.loads(report.read_text(encoding="utf-8"))
+        return SimpleNamespace(summary=summary, report=report, documents=documents, passages=passages, questions=questions)
 
     return run
 

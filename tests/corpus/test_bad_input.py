@@ -132,12 +132,21 @@ def test_a_document_without_a_field(write_corpus, refuse, field):
 
 @pytest.mark.parametrize("text", ["", " \n\t"])
 def test_an_empty_document(write_corpus, refuse, text):
-    refuse(write_corpus([DOCUMENT | {"text": text}], []), "jsonl", "documents.jsonl, line 1: the field 'text' is empty")
+    path = write_corpus([DOCUMENT | {"text": text}], [])
+    refuse(path, "jsonl", "documents.jsonl, line 1 holds no text", "ingest.skip_empty=true")
 
 
-def test_an_empty_section(write_corpus, refuse):
-    broken = {"id": "lamp", "sections": [{"title": "Use", "text": "Light it."}, {"title": "Care", "text": ""}]}
-    refuse(write_corpus([broken], []), "jsonl", "documents.jsonl, line 1", "'text' is empty")
+def test_a_document_of_empty_sections(write_corpus, refuse):
+    refuse(write_corpus([{"id": "lamp", "sections": [{"text": ""}, {"text": " "}]}], []), "jsonl", "line 1 holds no text")
+
+
+def test_all_empty_documents_are_named_at_once(tmp_path, refuse, write_jsonl):
+    names = ["a.md", "sub/b.txt", "c.html"]
+    for name in [*names, "d.md"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("Lamp." if name == "d.md" else "\n")
+    write_jsonl(tmp_path / "questions.jsonl", [])
+    refuse(tmp_path, "folder", "3 documents hold no text", *(str(tmp_path / name) for name in names))
 
 
 @pytest.mark.parametrize("sections", [[], ["Light it."], "Light it."], ids=["none", "not objects", "no list"])
@@ -179,13 +188,14 @@ def test_what_should_be_text_is_not_made_text(write_corpus, refuse, row, value):
 
 
 @pytest.mark.parametrize("name", ["empty.md", "empty.txt", "empty.html"])
-def test_an_empty_file_in_a_folder(tmp_path, refuse, name):
+def test_an_empty_file_in_a_folder(tmp_path, refuse, write_jsonl, name):
     (tmp_path / name).write_text("<style>p {}</style>\n" if name.endswith("html") else " \n\n")
-    refuse(tmp_path, "folder", f"{tmp_path / name} holds no text", "take it out of the folder")
+    write_jsonl(tmp_path / "questions.jsonl", [])
+    refuse(tmp_path, "folder", f"{tmp_path / name} holds no text", "fill or remove", "ingest.skip_empty=true")
 
 
-def test_documents_of_headings_only(tmp_path, refuse, write_jsonl):
-    (tmp_path / "light.md").write_text("# Light\n\n## Lens\n")
+def test_a_document_of_its_title_only(tmp_path, refuse, write_jsonl):
+    (tmp_path / "light.md").write_text("# Light\n")
     write_jsonl(tmp_path / "questions.jsonl", [])
     refuse(tmp_path, "folder", f"{tmp_path / 'light.md'} holds no text")
 

@@ -8,7 +8,7 @@ from uae.text.words import count_words
 
 
 def document(*parts):
-    text, sections = join_sections(list(parts))
+    text, sections = join_sections(((title,) if title else (), part) for title, part in parts)
     return RawDocument("d", "", text, sections, "here")
 
 

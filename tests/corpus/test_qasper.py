@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import datasets
 import pytest
 
-from uae.corpus.adapters import qasper
+from uae.corpus.adapters import qasper, qasper_hub
 from uae.io.errors import InputError
 
 SIGHTING = "We counted gulls from the gallery on forty mornings."
@@ -81,8 +81,8 @@ def test_paragraphs_keep_their_section_and_the_abstract_comes_first(read, sectio
         ("Abstract", "Gulls foretell storms."),
         ("Introduction", "Storms are sudden."),
         ("Introduction", REPEATED),
-        ("Method ::: Counting", SIGHTING),
-        ("Method ::: Counting", REPEATED),
+        ("Method > Counting", SIGHTING),
+        ("Method > Counting", REPEATED),
         ("", RESULT),
     ]
 
@@ -222,7 +222,7 @@ def test_parts_of_another_form_are_named_in_rows(tmp_path, write_jsonl, spoil, f
     spoil(spoilt)
     path = write_jsonl(tmp_path / "rows.jsonl", [good, spoilt])
     with pytest.raises(InputError) as caught:
-        qasper.read_hub(str(path))
+        qasper_hub.read(str(path))
     assert f"{path}, line 2{fragment}" in str(caught.value)
 
 
@@ -256,7 +256,7 @@ def hub(monkeypatch):
 
 def test_rows_of_a_local_file_give_what_the_release_gives(tmp_path, read, write_jsonl):
     release = read(*QUESTIONS)
-    source = qasper.read_hub(str(write_jsonl(tmp_path / "rows.jsonl", [row("p1", paper(*QUESTIONS))])))
+    source = qasper_hub.read(str(write_jsonl(tmp_path / "rows.jsonl", [row("p1", paper(*QUESTIONS))])))
 
     assert [(d.key, d.title, d.text, d.sections) for d in source.documents] == [
         (d.key, d.title, d.text, d.sections) for d in release.documents
@@ -272,14 +272,14 @@ def test_a_local_rows_place_is_named(tmp_path, write_jsonl):
     rows = [row("p1", paper(*QUESTIONS)), row("p1", paper(*QUESTIONS))]
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
     with pytest.raises(InputError) as caught:
-        qasper.read_hub(str(path))
+        qasper_hub.read(str(path))
     assert str(caught.value) == f"{path}, line 2: the paper id 'p1' is used already in {path}, line 1"
 
 
 def test_a_hub_data_set_is_asked_for_by_name_and_revision_and_keeps_its_splits(hub):
     hub.splits = {name: [row(f"{name}-paper", paper(*QUESTIONS, title=name))] for name in ("train", "validation", "test")}
 
-    source = qasper.read_hub("hf:keepers/gulls@refs/convert/parquet")
+    source = qasper_hub.read("hf:keepers/gulls@refs/convert/parquet")
 
     assert hub.calls == [(("keepers/gulls",), {"revision": "refs/convert/parquet"})]
     assert [d.key for d in source.documents] == ["train-paper", "validation-paper", "test-paper"]
@@ -294,7 +294,7 @@ def test_a_hub_row_without_an_id_is_named_by_split_and_row(hub):
     del broken["id"]
     hub.splits = {"train": [broken]}
     with pytest.raises(InputError, match=r"hf:keepers/gulls@v1, train row 1: the field 'id' is missing"):
-        qasper.read_hub("hf:keepers/gulls@v1")
+        qasper_hub.read("hf:keepers/gulls@v1")
 
 
 @pytest.mark.parametrize(
@@ -309,6 +309,6 @@ def test_a_hub_row_without_an_id_is_named_by_split_and_row(hub):
 def test_what_the_hub_answers_is_passed_on(hub, error):
     hub.error = error
     with pytest.raises(InputError) as caught:
-        qasper.read_hub("hf:keepers/gulls@v1")
+        qasper_hub.read("hf:keepers/gulls@v1")
     assert "hf:keepers/gulls@v1" in str(caught.value)
     assert str(error) in str(caught.value)

@@ -74,7 +74,7 @@ def test_an_impossible_question_is_skipped_and_counted(write):
 def test_covid_qa_rows_with_integer_ids_and_no_title(write):
     """COVID-QA has integer ids, a document_id with each paragraph and question, and no titles."""
     paragraph = {
-        "context": f"\n{SECOND}",
+        "context": f"\n{SECOND}\nIt hangs.",
         "document_id": 630,
         "qas": [{"question": "What came?", "id": 262, "is_impossible": False, "document_id": 630}],
     }

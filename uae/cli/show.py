@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from uae.release.store import Installed, ReleaseStore
 
 _METRICS = ("recall@1", "recall@5", "map", "mrr", "ndcg@10", "token_f1")
+_LISTED = ("skipped", "files", "questions_by_split", "candidates_by_source", "reasons")  # parts of a stage's counts, on one line
 _NAMES = {"map": "MAP", "mrr": "MRR", "ndcg@10": "nDCG@10", "token_f1": "answer token F1"}
 
 
@@ -25,7 +26,7 @@ def print_stage(name: str, result: dict) -> None:
     """A stage's counts on one line each; nested parts are in its report file."""
     console = Console(highlight=False)
     for key, value in result.items():
-        if not isinstance(value, dict | list) or key in ("skipped", "questions_by_split", "candidates_by_source", "reasons"):
+        if key in _LISTED or not isinstance(value, dict | list):
             text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
             console.print(f"  {name}.{key}: {text}", markup=False, soft_wrap=True)
 
@@ -54,8 +55,11 @@ def print_summary(workspace: Workspace) -> None:
     console.print()
     console.print(f"Are the labels worth training on? {read_json(workspace.path('label_quality'))['verdict'].capitalize()}.")
     console.print()
+    if (ingestion := workspace.path("ingestion")).exists():  # runs of an earlier version have none
+        for part in read_json(ingestion)["left_out"]:
+            console.print(f"Left out of the source: {part['count']} x {part['reason']}", markup=False, soft_wrap=True)
     console.print("Where things are:")
-    for artefact in ("release", "evaluation", "evaluation_page", "runs", "labels", "label_page", "bento"):
+    for artefact in ("release", "evaluation", "evaluation_page", "runs", "labels", "label_page", "ingestion", "bento"):
         console.print(f"  {artefact:<16}{workspace.path(artefact)}", soft_wrap=True)
     console.print(f"  MLflow          {workspace.root / 'mlflow.db'}", soft_wrap=True)
     console.print()

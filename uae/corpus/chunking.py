@@ -2,16 +2,16 @@
 
 from collections.abc import Iterator
 
-from uae.corpus.records import RawDocument
+from uae.corpus.records import RawDocument, Section
 from uae.text.words import count_words
 
 
 def cut(document: RawDocument, max_words: int) -> Iterator[tuple[str, int, int]]:
-    """Yield (section title, start, end) for each passage of at most ``max_words`` words.
+    """Yield (section path, start, end) for each passage of at most ``max_words`` words.
 
     Sections are cut by the largest unit that fits (paragraph, then Unicode sentence, then word), and neighbouring units are
     joined while they fit. Offsets are characters of ``document.text``; white space at the edges is left out. Sections that
-    follow each other under one title (a paper's paragraphs) are cut as one text.
+    follow each other under one path of headings (a paper's paragraphs) are cut as one text.
     """
     from semantic_text_splitter import TextSplitter
 
@@ -24,14 +24,14 @@ def cut(document: RawDocument, max_words: int) -> Iterator[tuple[str, int, int]]
                 yield title, start + offset + lead, start + offset + lead + len(text)
 
 
-def _merged(document: RawDocument) -> Iterator[tuple[str, int, int]]:
-    current: list | None = None
-    for title, start, end in document.sections:
-        if current and current[0] == title and not document.text[current[2] : start].strip():
-            current[2] = end
+def _merged(document: RawDocument) -> Iterator[Section]:
+    current: Section | None = None
+    for section in document.sections:
+        if current and current.title == section.title and not document.text[current.end : section.start].strip():
+            current = current._replace(end=section.end)
             continue
         if current:
-            yield tuple(current)
-        current = [title, start, end]
+            yield current
+        current = section
     if current:
-        yield tuple(current)
+        yield current

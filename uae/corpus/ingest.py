@@ -2,24 +2,20 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
-from uae.corpus.adapters import beir, folder, jsonl, qasper, squad
+from uae.corpus.accounting import account, refuse_empty
+from uae.corpus.adapters import ADAPTERS
 from uae.corpus.chunking import cut
 from uae.corpus.records import RawDocument, RawQuestion, Source
 from uae.corpus.splits import SPLITS, assign
 from uae.io.errors import InputError
-from uae.io.files import sha256_bytes
+from uae.io.files import sha256_bytes, write_json
 from uae.io.tables import DOCUMENTS, PASSAGES, QUESTIONS, write_table
 from uae.text.words import count_words
 
-_ADAPTERS = {
-    "jsonl": jsonl.read,
-    "qasper": qasper.read,
-    "qasper_hub": qasper.read_hub,
-    "squad": squad.read,
-    "beir": beir.read,
-    "folder": folder.read,
-}
+Row = dict[str, Any]  # of a table
+Documents = dict[str, tuple[str, RawDocument]]  # key -> (doc_id, document)
 
 
 def ingest(
@@ -28,17 +24,29 @@ def ingest(
     documents_path: Path,
     passages_path: Path,
     questions_path: Path,
+    report_path: Path,
     max_documents: int | None,
     passage_words: int,
     split: dict[str, float],
     seed: int,
-) -> dict:
-    """Read ``path`` as ``format`` and write the three tables. Returns counts for people to read.
+    skip_empty: bool = False,
+) -> dict[str, Any]:
+    """Read ``path`` as ``format`` and write the three tables and a report of what was read and what was left out.
+
+    Args:
+        format: a name in ``adapters.ADAPTERS``.
+        passage_words: the most words of a passage.
+        split: the shares of train, validation and test, for what the source assigns to no split.
+        skip_empty: leave out documents without text, and count them; else they are an error that names them all.
+
+    Returns:
+        Counts for people to read.
 
     Raises:
         InputError: the source is not what it claims to be; nothing is written then.
     """
-    source = _ADAPTERS[format](path)
+    source = ADAPTERS[format](path)
+    refuse_empty(source, skip_empty)
     documents = _documents(source, max_documents)
     passages = {key: _passages(doc_id, raw, passage_words) for key, (doc_id, raw) in documents.items()}
     if not any(passages.values()):
@@ -48,26 +56,32 @@ def ingest(
     if source.lacks_validation:
         _draw_validation(questions, split, seed)
     rows = sorted((_document_row(doc_id, raw) for doc_id, raw in documents.values()), key=lambda row: row["doc_id"])
-    write_table(documents_path, DOCUMENTS, rows)
     flat = sorted((row for group in passages.values() for row in group), key=lambda r: (r["doc_id"], r["position"]))
-    write_table(passages_path, PASSAGES, flat)
     questions.sort(key=lambda row: row["question_id"])
+    counts = _counts(source, rows, flat, questions) | {"repeated_questions_merged": merged}
+    write_table(documents_path, DOCUMENTS, rows)
+    write_table(passages_path, PASSAGES, flat)
     write_table(questions_path, QUESTIONS, questions)
-    words = [count_words(row["text"]) for row in flat]
+    write_json(report_path, account(source, counts))
+    return counts
+
+
+def _counts(source: Source, documents: list[Row], passages: list[Row], questions: list[Row]) -> dict[str, Any]:
+    words = [count_words(row["text"]) for row in passages]
     return {
-        "documents": len(rows),
-        "passages": len(flat),
+        "documents": len(documents),
+        "passages": len(passages),
         "words_per_passage": round(sum(words) / len(words), 1),
         "questions": len(questions),
         "questions_by_split": {name: sum(q["split"] == name for q in questions) for name in SPLITS},
         "questions_without_evidence": sum(not q["evidence"] for q in questions),
-        "repeated_questions_merged": merged,
+        "files": dict(sorted(source.files.items())),
         "skipped": {reason: count for reason, count in sorted(source.skipped.items()) if count},
     }
 
 
-def _documents(source: Source, limit: int | None) -> dict[str, tuple[str, RawDocument]]:
-    """key -> (doc_id, document), at most ``limit`` of them, those with questions first."""
+def _documents(source: Source, limit: int | None) -> Documents:
+    """At most ``limit`` documents, those with questions first."""
     by_id: dict[str, RawDocument] = {}
     for raw in source.documents:
         doc_id = sha256_bytes(raw.key, raw.title, raw.version, raw.text)[:24]
@@ -82,7 +96,7 @@ def _documents(source: Source, limit: int | None) -> dict[str, tuple[str, RawDoc
     return {by_id[doc_id].key: (doc_id, by_id[doc_id]) for doc_id in order}
 
 
-def _document_row(doc_id: str, raw: RawDocument) -> dict:
+def _document_row(doc_id: str, raw: RawDocument) -> Row:
     return {
         "doc_id": doc_id,
         "source": raw.key,
@@ -115,7 +129,7 @@ def _is_finite(value: object) -> bool:
     return True
 
 
-def _passages(doc_id: str, raw: RawDocument, words: int) -> list[dict]:
+def _passages(doc_id: str, raw: RawDocument, words: int) -> list[Row]:
     rows = []
     for position, (section, start, end) in enumerate(cut(raw, words)):
         text = raw.text[start:end]
@@ -128,15 +142,15 @@ def _passages(doc_id: str, raw: RawDocument, words: int) -> list[dict]:
     return rows
 
 
-def _questions(source: Source, documents: dict, passages: dict) -> tuple[list[dict], int]:
+def _questions(source: Source, documents: Documents, passages: dict[str, list[Row]]) -> tuple[list[Row], int]:
     """Question rows, the same question about the same document merged into one with all its answers."""
-    rows: dict[str, dict] = {}
+    rows: dict[str, Row] = {}
     merged = 0
     for raw in source.questions:
         if raw.document is not None and raw.document not in documents:
             continue  # beyond max_documents
         if any(span.document not in documents for span in raw.evidence):
-            source.skipped["question whose evidence lies beyond max_documents"] += 1
+            source.skipped.add("question whose evidence lies beyond max_documents", raw.where)
             continue
         row = _question_row(raw, documents, passages)
         known = rows.setdefault(row["question_id"], row)
@@ -151,7 +165,7 @@ def _questions(source: Source, documents: dict, passages: dict) -> tuple[list[di
     return list(rows.values()), merged
 
 
-def _question_row(raw: RawQuestion, documents: dict, passages: dict) -> dict:
+def _question_row(raw: RawQuestion, documents: Documents, passages: dict[str, list[Row]]) -> Row:
     doc_id = documents[raw.document][0] if raw.document is not None else ""
     evidence: dict[str, None] = {}
     for span in raw.evidence:
@@ -170,7 +184,7 @@ def _question_row(raw: RawQuestion, documents: dict, passages: dict) -> dict:
     }
 
 
-def _split(questions: list[dict], fractions: dict[str, float], seed: int) -> None:
+def _split(questions: list[Row], fractions: dict[str, float], seed: int) -> None:
     """Fill in the split of questions whose source gives none: by document, so that no document is in two splits."""
     given = {q["doc_id"]: q["split"] for q in questions if q["doc_id"] and q["split"]}
     open_keys = [q["doc_id"] or q["question_id"] for q in questions if not q["split"] and q["doc_id"] not in given]
@@ -181,7 +195,7 @@ def _split(questions: list[dict], fractions: dict[str, float], seed: int) -> Non
         )
 
 
-def _draw_validation(questions: list[dict], fractions: dict[str, float], seed: int) -> None:
+def _draw_validation(questions: list[Row], fractions: dict[str, float], seed: int) -> None:
     """Move train questions to validation, as many as the two fractions ask for; those with the same first evidence together."""
     train = [question for question in questions if question["split"] == "train"]
     both = fractions["train"] + fractions["validation"]

@@ -1,12 +1,16 @@
-"""What every adapter yields: documents and questions before they get ids, passages or splits."""
+"""What every adapter gives: documents and questions before they get ids, passages or splits."""
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+SEPARATOR = " > "  # between the steps of a heading path
+_LISTED = 1000  # places of one reason: a terminal and a report need no more
 
 
 class Section(NamedTuple):
-    title: str
+    title: str  # the path of headings above it ("Setup > Network"); "" under none
     start: int  # offsets into the document's text, in characters
     end: int
 
@@ -25,7 +29,7 @@ class RawDocument:
     sections: tuple[Section, ...]
     where: str  # file and row, for messages
     version: str = ""
-    metadata: dict = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -39,22 +43,55 @@ class RawQuestion:
     origin: str = "human"
 
 
+class LeftOut(Counter[str]):
+    """Why something in the source is in no table -> how much of it. The places of the first of them are kept, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: defaultdict[str, list[str]] = defaultdict(list)
+
+    def add(self, reason: str, place: str) -> None:
+        """Count one more.
+
+        Args:
+            place: what a person looks for: a file, or a file and its line.
+        """
+        self[reason] += 1
+        if len(self.places[reason]) < _LISTED:
+            self.places[reason].append(place)
+
+
 @dataclass
 class Source:
     documents: list[RawDocument] = field(default_factory=list)
     questions: list[RawQuestion] = field(default_factory=list)
     lacks_validation: bool = False  # it has splits, but validation questions must be drawn from those of train
-    skipped: Counter = field(default_factory=Counter)  # why rows were left out -> how many
+    skipped: LeftOut = field(default_factory=LeftOut)
+    empty: dict[str, str] = field(default_factory=dict)  # key of a document without text -> where it stands
+    files: Counter[str] = field(default_factory=Counter)  # suffix -> how many files were read, where a source is many files
 
 
-def join_sections(parts: list[tuple[str, str]]) -> tuple[str, tuple[Section, ...]]:
-    """Join (title, text) parts into one text with a blank line between them; empty parts are left out."""
+def join_sections(parts: Iterable[tuple[Sequence[str], str]]) -> tuple[str, tuple[Section, ...]]:
+    """Join (headings from the outermost to the innermost, text) into one text with a blank line between the parts.
+
+    A part without text is left out, but its innermost heading is kept: it stands in the paths of the parts below it, and
+    where there are none, it becomes a text under the headings above it.
+    """
     text, sections = "", []
-    for title, part in parts:
-        part = part.strip()
-        if not part:
-            continue
+    for headings, part in _kept([(tuple(headings), part.strip()) for headings, part in parts]):
         text += "\n\n" if text else ""
-        sections.append(Section(title, len(text), len(text) + len(part)))
+        sections.append(Section(SEPARATOR.join(headings), len(text), len(text) + len(part)))
         text += part
     return text, tuple(sections)
+
+
+def _kept(parts: list[tuple[tuple[str, ...], str]]) -> list[tuple[tuple[str, ...], str]]:
+    kept = []
+    named = {headings[:depth] for headings, part in parts if part for depth in range(1, len(headings) + 1)}
+    for headings, part in parts:
+        if part:
+            kept.append((headings, part))
+        elif any(headings) and headings not in named:
+            named.add(headings)
+            kept.append((headings[:-1], headings[-1]))
+    return kept

@@ -150,15 +150,27 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_tree(path: Path) -> str:
-    """Hash of a file, or of a folder's relative names and contents (hidden files and caches left out)."""
+    """Hash of a file, or of a folder's relative names and contents (hidden files and caches left out).
+
+    Raises:
+        ArtefactError: there is nothing, what is there is neither a file nor a folder, or a file cannot be read.
+    """
     path = Path(path)
     if path.is_file():
-        return sha256_file(path)
+        return _hash_of_readable(path)
     if not path.is_dir():
-        raise ArtefactError(f"{path} does not exist")
+        raise ArtefactError(f"{path} is neither a file nor a folder" if path.exists() else f"{path} does not exist")
     files = sorted(
         (p.relative_to(path).as_posix(), p)
         for p in path.rglob("*")
         if p.is_file() and not any(part.startswith(".") or part == "__pycache__" for part in p.relative_to(path).parts)
     )
-    return sha256_bytes(*(text for name, p in files for text in (name, sha256_file(p))))
+    # Names are bytes to the system, and need not be UTF-8.
+    return sha256_bytes(*(part for name, p in files for part in (os.fsencode(name), _hash_of_readable(p))))
+
+
+def _hash_of_readable(path: Path) -> str:
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise ArtefactError(f"{path} cannot be read: {error.strerror}") from None

@@ -14,9 +14,11 @@ from uae.io.errors import ArtefactError
 from uae.io.files import disk_error, read_json, sha256_bytes, sha256_file, sha256_tree, write_json, write_text
 from uae.io.models import fingerprint, parse_reference
 from uae.pipeline.chain import CHAIN, model_references, run_stage
+from uae.pipeline.places import check_name, check_source
 from uae.pipeline.settings import Settings, dump_settings
 from uae.pipeline.stage import Stage
 from uae.pipeline.workspace import Workspace
+from uae.registry.place import check_root
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +32,13 @@ def run_chain(
     made is still as that run left it.
 
     Raises:
+        ConfigError: a path cannot be used, or the run would read its own results. Nothing was done then.
         ArtefactError: another run works in ``out``.
     """
     import yaml
 
     workspace = Workspace(root=out, model_cache=model_cache, flat_reports=True)
+    _check_places(settings, workspace)
     stamps = out / ".stages"
     hash_model = cache(_hash_model)  # once a run: models are large
     with _holding(stamps):
@@ -51,6 +55,21 @@ def run_chain(
                 write_json(stamp, given | _made(stage, workspace))
             if stage.name == until:
                 return
+
+
+def _check_places(settings: Settings, workspace: Workspace) -> None:
+    """Check all paths of a run before any work: its folder, its source, where models are kept, the references of models.
+
+    Raises:
+        ConfigError: a path cannot be used, or the source holds what the run writes.
+        ModelError: the reference of a model has none of the known forms.
+    """
+    for path in (workspace.root, workspace.model_cache):
+        check_name(str(path))
+    check_source(settings.ingest.path, workspace)
+    check_root(settings.tracking.uri, workspace.root)
+    for reference in model_references(settings).values():
+        parse_reference(reference)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
+from uae.corpus.adapters import ADAPTERS
 from uae.io.errors import ConfigError, without_user_info
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -61,10 +62,18 @@ class SplitSettings(_Section):
 
 class IngestSettings(_Section):
     path: Annotated[str, Field(pattern=r"\S")]
-    format: Literal["jsonl", "qasper", "qasper_hub", "squad", "beir", "folder"]
+    format: str
     max_documents: Count | None
+    skip_empty: bool
     passage_words: Annotated[int, Field(ge=20, le=2000)]
     split: SplitSettings
+
+    @field_validator("format")
+    @classmethod
+    def _is_registered(cls, name: str) -> str:
+        if name not in ADAPTERS:
+            raise ValueError(f"the formats are {', '.join(ADAPTERS)}")
+        return name
 
 
 class QuestionCounts(_Section):

@@ -11,4 +11,4 @@ RELEASE = (
     "uae/retrievers/torch_encoder.py",
     "uae/retrievers/serving_forms.py",
 )
-REGISTRY = ("uae/registry/tracking.py", "uae/registry/anchor.py", "uae/registry/errors.py")
+REGISTRY = ("uae/registry/tracking.py", "uae/registry/anchor.py", "uae/registry/place.py", "uae/registry/errors.py")

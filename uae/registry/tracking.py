@@ -18,9 +18,10 @@ from mlflow.data.sources import LocalArtifactDatasetSource
 from mlflow.entities import Run
 
 import uae
-from uae.io.errors import ArtefactError, ConfigError
+from uae.io.errors import ArtefactError
 from uae.registry.anchor import anchor_artefacts
 from uae.registry.errors import logging_errors, registry_errors
+from uae.registry.place import check_root, is_beside_root
 
 ENCODER_TAG, RELEASE_TAG = "uae.encoder", "uae.release"
 
@@ -38,10 +39,8 @@ def connect(uri: str, experiment: str, root: Path) -> MlflowClient:
         ConfigError: ``root`` has a character that an SQLite address cannot hold.
     """
     root = Path(root).resolve()
-    beside_root = re.match("sqlite:///(?!/)", uri) is not None
-    if beside_root and (found := re.search("[?%]", str(root))):
-        said = f"{root}: MLflow's database cannot lie in a folder whose path has a {found[0]!r}"
-        raise ConfigError(f"{said}: rename it, or take another tracking.uri")
+    beside_root = is_beside_root(uri)
+    check_root(uri, root)
     uri = re.sub(r"^sqlite:///(?!/)", lambda _: f"sqlite:///{root}/", uri)
     artefacts = root / "mlruns"
     with registry_errors(f"tracking.uri {uri}: MLflow cannot be used there"):

@@ -1,1 +1,21 @@
-"""One source format a file."""
+"""The formats that a source can have, one a file. A new format is one new file and one line here.
+
+An adapter reads a path into a ``Source``. For what is not of its format it raises an InputError, which names file, row and field.
+What published data sets of its format hold and no table can, it leaves out and counts (``Source.skipped``). Documents without
+text go into ``Source.empty``: a setting says whether they are refused.
+"""
+
+from collections.abc import Callable
+
+from uae.corpus.adapters import beir, folder, jsonl, qasper, qasper_hub, squad, squad_hub
+from uae.corpus.records import Source
+
+ADAPTERS: dict[str, Callable[[str], Source]] = {
+    "folder": folder.read,
+    "jsonl": jsonl.read,
+    "squad": squad.read,
+    "squad_hub": squad_hub.read,
+    "qasper": qasper.read,
+    "qasper_hub": qasper_hub.read,
+    "beir": beir.read,
+}

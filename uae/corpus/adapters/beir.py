@@ -2,90 +2,166 @@
 
 BEIR has no answers. A query's ``metadata.answers`` is used where there is one; without answers retrieval can be evaluated,
 but the teacher has nothing to label with, and validation says so.
+
+Published sets hold documents without text, judgements of queries or documents that are missing, and queries that nobody judged. A
+title stands in for an empty text; the rest is left out and counted.
 """
 
 import csv
 import io
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from uae.corpus.reading import optional, optional_strings, read_jsonl, read_text, want
-from uae.corpus.records import RawDocument, RawQuestion, Source, Span, join_sections
+from uae.corpus.decoding import read_text
+from uae.corpus.reading import optional, optional_strings, read_jsonl, want
+from uae.corpus.records import LeftOut, RawDocument, RawQuestion, Source, Span, join_sections
 from uae.io.errors import InputError
 
-_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
+_SPLITS = dict.fromkeys(("dev", "valid", "validation", "val"), "validation")
+_SPLITS = {"train": "train"} | _SPLITS | {"test": "test"}  # in this order: a query judged in two stays in the first
+
+
+class _Query(NamedTuple):
+    text: str
+    answers: tuple[str, ...]
+    where: str
 
 
 def read(path: str) -> Source:
     folder = Path(path)
-    documents: dict[str, RawDocument] = {}
     source = Source()
-    for where, row in read_jsonl(folder / "corpus.jsonl"):
-        key = want(row, "_id", str, where)
-        if key in documents:
-            raise InputError(f"{where}: the _id {key!r} is used already in {documents[key].where}")
-        title = optional(row, "title", str, where)
-        text, sections = join_sections([("", want(row, "text", str, where))])
-        documents[key] = RawDocument(key, title, text, sections, where, metadata=optional(row, "metadata", dict, where))
-    queries: dict[str, tuple[str, dict]] = {}
-    for where, row in read_jsonl(folder / "queries.jsonl"):
-        key = want(row, "_id", str, where)
-        if key in queries:
-            raise InputError(f"{where}: the _id {key!r} is used already in {queries[key][0]}")
-        queries[key] = (where, row)
-    found = [split for split in _SPLITS if (folder / "qrels" / f"{split}.tsv").exists()]
-    if not found:
-        raise InputError(f"{folder / 'qrels'}: there is no train.tsv, dev.tsv or test.tsv")
-    judged: set[str] = set()
-    for name in found:
-        for query, relevant in _qrels(folder / "qrels" / f"{name}.tsv", queries, documents).items():
-            if query in judged:
-                source.skipped["query judged in two splits, kept in the first"] += 1
+    documents = _documents(folder / "corpus.jsonl", source)
+    queries = _queries(folder / "queries.jsonl", source.skipped)
+    files = _judgement_files(folder / "qrels", source.skipped)
+    judged: dict[str, str] = {}
+    for file in files:
+        relevant = _relevant(file, queries, documents, source)
+        for name, found in relevant.items():
+            if name in judged:
+                place = f"{file}, query {name} (kept in {judged[name]}.tsv)"
+                source.skipped.add("query judged in two splits, kept in the first", place)
                 continue
-            judged.add(query)
-            where, row = queries[query]
-            answers = optional_strings(optional(row, "metadata", dict, where), "answers", f"{where}, metadata")
+            judged[name] = file.stem
             source.questions.append(
                 RawQuestion(
-                    text=want(row, "text", str, where).strip(),
-                    answers=tuple(answers),
+                    text=queries[name].text,
+                    answers=queries[name].answers,
                     document=None,
-                    evidence=tuple(Span(key, 0, len(documents[key].text)) for key in relevant),
-                    where=where,
-                    split=_SPLITS[name] if len(found) > 1 else None,
+                    evidence=tuple(Span(key, 0, len(documents[key].text)) for key in found),
+                    where=queries[name].where,
+                    split=_SPLITS[file.stem] if len(files) > 1 else None,
                 )
             )
+    for name, query in queries.items():
+        if name not in judged:
+            source.skipped.add("query without judgements", query.where)
     source.documents = list(documents.values())
-    source.lacks_validation = found == ["train", "test"]
-    source.skipped["query without judgements"] += len(queries) - len(judged)
+    source.lacks_validation = [file.stem for file in files] == ["train", "test"]
     return source
 
 
-def _qrels(path: Path, queries: dict, documents: dict) -> dict[str, list[str]]:
+def _documents(path: Path, source: Source) -> dict[str, RawDocument]:
+    documents: dict[str, RawDocument] = {}
+    for where, row in read_jsonl(path):
+        key = _id(row, where)
+        title = optional(row, "title", str, where)
+        text, sections = join_sections([((), _text(row, where) or title)])
+        metadata: dict[str, Any] = optional(row, "metadata", dict, where)
+        document = RawDocument(key, title, text, sections, where, metadata=metadata)
+        if key in documents:
+            if (title, text) != (documents[key].title, documents[key].text):
+                raise InputError(f"{where}: the _id {key!r} is used already in {documents[key].where}, for another text")
+            source.skipped.add("document that stands there twice", where)
+        elif sections:
+            documents[key] = document
+        else:
+            source.empty[key] = where
+    return documents
+
+
+def _queries(path: Path, skipped: LeftOut) -> dict[str, _Query]:
+    queries: dict[str, _Query] = {}
+    for where, row in read_jsonl(path):
+        key, text = _id(row, where), want(row, "text", str, where, blank=True).strip()
+        metadata: dict[str, Any] = optional(row, "metadata", dict, where)
+        query = _Query(text, tuple(optional_strings(metadata, "answers", f"{where}, metadata")), where)
+        if not text:
+            skipped.add("query without text", where)
+        elif key not in queries:
+            queries[key] = query
+        elif query[:2] == queries[key][:2]:
+            skipped.add("query that stands there twice", where)
+        else:
+            raise InputError(f"{where}: the _id {key!r} is used already in {queries[key].where}, for another query")
+    return queries
+
+
+def _id(row: dict[str, Any], where: str) -> str:
+    number = row.get("_id")
+    return str(number) if isinstance(number, int) and not isinstance(number, bool) else want(row, "_id", str, where)
+
+
+def _text(row: dict[str, Any], where: str) -> str:
+    return "" if row.get("text", "") is None else want(row, "text", str, where, blank=True).strip()
+
+
+def _judgement_files(folder: Path, skipped: LeftOut) -> list[Path]:
+    """The files of judgements, train before validation before test."""
+    files = [folder / f"{name}.tsv" for name in _SPLITS]
+    found = [file for file in files if file.exists()]
+    if not found:
+        raise InputError(f"{folder}: there is no file of judgements ({', '.join(file.name for file in files)})")
+    for file in sorted(folder.iterdir()):
+        if file not in found and not file.name.startswith("."):
+            skipped.add("file in qrels that no split is named after", str(file))
+    return found
+
+
+def _relevant(
+    path: Path, queries: Mapping[str, _Query], documents: Mapping[str, RawDocument], source: Source
+) -> dict[str, list[str]]:
+    """query -> the documents judged relevant to it, of those that the source holds."""
     relevant: dict[str, list[str]] = defaultdict(list)
-    for where, row in _tsv(path):
-        if len(row) != 3:
-            raise InputError(f"{where}: expected query-id, corpus-id and score, separated by tabs")
-        query, document, score = row
+    for where, (query, document, score) in _judgements(path):
+        if not score > 0:
+            continue
         if query not in queries:
-            raise InputError(f"{where}: there is no query {query!r}")
-        if document not in documents:
-            raise InputError(f"{where}: there is no document {document!r}")
+            source.skipped.add("judgement of a query that is not in queries.jsonl", f"{where}: {query}")
+        elif document in source.empty:
+            source.skipped.add("judgement of a document without text", f"{where}: {document}")
+        elif document not in documents:
+            source.skipped.add("judgement of a document that is not in corpus.jsonl", f"{where}: {document}")
+        elif document not in relevant[query]:
+            relevant[query].append(document)
+    return {query: found for query, found in relevant.items() if found}
+
+
+def _judgements(path: Path) -> Iterator[tuple[str, tuple[str, str, float]]]:
+    """(where, (query, document, score)) of each line but the heading and blank ones.
+
+    BEIR's lines have three fields, TREC's have four, of which the second says nothing; TREC parts them by spaces as well.
+    """
+    for number, (where, row) in enumerate(_tsv(path)):
+        fields = row[0].split() if len(row) == 1 else row
+        if len(fields) not in (3, 4):
+            raise InputError(f"{where}: expected query-id, corpus-id and score, separated by tabs")
         try:
-            if int(score) > 0:
-                relevant[query].append(document)
+            score = float(fields[-1])
         except ValueError:
-            raise InputError(f"{where}: the score must be a whole number, not {score!r}") from None
-    return relevant
+            if number == 0:
+                continue  # names of columns
+            raise InputError(f"{where}: the score must be a number, not {fields[-1]!r}") from None
+        yield where, (fields[0], fields[-2], score)
 
 
 def _tsv(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """(where, fields) of each line but the heading and blank ones."""
+    """(where, fields) of each line that is not blank."""
     lines = csv.reader(io.StringIO(read_text(path)), delimiter="\t")
     try:
-        for number, row in enumerate(lines):
-            if "".join(row).strip() and not (number == 0 and row[0] == "query-id"):
+        for row in lines:
+            if "".join(row).strip():
                 yield f"{path}, line {lines.line_num}", row
     except csv.Error as error:
         raise InputError(f"{path}, line {lines.line_num}: broken TSV: {error}") from None

@@ -5,6 +5,7 @@ and ``metadata``. Questions: see ``questions_file``.
 """
 
 from pathlib import Path
+from typing import Any
 
 from uae.corpus.adapters.questions_file import read_questions
 from uae.corpus.reading import optional, read_jsonl, refuse_unknown, want
@@ -17,22 +18,16 @@ _SECTION_FIELDS = {"title", "text"}
 
 def read(path: str) -> Source:
     folder = Path(path)
-    documents: dict[str, RawDocument] = {}
+    source = Source()
+    known: dict[str, str] = {}
     for where, row in read_jsonl(folder / "documents.jsonl"):
         refuse_unknown(row, _FIELDS, where)
         key = want(row, "id", str, where)
-        if key in documents:
-            raise InputError(f"{where}: the id {key!r} is used already in {documents[key].where}")
-        if "sections" in row:
-            if "text" in row:
-                raise InputError(f"{where}: give 'text' or 'sections', not both: only one of them would be read")
-            parts = [_section(part, f"{where}, section {n}") for n, part in enumerate(want(row, "sections", list, where), 1)]
-        else:
-            parts = [("", want(row, "text", str, where))]
-        if not parts:
-            raise InputError(f"{where}: the field 'sections' is empty")
-        text, sections = join_sections(parts)
-        documents[key] = RawDocument(
+        if key in known:
+            raise InputError(f"{where}: the id {key!r} is used already in {known[key]}")
+        known[key] = where
+        text, sections = join_sections(_parts(row, where))
+        document = RawDocument(
             key=key,
             title=optional(row, "title", str, where),
             text=text,
@@ -41,17 +36,33 @@ def read(path: str) -> Source:
             version=_version(row, where),
             metadata=optional(row, "metadata", dict, where),
         )
-    return Source(list(documents.values()), read_questions(folder / "questions.jsonl", documents))
+        if sections:
+            source.documents.append(document)
+        else:
+            source.empty[key] = where
+    source.questions = read_questions(folder / "questions.jsonl", source)
+    return source
 
 
-def _section(part: dict, where: str) -> tuple[str, str]:
-    title, text = optional(part, "title", str, where), want(part, "text", str, where)
+def _parts(row: dict[str, Any], where: str) -> list[tuple[tuple[str, ...], str]]:
+    if "sections" not in row:
+        return [((), want(row, "text", str, where, blank=True))]
+    if "text" in row:
+        raise InputError(f"{where}: give 'text' or 'sections', not both: only one of them would be read")
+    parts = [_section(part, f"{where}, section {n}") for n, part in enumerate(want(row, "sections", list, where), 1)]
+    if not parts:
+        raise InputError(f"{where}: the field 'sections' is empty")
+    return parts
+
+
+def _section(part: Any, where: str) -> tuple[tuple[str, ...], str]:
+    title, text = optional(part, "title", str, where), want(part, "text", str, where, blank=True)
     refuse_unknown(part, _SECTION_FIELDS, where)
-    return title, text
+    return (title,) if title.strip() else (), text
 
 
-def _version(row: dict, where: str) -> str:
+def _version(row: dict[str, Any], where: str) -> str:
     version = row.get("version")
     if isinstance(version, int) and not isinstance(version, bool):
         return str(version)
-    return optional(row, "version", str, where)
+    return str(optional(row, "version", str, where))

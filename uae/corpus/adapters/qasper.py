@@ -1,29 +1,23 @@
-"""QASPER (Dasigi et al., NAACL 2021) in both public schemas.
+"""QASPER (Dasigi et al., NAACL 2021) as it was released: the v0.3 JSON, nested and keyed by paper id."""
 
-``qasper``: the release's v0.3 JSON, nested and keyed by paper id. ``qasper_hub``: the rows that the hub serves
-(``hf:allenai/qasper@REVISION``, or a local .jsonl of such rows), where lists of objects have become objects of lists.
-"""
-
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from uae.corpus.reading import optional, optional_strings, read_json, read_jsonl, want
+from uae.corpus.reading import optional, optional_strings, read_json, want
 from uae.corpus.records import RawDocument, RawQuestion, Source, Span, join_sections
 from uae.io.errors import InputError
 
-_SPLITS = {"train": "train", "validation": "validation", "dev": "validation", "test": "test"}
-
-
 _ANSWER_FIELDS = ("unanswerable", "extractive_spans", "yes_no", "free_form_answer", "evidence")
+_STEPS = ":::"  # between the names of a section and those above it
 
 
-class _Paper(NamedTuple):
+class Paper(NamedTuple):
     key: str
     title: str
     abstract: str
     sections: list[tuple[str, list[str]]]
-    questions: list[tuple[str, list[dict]]]  # text and the annotators' answers
+    questions: list[tuple[str, list[dict[str, Any]]]]  # text and the annotators' answers
     split: str | None
     where: str
 
@@ -32,15 +26,16 @@ def read(path: str) -> Source:
     papers = read_json(Path(path))
     if not isinstance(papers, dict):
         raise InputError(f"{path}: expected an object keyed by paper id (QASPER v0.3)")
-    return _source(_from_release(key, paper, f"{path}, paper {key}") for key, paper in papers.items())
+    return source_of(paper_of(key, paper, f"{path}, paper {key}") for key, paper in papers.items())
 
 
-def read_hub(path: str) -> Source:
-    return _source(_from_row(row, split, where) for row, split, where in _hub_rows(path))
+def paper_of(key: str, paper: Any, where: str) -> Paper:
+    """A paper from its object in the release.
 
-
-def _from_release(key: str, paper: dict, where: str) -> _Paper:
-    return _Paper(
+    Raises:
+        InputError: a field is missing or of another type.
+    """
+    return Paper(
         key=key,
         title=optional(paper, "title", str, where),
         abstract=optional(paper, "abstract", str, where),
@@ -57,47 +52,12 @@ def _from_release(key: str, paper: dict, where: str) -> _Paper:
     )
 
 
-def _from_row(row: dict, split: str | None, where: str) -> _Paper:
-    key = want(row, "id", str, where)
-    sections = _rows(row, "full_text", ("section_name", "paragraphs"), where)
-    questions = _rows(row, "qas", ("question", "answers"), where)
-    for question in questions:
-        answers = want(question["answers"], "answer", list, f"{where}, question {question['question']!r:.60}")
-        question["answers"] = [{"answer": answer} for answer in answers]
-    return _from_release(key, row | {"full_text": sections, "qas": questions}, where)._replace(split=split)
-
-
-def _rows(row: dict, name: str, columns: tuple[str, str], where: str) -> list[dict]:
-    """The list of objects that stands in ``row`` as an object of lists."""
-    table = want(row, name, dict, where)
-    lists = [want(table, column, list, f"{where}, {name}") for column in columns]
-    if len(set(map(len, lists))) > 1:
-        raise InputError(f"{where}, {name}: the lists {' and '.join(map(repr, columns))} are of unequal length")
-    return [dict(zip(columns, values, strict=True)) for values in zip(*lists, strict=True)]
-
-
-def _section(section: dict, where: str) -> tuple[str, list[str]]:
+def _section(section: Any, where: str) -> tuple[str, list[str]]:
     return optional(section, "section_name", str, where), optional_strings(section, "paragraphs", where)
 
 
-def _hub_rows(path: str) -> Iterator[tuple[dict, str | None, str]]:
-    if not path.startswith("hf:"):
-        # Not through datasets: its errors name no line, and rows of several types are too much for it.
-        yield from ((row, None, where) for where, row in read_jsonl(Path(path)))
-        return
-    import datasets
-
-    name, _, revision = path.removeprefix("hf:").partition("@")
-    try:
-        splits = datasets.load_dataset(name, revision=revision or None)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path}: the rows cannot be loaded through datasets: {error}") from error
-    for split, rows in splits.items():
-        for number, row in enumerate(rows, 1):
-            yield row, _SPLITS.get(split), f"{path}, {split} row {number}"
-
-
-def _source(papers: Iterator[_Paper]) -> Source:
+def source_of(papers: Iterable[Paper]) -> Source:
+    """Documents and questions of the papers. Questions of a paper without text are left out with it."""
     source = Source()
     seen: dict[str, str] = {}
     for paper in papers:
@@ -105,8 +65,16 @@ def _source(papers: Iterator[_Paper]) -> Source:
             raise InputError(f"{paper.where}: the paper id {paper.key!r} is used already in {seen[paper.key]}")
         seen[paper.key] = paper.where
         # One part a paragraph, so that an evidence paragraph is found again as exactly one span.
-        parts = [("Abstract", paper.abstract)] + [(name, p) for name, paragraphs in paper.sections for p in paragraphs]
+        parts: list[tuple[tuple[str, ...], str]] = [(("Abstract",), paper.abstract)] if paper.abstract.strip() else []
+        for name, paragraphs in paper.sections:
+            headings = tuple(step.strip() for step in name.split(_STEPS) if step.strip())
+            parts += [(headings, paragraph) for paragraph in paragraphs] or [(headings, "")]
         text, sections = join_sections(parts)
+        if not sections:
+            source.empty[paper.key] = paper.where
+            for question, _ in paper.questions:
+                source.skipped.add("question about a document without text", f"{paper.where}, question {question[:60]!r}")
+            continue
         source.documents.append(RawDocument(paper.key, paper.title, text, sections, paper.where))
         spans = {text[s.start : s.end]: Span(paper.key, s.start, s.end) for s in reversed(sections)}
         for question, answers in paper.questions:
@@ -114,14 +82,14 @@ def _source(papers: Iterator[_Paper]) -> Source:
     return source
 
 
-def _add_question(source: Source, paper: _Paper, question: str, answers: list[dict], spans: dict[str, Span]) -> None:
+def _add_question(source: Source, paper: Paper, question: str, answers: list[dict[str, Any]], spans: dict[str, Span]) -> None:
     where = f"{paper.where}, question {question[:60]!r}"
     for answer in answers:
         _check(answer, where)
     answerable = [answer for answer in answers if not answer["unanswerable"]]
     texts = [text for answer in answerable if (text := _answer_text(answer))]
     if not texts:
-        source.skipped["question marked unanswerable"] += 1
+        source.skipped.add("question marked unanswerable", where)
         return
     evidence: dict[Span, None] = {}
     for answer in answerable:
@@ -130,7 +98,7 @@ def _add_question(source: Source, paper: _Paper, question: str, answers: list[di
                 evidence[span] = None
             else:
                 kind = "a figure or table" if paragraph.startswith("FLOAT SELECTED") else "not a paragraph of the paper"
-                source.skipped[f"evidence that is {kind}"] += 1
+                source.skipped.add(f"evidence that is {kind}", where)
     source.questions.append(
         RawQuestion(
             text=question.strip(),
@@ -143,7 +111,7 @@ def _add_question(source: Source, paper: _Paper, question: str, answers: list[di
     )
 
 
-def _check(answer: dict, where: str) -> None:
+def _check(answer: dict[str, Any], where: str) -> None:
     for name in _ANSWER_FIELDS:
         if name not in answer:
             raise InputError(f"{where}: an answer lacks the field {name!r}")
@@ -155,7 +123,7 @@ def _check(answer: dict, where: str) -> None:
     optional(answer, "free_form_answer", str, where)
 
 
-def _answer_text(answer: dict) -> str:
+def _answer_text(answer: dict[str, Any]) -> str:
     if answer["extractive_spans"]:
         return ", ".join(span.strip() for span in answer["extractive_spans"])
     if answer["yes_no"] is not None:

@@ -5,10 +5,12 @@ strings; whether they are needed is for validation to say), ``evidence`` (verbat
 ``origin``.
 """
 
+import unicodedata
 from pathlib import Path
+from typing import Any
 
-from uae.corpus.reading import find_quote, optional_strings, read_jsonl, refuse_unknown, want
-from uae.corpus.records import RawDocument, RawQuestion, Span
+from uae.corpus.reading import find_quotes, optional_strings, read_jsonl, refuse_unknown, want
+from uae.corpus.records import SEPARATOR, RawDocument, RawQuestion, Section, Source, Span
 from uae.io.errors import InputError
 
 _FIELDS = {"id", "question", "answers", "document", "evidence", "split", "origin"}
@@ -16,55 +18,93 @@ _SPLITS = ("train", "validation", "test")
 _ORIGINS = ("human", "feedback", "synthetic")
 
 
-def read_questions(path: Path, documents: dict[str, RawDocument]) -> list[RawQuestion]:
-    """Read questions over ``documents`` (by key).
+def read_questions(path: Path, source: Source) -> list[RawQuestion]:
+    """Read questions over the documents of ``source``. Those about a document without text are counted there.
 
     Raises:
         InputError: a field is missing or misspelt, an id is used twice, a document is unknown, or a quote is not in it.
     """
-    questions, ids = [], {}
+    documents = {document.key: document for document in source.documents}
+    # The same name can be spelt in two ways in Unicode, and a file system (that of macOS) takes the other one.
+    spelt = {unicodedata.normalize("NFC", key): key for key in (*source.empty, *documents)}
+    questions: list[RawQuestion] = []
+    ids: dict[str | int, str] = {}
     for where, row in read_jsonl(path):
         refuse_unknown(row, _FIELDS, where)
-        if "id" in row:
-            if not isinstance(row["id"], str | int):
-                raise InputError(f"{where}: the id must be a string or a whole number, not {row['id']!r}")
-            if row["id"] in ids:
-                raise InputError(f"{where}: the id {row['id']!r} is used already in {ids[row['id']]}")
-            ids[row["id"]] = where
-        key = row.get("document")
-        if key is not None and (not isinstance(key, str) or key not in documents):
-            raise InputError(f"{where}: there is no document {key!r}")
+        _check_id(row, ids, where)
+        key = _document(row, spelt, where)
+        if key in source.empty:
+            source.skipped.add("question about a document without text", where)
+            continue
+        quotes = optional_strings(row, "evidence", where)
+        if quotes and key is None:
+            raise InputError(f"{where}: evidence is given, but the field 'document' that it quotes is missing")
         questions.append(
             RawQuestion(
                 text=want(row, "question", str, where).strip(),
                 answers=_answers(row, where),
                 document=key,
-                evidence=tuple(_locate(quote, key, documents, where) for quote in optional_strings(row, "evidence", where)),
+                evidence=tuple(_locate(quote, documents[key], where) for quote in quotes) if key is not None else (),
                 where=where,
                 split=_choice(row, "split", _SPLITS, None, where),
-                origin=_choice(row, "origin", _ORIGINS, "human", where),
+                origin=_choice(row, "origin", _ORIGINS, "human", where) or "human",
             )
         )
     return questions
 
 
-def _answers(row: dict, where: str) -> tuple[str, ...]:
+def _check_id(row: dict[str, Any], ids: dict[str | int, str], where: str) -> None:
+    if "id" not in row:
+        return
+    if not isinstance(row["id"], str | int):
+        raise InputError(f"{where}: the id must be a string or a whole number, not {row['id']!r}")
+    if row["id"] in ids:
+        raise InputError(f"{where}: the id {row['id']!r} is used already in {ids[row['id']]}")
+    ids[row["id"]] = where
+
+
+def _document(row: dict[str, Any], spelt: dict[str, str], where: str) -> str | None:
+    name = row.get("document")
+    if name is None:
+        return None
+    key = spelt.get(unicodedata.normalize("NFC", name)) if isinstance(name, str) else None
+    if key is None:
+        raise InputError(f"{where}: there is no document {name!r}")
+    return key
+
+
+def _answers(row: dict[str, Any], where: str) -> tuple[str, ...]:
     answers = optional_strings(row, "answers", where)
     if any(not answer.strip() for answer in answers):
         raise InputError(f"{where}: one of the 'answers' is empty; write [] where there is none")
     return tuple(answer.strip() for answer in answers)
 
 
-def _locate(quote: str, key: str | None, documents: dict[str, RawDocument], where: str) -> Span:
-    if key is None:
-        raise InputError(f"{where}: evidence is given, but the field 'document' that it quotes is missing")
-    span = find_quote(documents[key].text, quote)
-    if span is None:
-        raise InputError(f"{where}: this evidence is not in the document {key!r}: {quote[:80]!r}")
-    return Span(key, *span)
+def _locate(quote: str, document: RawDocument, where: str) -> Span:
+    """The place of a quote in a section's text, or in a heading or the title: those count for the first text below them."""
+    places = find_quotes(document.text, quote)
+    for start, end in places:
+        if any(section.start < end and start < section.end for section in document.sections):
+            return Span(document.key, start, end)
+    for section in document.sections:
+        if places and section.start >= places[0][1]:
+            return _beginning(document, section)
+    for section in document.sections:
+        if any(find_quotes(heading, quote) for heading in (section.title, *section.title.split(SEPARATOR))):
+            return _beginning(document, section)
+    if document.sections and find_quotes(document.title, quote):
+        return _beginning(document, document.sections[0])
+    raise InputError(f"{where}: this evidence is not in the document {document.key!r}: {quote[:80]!r}")
 
 
-def _choice(row: dict, name: str, allowed: tuple[str, ...], default: str | None, where: str) -> str | None:
+def _beginning(document: RawDocument, section: Section) -> Span:
+    """The first character that is no white space: passages begin with one."""
+    text = document.text[section.start : section.end]
+    start = section.start + len(text) - len(text.lstrip())
+    return Span(document.key, start, start + 1)
+
+
+def _choice(row: dict[str, Any], name: str, allowed: tuple[str, ...], default: str | None, where: str) -> str | None:
     value = row.get(name, default)
     if value is not None and value not in allowed:
         raise InputError(f"{where}: {name} must be one of {', '.join(allowed)}, not {value!r}")

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from uae.pipeline.places import check_source
 from uae.pipeline.settings import IngestSettings
 from uae.pipeline.shared_code import TABLES
 from uae.pipeline.stage import Parameters, Stage
@@ -16,16 +17,19 @@ class IngestParameters(Parameters):
 def run(p: IngestParameters, w: Workspace) -> dict[str, Any]:
     from uae.corpus.ingest import ingest
 
+    check_source(p.ingest.path, w)
     return ingest(
         path=p.ingest.path,
         format=p.ingest.format,
         documents_path=w.path("documents"),
         passages_path=w.path("passages"),
         questions_path=w.path("questions"),
+        report_path=w.path("ingestion"),
         max_documents=p.ingest.max_documents,
         passage_words=p.ingest.passage_words,
         split=p.ingest.split.model_dump(),
         seed=p.seed,
+        skip_empty=p.ingest.skip_empty,
     )
 
 
@@ -35,12 +39,13 @@ STAGE = Stage(
     run=run,
     parameters=IngestParameters,
     needs=(),
-    makes=("documents", "passages", "questions"),
+    makes=("documents", "passages", "questions", "ingestion"),
     reads_source=True,
     code=(
         "uae/corpus",
         "uae/text/words.py",
         *TABLES,
+        "uae/pipeline/places.py",
         "uae/pipeline/stages/ingest.py",
     ),
 )
