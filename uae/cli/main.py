@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from uae.cli import release as release_commands
+from uae.cli.signals import Stopping
 from uae.io.errors import ConfigError, UaeError
 from uae.pipeline.chain import CHAIN, STAGES, model_references, run_stage
 from uae.pipeline.settings import load_settings
@@ -173,16 +174,17 @@ def models(params: Params = Path("params.yaml"), overrides: Overrides = ()) -> N
 
 
 def main() -> None:
+    stopping = Stopping()
     _quiet()
     try:
-        app(standalone_mode=True)
+        app()
     except UaeError as error:
+        stopping.end_if_told()  # then this error is how some library took the interruption
         errors.print("error:", style="bold red", end=" ")
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        errors.print("stopped; the same command goes on from the last finished stage", style="yellow")
-        sys.exit(130)
+    finally:
+        stopping.end_if_told()
 
 
 if __name__ == "__main__":

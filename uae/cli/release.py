@@ -1,8 +1,6 @@
 """``uae release``: which release the service serves. It acts on a store folder, which the service watches."""
 
 import re
-import signal
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -72,13 +70,11 @@ def follow(
     params: Params = _PARAMS,
     root: Root = Path("."),
 ) -> None:
-    """Watch an MLflow alias: when it moves, install and activate what it points at. SIGTERM ends it in good order."""
+    """Watch an MLflow alias: when it moves, install and activate what it points at. SIGTERM ends it within a second."""
     from uae.cli.show import say
     from uae.release.store import ReleaseStore
     from uae.serving.follow import follow
 
-    # As the first process of a container it would not even be ended by the signal, but killed in the midst of a download.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number if once else 0))
     settings = load_settings(params)
     follow(
         connect=lambda: _connect(settings, root),
