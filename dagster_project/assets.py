@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
 from dagster_project.checks import check_results, check_specs, quality_result, unjudged
 from dagster_project.metadata import describe
-from dagster_project.resources import DvcResource, MlflowResource, ModelsResource, ProjectResource
+from dagster_project.resources import SOURCE_VERSION, DvcResource, MlflowResource, ModelsResource, ProjectResource
 from uae.io.errors import UaeError, ValidationFailed
 from uae.io.files import sha256_bytes
 from uae.pipeline.chain import run_stage, upstream
@@ -28,7 +29,7 @@ KINDS = {
 }
 
 
-def stage_asset(stage: Stage) -> dg.AssetsDefinition:
+def stage_asset(stage: Stage[Any]) -> dg.AssetsDefinition:
     @dg.asset(
         name=stage.name,
         deps=upstream(stage),
@@ -51,7 +52,7 @@ def stage_asset(stage: Stage) -> dg.AssetsDefinition:
         dvc: DvcResource,
         mlflow: MlflowResource,
         models: ModelsResource,
-    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+    ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         try:
             yield from _materialise(stage, context, project, dvc, mlflow, models)
         except UaeError as error:
@@ -61,29 +62,33 @@ def stage_asset(stage: Stage) -> dg.AssetsDefinition:
     return asset
 
 
-def code_version(stage: Stage) -> str:
+def code_version(stage: Stage[Any]) -> str:
     """Hash of the code that DVC watches for the stage, so that both call the same assets outdated."""
     return code_hash(stage)[:12]
 
 
 def _materialise(
-    stage: Stage,
+    stage: Stage[Any],
     context: dg.AssetExecutionContext,
     project: ProjectResource,
     dvc: DvcResource,
     mlflow: MlflowResource,
     models: ModelsResource,
-) -> list[dg.MaterializeResult | dg.AssetCheckResult]:
+) -> list[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
     settings = project.settings()
     with project.entered(models.folder) as workspace, dvc.holding(stage.name):
         used = models.used_by(stage, settings)
+        # Before it is read: content that changes meanwhile is another version to the sensor.
+        source = project.source_version(settings) if stage.reads_source else None
         try:
             result = run_stage(stage, settings, workspace)
         except ValidationFailed as error:
             context.log.error(str(error))
-            return check_results(stage.name, error.report) + ([unjudged()] if stage.name == "label" else [])
+            return [*check_results(stage.name, error.report), *([unjudged()] if stage.name == "label" else [])]
         hashes = dvc.commit(stage.name)
         metadata = describe(stage, result, workspace) | used | {"dvc md5": dg.MetadataValue.json(hashes)}
+    if source is not None:
+        metadata[SOURCE_VERSION] = source
     if "run_id" in result:
         metadata["mlflow run"] = dg.MetadataValue.url(mlflow.run_url(settings, project.root, result["run_id"]))
     checks = check_results(stage.name, result.get("validation", result))

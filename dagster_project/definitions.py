@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
@@ -14,7 +15,7 @@ from uae.pipeline.stage import Stage
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def build(root: Path, chain: Sequence[Stage] = CHAIN, **resources: dg.ConfigurableResource) -> dg.Definitions:
+def build(root: Path, chain: Sequence[Stage[Any]] = CHAIN, **resources: dg.ConfigurableResource[Any]) -> dg.Definitions:
     """The definitions of the project in ``root``; ``resources`` replace the standard ones by name."""
     standard = {
         "project": ProjectResource(root=str(root)),

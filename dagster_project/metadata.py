@@ -12,7 +12,7 @@ from uae.pipeline.workspace import Workspace
 Metadata = dict[str, Any]
 
 
-def describe(stage: Stage, result: Mapping[str, Any], workspace: Workspace) -> Metadata:
+def describe(stage: Stage[Any], result: Mapping[str, Any], workspace: Workspace) -> Metadata:
     """The stage's own counts, where its outputs are, and the stage's particulars."""
     paths = {f"path of {name}": dg.MetadataValue.path(workspace.path(name).absolute()) for name in stage.makes}
     particulars = _PARTICULARS.get(stage.name)

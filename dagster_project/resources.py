@@ -5,21 +5,23 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import dagster as dg
 from pydantic import Field
 
 from uae.io.errors import without_user_info
+from uae.io.files import sha256_tree
 from uae.pipeline.run import models_of
 from uae.pipeline.settings import Settings, load_settings
 from uae.pipeline.stage import Stage
 from uae.pipeline.workspace import Workspace
 
 T = TypeVar("T")
+SOURCE_VERSION = "source version"  # of the ingest asset: what the sensor compares with
 
 
-class ProjectResource(dg.ConfigurableResource):
+class ProjectResource(dg.ConfigurableResource[Any]):
     """The folder that holds params.yaml and dvc.yaml."""
 
     root: str
@@ -28,6 +30,15 @@ class ProjectResource(dg.ConfigurableResource):
     def settings(self) -> Settings:
         return load_settings(Path(self.root) / self.params)
 
+    def source_version(self, settings: Settings) -> str | None:
+        """A short hash of the content of ingest.path; None for a pinned data set of the hub, which does not change.
+
+        Raises:
+            ArtefactError: there is nothing at that path.
+        """
+        source = settings.ingest.path
+        return None if source.startswith("hf:") else sha256_tree(Path(self.root) / source)[:12]
+
     @contextlib.contextmanager
     def entered(self, model_cache: str) -> Iterator[Workspace]:
         """Work from the project's folder, as the command line does: the paths in params.yaml count from there."""
@@ -35,7 +46,7 @@ class ProjectResource(dg.ConfigurableResource):
             yield Workspace(Path("."), Path(model_cache))
 
 
-class DvcResource(dg.ConfigurableResource):
+class DvcResource(dg.ConfigurableResource[Any]):
     """Records in dvc.lock and the cache what Dagster ran, so that ``dvc repro`` finds nothing to do.
 
     Both methods work on the repository of the current folder.
@@ -99,7 +110,7 @@ def _explained(stage: str) -> Iterator[None]:
         raise dg.Failure(f"{stage}: DVC cannot record it: {error}", allow_retries=False) from None
 
 
-class MlflowResource(dg.ConfigurableResource):
+class MlflowResource(dg.ConfigurableResource[Any]):
     """Where a person reads MLflow. Where it is written to stands in params.yaml (tracking)."""
 
     ui: str = Field(default="http://127.0.0.1:5000", description="The pages over a local database: make mlflow.")
@@ -113,12 +124,12 @@ class MlflowResource(dg.ConfigurableResource):
         return f"{pages.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
 
 
-class ModelsResource(dg.ConfigurableResource):
+class ModelsResource(dg.ConfigurableResource[Any]):
     """The models that params.yaml refers to, kept in one folder."""
 
     folder: str = Field(default="models", description="Where fetched models are kept, from the project's folder.")
 
-    def used_by(self, stage: Stage, settings: Settings) -> dict[str, str]:
+    def used_by(self, stage: Stage[Any], settings: Settings) -> dict[str, str]:
         """Fetch the models that a stage declares. Returns role -> reference and local folder, for people."""
         from uae.io.models import resolve
 

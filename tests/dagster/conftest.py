@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from dagster_project.definitions import ROOT, build
@@ -121,9 +122,9 @@ def project(tmp_path: Path) -> Path:
 def run_chain(project: Path):
     """Run whole_chain in process over stubs; ``replaced`` are stage functions by name. Returns the run's result."""
 
-    def run(dvc: DvcResource | None = None, **replaced):
+    def run(dvc: DvcResource | None = None, instance: dg.DagsterInstance | None = None, tags=None, **replaced):
         chain = [dataclasses.replace(_stub(stage), run=replaced.get(stage.name, _stub(stage).run)) for stage in CHAIN]
         defs = build(project, chain, dvc=dvc or RecordedDvc(), models=NoModels(), mlflow=FakePages())
-        return defs.resolve_job_def("whole_chain").execute_in_process(raise_on_error=False)
+        return defs.resolve_job_def("whole_chain").execute_in_process(raise_on_error=False, instance=instance, tags=tags)
 
     return run

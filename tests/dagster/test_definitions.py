@@ -1,5 +1,6 @@
 """What Dagster loads: every asset's spec, and that nothing starts by itself."""
 
+import time
 from types import SimpleNamespace
 
 import dagster as dg
@@ -9,6 +10,7 @@ import uae.registry.tracking
 from dagster_project.automation import source_changed, weekly
 from dagster_project.definitions import build, defs
 from dagster_project.resources import MlflowResource, ProjectResource
+from uae.io.errors import InputError
 
 # asset -> (upstream, checks, kinds, room)
 SPECS = {
@@ -61,30 +63,85 @@ def test_nothing_starts_by_itself():
     assert source_changed.default_status is dg.DefaultSensorStatus.STOPPED
 
 
-def look(project, cursor: str | None):
-    resources = {"project": ProjectResource(root=str(project))}
-    context = dg.build_sensor_context(cursor=cursor, resources=resources, definitions=build(project))
-    return source_changed(context)
+@pytest.fixture
+def instance():
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
 
 
-def test_sensor_notes_the_source_first_and_starts_the_chain_when_it_changes(project):
-    first = look(project, None)
-    assert not first.run_requests
-    assert first.cursor
-    assert isinstance(look(project, first.cursor), dg.SkipReason)
+@pytest.fixture
+def look(project, instance):
+    """What the sensor answers now: the tags of the run that it asks for, or why it asks for none."""
 
-    (project / "data/sample/documents/new.md").write_text("# New\n\nA paragraph.", encoding="utf-8")
-    changed = look(project, first.cursor)
-    assert len(changed.run_requests) == 1
-    assert changed.run_requests[0].run_key is None  # content that comes back is a change again
-    assert isinstance(look(project, changed.cursor), dg.SkipReason)
+    def look() -> dict[str, str] | str:
+        resources = {"project": ProjectResource(root=str(project))}
+        context = dg.build_sensor_context(instance=instance, resources=resources, definitions=build(project))
+        answer = source_changed(context)
+        assert isinstance(answer, dg.SkipReason) or answer.run_key is None  # Dagster would start a key only once
+        return answer.skip_message if isinstance(answer, dg.SkipReason) else {"source": answer.tags["source"]}
+
+    return look
+
+
+def edit(project, text: str) -> None:
+    (project / "data/sample/documents/new.md").write_text(text, encoding="utf-8")
+
+
+def test_the_sensor_asks_for_a_run_until_the_chain_went_through_with_the_source(project, run_chain, instance, look):
+    first = look()
+    assert look() == first  # looking alone changes nothing
+    assert run_chain(instance=instance, tags=first).success
+    assert "unchanged" in look()
+    edit(project, "# New")
+    second = look()
+    assert second["source"] != first["source"]
+    assert run_chain(instance=instance).success  # whoever started it
+    assert "unchanged" in look()
+    (project / "data/sample/documents/new.md").unlink()
+    assert look() == first  # content that comes back is a change again
+
+
+def failing(parameters, workspace):
+    raise InputError("no")
+
+
+@pytest.mark.parametrize("stage", ["ingest", "train"])
+def test_the_sensor_asks_again_after_a_failed_run_in_growing_pauses(project, run_chain, instance, look, monkeypatch, stage):
+    assert run_chain(instance=instance).success
+    edit(project, "# New")
+    wanted = look()
+    for pause in (300, 600):
+        assert not run_chain(instance=instance, tags=wanted, **{stage: failing}).success
+        now = time.time()
+        assert "failed" in look()
+        with monkeypatch.context() as later:
+            later.setattr(time, "time", lambda: now + pause - 30)  # noqa: B023
+            assert "failed" in look()
+            later.setattr(time, "time", lambda: now + pause + 1)  # noqa: B023
+            assert look() == wanted
+    assert run_chain(instance=instance, tags=wanted).success
+    assert "unchanged" in look()
+
+
+def test_the_sensor_waits_for_a_run_that_is_under_way(instance, look):
+    instance.add_run(dg.DagsterRun(job_name="whole_chain", run_id="1", status=dg.DagsterRunStatus.STARTED))
+    assert "under way" in look()
+
+
+def test_a_source_that_changes_while_it_is_read_is_another_version(project, run_chain, instance, look):
+    def ingest(parameters, workspace):
+        edit(project, "# Meanwhile")
+        return {}
+
+    assert run_chain(instance=instance, ingest=ingest)
+    assert isinstance(look(), dict)
 
 
 @pytest.mark.parametrize(("path", "reason"), [("hf:name@revision", "pinned"), ("nowhere", "does not exist")])
-def test_sensor_skips_with_a_reason_where_there_is_nothing_to_watch(project, path, reason):
+def test_sensor_skips_with_a_reason_where_there_is_nothing_to_watch(project, look, path, reason):
     params = project / "params.yaml"
     params.write_text(params.read_text(encoding="utf-8").replace("data/sample", path), encoding="utf-8")
-    assert reason in look(project, "0").skip_message
+    assert reason in look()
 
 
 def test_the_link_to_a_run_shows_no_password(monkeypatch):

@@ -1,7 +1,11 @@
 """Running the chain over stub stages: metadata, checks that stop what is downstream, errors without a trace."""
 
+import os
+import signal
+import time
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from dagster_project.checks import quality_result
@@ -88,6 +92,23 @@ def test_a_user_error_is_a_failure_with_its_message_alone(project, run_chain):
     assert failure.user_failure_data.description == "questions.jsonl:3: no answer"
     assert failure.error.cause is None
     assert "in run(" not in failure.error.to_string()  # the stage's own frames are left out
+
+
+@pytest.mark.parametrize(("asked_for", "status"), [(True, "CANCELED"), (False, "FAILURE")])
+def test_a_terminated_run_is_marked(project, run_chain, asked_for, status):
+    """Dagster's launcher notes that a user terminates the run, then sends the signal; a signal alone is a failure to it."""
+
+    def terminated(parameters, workspace):
+        if asked_for:
+            instance.report_run_canceling(*instance.get_runs())
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        run_chain(instance=instance, candidates=terminated)
+        (run,) = instance.get_runs()
+    assert run.status.value == status
+    assert committed(project) == ["ingest", "validate"]
 
 
 def test_a_bug_is_not_dressed_up(run_chain):

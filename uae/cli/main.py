@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,6 +25,7 @@ errors = Console(stderr=True)
 
 Params = Annotated[Path, typer.Option(help="The parameter file.")]
 Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a parameter; may be repeated.")]
+_NONE: list[str] = []
 
 
 def _quiet() -> None:
@@ -42,8 +44,8 @@ def _announce(line: str) -> None:
     errors.print(line, style="bold", highlight=False, markup=False, soft_wrap=True)
 
 
-def _stage_command(name: str):
-    def command(params: Params = Path("params.yaml"), overrides: Overrides = ()) -> None:
+def _stage_command(name: str) -> Callable[..., None]:
+    def command(params: Params = Path("params.yaml"), overrides: Overrides = _NONE) -> None:
         from uae.cli.show import print_stage
 
         result = run_stage(STAGES[name], load_settings(params, overrides), Workspace(Path(".")))
@@ -55,7 +57,7 @@ def _stage_command(name: str):
 
 def _label(
     params: Params = Path("params.yaml"),
-    overrides: Overrides = (),
+    overrides: Overrides = _NONE,
     plan: Annotated[bool, typer.Option("--plan", help="Say what it would cost, and ask nothing.")] = False,
     report: Annotated[bool, typer.Option("--report", help="Judge the labels that are there, and ask nothing.")] = False,
     calibration: Annotated[float, typer.Option(help="Seconds that --plan reads to learn the teacher's speed.")] = 10.0,
@@ -87,7 +89,7 @@ for _stage in CHAIN:
 def run(
     out: Annotated[Path, typer.Option(help="The folder of this run; a second run with it goes on where the first stopped.")],
     params: Params = Path("params.yaml"),
-    overrides: Overrides = (),
+    overrides: Overrides = _NONE,
     models: Annotated[Path, typer.Option(help="Where fetched models are kept.")] = Path("models"),
     until: Annotated[str, typer.Option(help="The last stage to run.")] = CHAIN[-1].name,
 ) -> None:
@@ -116,7 +118,7 @@ def compare(
     contenders: Annotated[
         list[str],
         typer.Option("--contender", help="'NAME: KEY=VALUE ...' or an objective; repeatable. Default: all objectives."),
-    ] = (),
+    ] = _NONE,
     seeds: Annotated[int, typer.Option(min=1, help="How many, counted from the parameter file's.")] = 1,
     out: Annotated[Path, typer.Option(help="Where finished parts are kept; the same command goes on from them.")] = Path(
         "reports/compare"
@@ -126,7 +128,7 @@ def compare(
         Literal["validation", "test"], typer.Option(help="Whose questions measure. Choose recipes on validation.")
     ] = "test",
     params: Params = Path("params.yaml"),
-    overrides: Overrides = (),
+    overrides: Overrides = _NONE,
 ) -> None:
     """Fit objectives and recipes on equal terms, measure them on the same questions, print one table."""
     from uae.cli.show import print_comparison
@@ -164,7 +166,7 @@ app.add_typer(release_commands.app, name="release")
 
 
 @app.command()
-def models(params: Params = Path("params.yaml"), overrides: Overrides = ()) -> None:
+def models(params: Params = Path("params.yaml"), overrides: Overrides = _NONE) -> None:
     """Fetch the models that the parameters name into models/, and print where they are."""
     from uae.io.models import resolve
 

@@ -2,12 +2,17 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from uae.io.errors import InputError
-from uae.pipeline.settings import load_settings
+from uae.pipeline.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from uae.release.store import ReleaseStore
 
 app = typer.Typer(no_args_is_help=True, help="Which release the service serves: list, activate, rollback, follow, prune.")
 
@@ -100,7 +105,7 @@ def prune(
         say(f"removed {fingerprint[:12]}")
 
 
-def _bring(version: str, store, params: Path, root: Path) -> str:
+def _bring(version: str, store: "ReleaseStore", params: Path, root: Path) -> str:
     """The fingerprint of what ``version`` names, brought into the store where it is not there.
 
     Digits are a version's number unless there are so many that they are a fingerprint's; then the store is asked first.
@@ -116,15 +121,15 @@ def _bring(version: str, store, params: Path, root: Path) -> str:
     settings = load_settings(params)
     client = _connect(settings, root)
     try:
-        found = registered(client, settings.promote.model, version)
+        registered_version = registered(client, settings.promote.model, version)
     except InputError as error:
         raise InputError(
             f"{error}, and it is no folder of a release, nor does the fingerprint of one in {store.folder} start with it"
         ) from None
-    return install_version(client, found, store)
+    return install_version(client, registered_version, store)
 
 
-def _connect(settings, root: Path):
+def _connect(settings: Settings, root: Path) -> "MlflowClient":
     from uae.registry.tracking import connect
 
     return connect(settings.tracking.uri, settings.tracking.experiment, root)

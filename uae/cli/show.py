@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -22,7 +22,7 @@ _LISTED = ("skipped", "files", "questions_by_split", "candidates_by_source", "re
 _NAMES = {"map": "MAP", "mrr": "MRR", "ndcg@10": "nDCG@10", "token_f1": "answer token F1"}
 
 
-def print_stage(name: str, result: dict) -> None:
+def print_stage(name: str, result: dict[str, Any]) -> None:
     """A stage's counts on one line each; nested parts are in its report file."""
     console = Console(highlight=False)
     for key, value in result.items():
@@ -75,7 +75,7 @@ def print_summary(workspace: Workspace) -> None:
         console.print(f"  no Bento: {package['reason']}", soft_wrap=True)
 
 
-def print_comparison(result: dict) -> None:
+def print_comparison(result: dict[str, Any]) -> None:
     """A row a contender: its metrics as means over seeds, and its gains with intervals."""
     console = Console(highlight=False, width=None if Console().is_terminal else 190)
     (first, against), *_ = result["gains_over"].items()
@@ -99,7 +99,7 @@ def print_comparison(result: dict) -> None:
     console.print(table)
 
 
-def print_plan(costs: Sequence[dict]) -> None:
+def print_plan(costs: Sequence[dict[str, Any]]) -> None:
     """What labelling would cost, a block a teacher."""
     console = Console(highlight=False)
     for cost in costs:
@@ -119,7 +119,7 @@ def print_plan(costs: Sequence[dict]) -> None:
             console.print(f"  {name:<16} {value}", markup=False, soft_wrap=True)
 
 
-def print_labels(report: dict, page: Path) -> None:
+def print_labels(report: dict[str, Any], page: Path) -> None:
     """The label-quality report in plain words."""
     console = Console(highlight=False)
     console.print(f"Are these labels worth training on? {report['verdict'].capitalize()}.", style="bold")
@@ -188,10 +188,11 @@ def _release(installed: "Installed") -> str:
     return installed.fingerprint[:12] + (f" ({origin['model']} version {origin['version']})" if origin else "")
 
 
-def _table(evaluation: dict) -> Table:
+def _table(evaluation: dict[str, Any]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title="Base encoder against UAE on the test questions", title_justify="left")
-    for heading, justify in (("", "left"), ("base", "left"), ("UAE", "left"), ("relative gain", "left"), ("p", "right")):
-        table.add_column(heading, justify=justify, no_wrap=True)
+    for heading in ("", "base", "UAE", "relative gain"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("p", justify="right", no_wrap=True)
     systems, gains = evaluation["systems"], evaluation["gains"]["uae"]
     for metric in _METRICS:
         if metric not in gains:
@@ -209,7 +210,7 @@ def _table(evaluation: dict) -> Table:
     return table
 
 
-def _relative(gain: dict) -> str:
+def _relative(gain: dict[str, Any]) -> str:
     relative = gain["relative"]
     return f"{relative['mean']:+.1%} [{relative['low']:+.1%}, {relative['high']:+.1%}]" if relative else "-"
 

@@ -73,8 +73,7 @@ class Stopping:
 def _say(line: str) -> None:
     """Past Python's own buffers and locks, which the main thread may hold."""
     with contextlib.suppress(OSError):
-        start = "\n" if os.isatty(2) else ""  # a progress bar stands on the line
-        os.write(2, f"{start}{line}\n".encode())
+        os.write(2, f"\n{line}\n".encode())  # a progress bar may stand on the present line
 
 
 def _end(code: int) -> None:
