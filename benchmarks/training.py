@@ -13,7 +13,6 @@ import statistics
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -30,11 +29,12 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from uae.io.compute import pick_device, seed_everything
 from uae.io.models import resolve
 from uae.pipeline.settings import load_settings
-from uae.pipeline.stages.train import TrainParameters, training_recipe
 from uae.retrievers.dense import load_encoder
 from uae.training.batches import UtilityCollator
+from uae.training.device import trainer_arguments
 from uae.training.examples import Example
-from uae.training.fit import ObjectiveLoss
+from uae.training.loss import ObjectiveLoss
+from uae.training.options import FitOptions
 
 
 class InOrder(DefaultBatchSampler):
@@ -54,7 +54,7 @@ class Clock(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.device.startswith("cuda"):
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.device)
         self.seconds.append(time.perf_counter() - self.start)
 
 
@@ -86,17 +86,17 @@ def main(
     device = pick_device(device)
     examples = read_examples(settings, data, format, documents, passages, questions)
     base = resolve(settings.models.student, Path("models"))
-    recipe = training_recipe(TrainParameters.of(settings))
-    recipe = replace(recipe, objective="kl", in_batch_negatives=False)  # the same loss in both
+    options = settings.train.model_copy(update={"objective": "kl", "in_batch_negatives": False})  # the same loss in both
+    temperature = settings.utility.temperature
     seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
     for turn in range(repeats + 1):  # the first is not counted
         for name, run in (("ours", _ours), ("theirs", _theirs)):
-            steps = run(base, examples, recipe, device, settings.seed)
+            steps = run(base, examples, options, temperature, device, settings.seed)
             if turn:
                 seconds[name] += steps
                 print(f"turn {turn}: {name} {statistics.median(steps):.3f} s a step", file=sys.stderr, flush=True)
     medians = {name: statistics.median(steps) for name, steps in seconds.items()}
-    batches = [examples[start : start + recipe.batch_size] for start in range(0, len(examples), recipe.batch_size)]
+    batches = [examples[start : start + options.batch_size] for start in range(0, len(examples), options.batch_size)]
     distinct = [len({text for example in batch for text in example.passages}) for batch in batches]
     pairs = [sum(len(example.passages) for example in batch) for batch in batches]
     result = {
@@ -104,7 +104,7 @@ def main(
         "seconds_per_step": round(medians["ours"], 3),
         "baseline_seconds_per_step": round(medians["theirs"], 3),
         "steps": len(seconds["ours"]),
-        "questions_per_step": recipe.batch_size,
+        "questions_per_step": options.batch_size,
         "passages_per_question": passages,
         "passage_ratio": round(sum(pairs) / sum(distinct), 2),  # what encoding each passage once would allow
         "ran_on": {"device": device, "torch": torch.__version__, "threads": torch.get_num_threads()},
@@ -112,19 +112,20 @@ def main(
     print(json.dumps(result))
 
 
-def _ours(base: Path, examples: list[Example], recipe, device: str, seed: int) -> list[float]:
-    encoder = _encoder(base, recipe, device, seed)
+def _ours(base: Path, examples: list[Example], options: FitOptions, temperature: float, device: str, seed: int) -> list[float]:
+    encoder = _encoder(base, options, device, seed)
     collator = UtilityCollator(
         preprocess_fn=encoder.preprocess,
         examples={str(number): example for number, example in enumerate(examples)},
-        in_batch_negatives=recipe.in_batch_negatives,
+        in_batch_negatives=options.in_batch_negatives,
     )
     rows = Dataset.from_list([{"key": str(number)} for number in range(len(examples))])
-    return _train(encoder, rows, ObjectiveLoss(encoder, recipe), recipe, device, seed, collator)
+    loss = ObjectiveLoss(encoder, options.chosen_objective(), temperature, options.student_temperature)
+    return _train(encoder, rows, loss, options, device, seed, collator)
 
 
-def _theirs(base: Path, examples: list[Example], recipe, device: str, seed: int) -> list[float]:
-    encoder = _encoder(base, recipe, device, seed)
+def _theirs(base: Path, examples: list[Example], options: FitOptions, temperature: float, device: str, seed: int) -> list[float]:
+    encoder = _encoder(base, options, device, seed)
     rows = Dataset.from_list(
         [
             {"question": example.question}
@@ -133,29 +134,29 @@ def _theirs(base: Path, examples: list[Example], recipe, device: str, seed: int)
             for example in examples
         ]
     )
-    loss = DistillKLDivLoss(encoder, temperature=recipe.student_temperature, teacher_temperature=recipe.teacher_temperature)
-    return _train(encoder, rows, loss, recipe, device, seed, None)
+    loss = DistillKLDivLoss(encoder, temperature=options.student_temperature, teacher_temperature=temperature)
+    return _train(encoder, rows, loss, options, device, seed, None)
 
 
-def _encoder(base: Path, recipe, device: str, seed: int):
+def _encoder(base: Path, options: FitOptions, device: str, seed: int):
     seed_everything(seed)
     encoder = load_encoder(base, device)
     for module in encoder.modules():
         if isinstance(module, torch.nn.Dropout):
-            module.p = recipe.dropout
+            module.p = options.dropout
     return encoder
 
 
-def _train(encoder, rows: Dataset, loss, recipe, device: str, seed: int, collator) -> list[float]:
+def _train(encoder, rows: Dataset, loss, options: FitOptions, device: str, seed: int, collator) -> list[float]:
     clock = Clock(device)
     with tempfile.TemporaryDirectory() as folder:
         trainer = SentenceTransformerTrainer(
             model=encoder,
-            args=SentenceTransformerTrainingArguments(
-                output_dir=folder, num_train_epochs=1, per_device_train_batch_size=recipe.batch_size,
-                learning_rate=recipe.learning_rate, seed=seed, use_cpu=device == "cpu", batch_sampler=InOrder,
-                save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True,
-                bf16=device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False),
+            args=trainer_arguments(
+                SentenceTransformerTrainingArguments, device, output_dir=folder, num_train_epochs=1,
+                per_device_train_batch_size=options.batch_size,
+                learning_rate=options.learning_rate, seed=seed, batch_sampler=InOrder,
+                save_strategy="no", logging_strategy="no", disable_tqdm=True,
             ),
             train_dataset=rows,
             loss=loss,

@@ -19,6 +19,7 @@ PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
 EXEMPT = {
     "uae/__init__.py",
     "uae/io/errors.py",
+    "uae/io/options.py",
     *(f"uae/pipeline/{name}.py" for name in ("settings", "shared_code", "stage", "workspace")),
 }
 # Not imported but run: the package stage builds the Bento as ``python -m deploy.build``, and the Bento serves deploy/service.py.

@@ -1,7 +1,6 @@
 """Comparing recipes: equal terms, the same figures as a lone run, nothing fitted twice."""
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,25 +14,30 @@ from uae.io.errors import ArtefactError, ConfigError
 from uae.io.files import write_json
 from uae.io.tables import CANDIDATES, LABELS, PASSAGES, QUESTIONS, read_table, write_table
 from uae.measures.metrics import retrieval_metrics
+from uae.pipeline.settings import load_settings
 from uae.teacher.asking import answer_id
 from uae.teacher.store import LabelStore
-from uae.training.fit import Recipe
-from uae.training.reward import RewardRecipe
-from uae.training.train import Plan, Refreshing, Rewarding, Selection
+from uae.training.data import TrainingData
+from uae.training.options import RefreshOptions, RewardOptions
+from uae.training.refresh import MoreLabels
 
-RECIPE = Recipe(
-    objective="utility_infonce", evidence_share=0.0, towers="both", epochs=1, batch_size=4, gradient_accumulation=1,
-    learning_rate=3e-3, warmup=0.0, weight_decay=0.0, dropout=0.0, teacher_temperature=0.5, student_temperature=0.05,
-    in_batch_negatives=True, passage_queries=0.0, evaluations_per_epoch=1, patience=6,
+PARAMS = Path(__file__).resolve().parents[2] / "params.yaml"
+OPTIONS = load_settings(PARAMS).train.model_copy(
+    update={
+        "epochs": 1, "batch_size": 4, "learning_rate": 3e-3, "warmup": 0.0, "weight_decay": 0.0, "patience": 6,
+        "near_duplicate": None, "reward": RewardOptions(
+            share=0.0, folds=2, epochs=1, batch_size=4, learning_rate=1e-3, warmup=0.0, weight_decay=0.0, dropout=0.0
+        ),
+    }
 )  # fmt: skip
-SELECTION = Selection({"answers": "mean", "templates": "mean", "teachers": "none"}, False, None, None)
-REWARD = RewardRecipe(folds=2, epochs=1, batch_size=4, learning_rate=1e-3, warmup=0.0, weight_decay=0.0, dropout=0.0)
-# compare() keeps reward models and refreshed candidates in a place of its own.
-PLAN = Plan(
-    RECIPE, SELECTION, False, Rewarding(0.0, REWARD, Path("unused")),
-    Refreshing(0, 3, "document", Path("unused"), Path("unused"), ask=None),
-)  # fmt: skip
-UAE, GOLD = Contender("uae", PLAN), Contender("gold", replace(PLAN, recipe=replace(RECIPE, objective="infonce")))
+AGGREGATION = {"answers": "mean", "templates": "mean", "teachers": "none"}
+
+
+def contender(name: str, **changes) -> Contender:
+    return Contender(name, OPTIONS.model_copy(update=changes), 0.5, AGGREGATION)
+
+
+UAE, GOLD = contender("uae"), contender("gold", objective="infonce")
 
 
 @pytest.fixture
@@ -67,15 +71,16 @@ def project(tmp_path):
     return tmp_path
 
 
-def run(project, base, contenders=(UAE, GOLD), seeds=(1, 2), folder="out", scope="document", split="test") -> dict:
+def run(project, base, contenders=(UAE, GOLD), seeds=(1, 2), folder="out", scope="document", split="test", ask=None) -> dict:
     names = ("candidates.parquet", "passages.parquet", "questions.parquet", "labels", "labels.json")
     return compare(
-        *(project / name for name in names),
+        TrainingData.read(*(project / name for name in names), AGGREGATION),
         base,
         project / folder,
         contenders,
         seeds,
-        scope,
+        # compare() keeps refreshed candidates in a place of its own.
+        MoreLabels(scope, ask, Path("unused"), project / "out" / "refreshed_labels"),
         [1, 5],
         200,
         0.95,
@@ -115,7 +120,7 @@ def test_a_second_call_fits_nothing_and_a_changed_recipe_only_itself(project, ti
     assert run(project, tiny_encoder) == first
     assert len(fitted) == 4
     shutil.rmtree(project / "out" / "students" / "gold-2")
-    run(project, tiny_encoder, (Contender("uae", replace(PLAN, recipe=replace(RECIPE, learning_rate=1e-3))), GOLD))
+    run(project, tiny_encoder, (contender("uae", learning_rate=1e-3), GOLD))
     assert fitted[4:] == ["uae-1", "uae-2", "gold-2"]
 
 
@@ -141,11 +146,11 @@ def test_calibration_and_reward_model_are_part_of_the_comparison(project, tiny_e
     write_table(project / "questions.parquet", QUESTIONS, questions.assign(doc_id=""))
     contenders = (
         UAE,
-        Contender("calibrated", replace(PLAN, calibrate=True)),
-        Contender("smoothed", replace(PLAN, rewarding=replace(PLAN.rewarding, share=1.0))),
+        contender("calibrated", calibrate_temperature=True),
+        contender("smoothed", reward=OPTIONS.reward.model_copy(update={"share": 1.0})),
     )
     result = run(project, tiny_encoder, contenders, seeds=(1,), scope="corpus")["training"]
-    assert result["calibrated"]["recipe"]["teacher_temperature"] != RECIPE.teacher_temperature
+    assert result["calibrated"]["recipe"]["teacher_temperature"] != 0.5
     assert (project / "out" / "reward_models" / "smoothed-1" / "reward.json").exists()
     assert len({result[name]["runs"][0]["fingerprint"] for name in result}) == 3
 
@@ -169,17 +174,16 @@ def test_what_a_contender_asks_the_teacher_for_is_kept_in_the_comparison(project
             store.append([{name: row[name] for name in LABELS.names} for row in rows], {"backend": "made up"})
             store.seal()
 
-    refreshing = Refreshing(1, 8, "document", Path("unused"), project / "out" / "refreshed_labels", ask)
-    longer = replace(PLAN, recipe=replace(RECIPE, epochs=2))
-    contenders = (Contender("still", longer), Contender("fresh", replace(longer, refreshing=refreshing)))
-    first = run(project, tiny_encoder, contenders, seeds=(1,))
+    contenders = (contender("still", epochs=2), contender("fresh", epochs=2, refresh=RefreshOptions(rounds=1, top_k=8)))
+    first = run(project, tiny_encoder, contenders, seeds=(1,), ask=ask)
     assert asked == [project / "out" / "refreshed_candidates" / "fresh-1.parquet"]
     still, fresh = ((project / "out" / "students" / f"{name}-1.csv").read_text().splitlines() for name in ("still", "fresh"))
     assert still[1] == fresh[1]
     assert still[-1] != fresh[-1]  # another loss, now that there are more passages
-    assert run(project, tiny_encoder, contenders, seeds=(1,)) == first
+    assert run(project, tiny_encoder, contenders, seeds=(1,), ask=ask) == first
     assert len(asked) == 1
-    run(project, tiny_encoder, (Contender("fresh", replace(longer, refreshing=replace(refreshing, top_k=0))),), seeds=(1,))
+    fewer = contender("fresh", epochs=2, refresh=RefreshOptions(rounds=1, top_k=1))
+    run(project, tiny_encoder, (fewer,), seeds=(1,), ask=ask)
     assert len(asked) == 2
 
 

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, kl_div
 
-from uae.training.objectives.rivals import infonce
-from uae.training.objectives.utility_infonce import Masks, target_weights, teacher_weights, utility_infonce
+from uae.training.objectives.contract import Masks, ScoredBatch, target_weights, teacher_weights
+from uae.training.objectives.infonce import InfoNCE
+from uae.training.objectives.utility_infonce import UtilityInfoNCE
 
 GENERATOR = torch.Generator().manual_seed(0)
 SCORES = torch.randn(3, 6, dtype=torch.float64, generator=GENERATOR)
@@ -24,7 +25,8 @@ def loss(
     scores=SCORES, utilities=UTILITIES, candidates=CANDIDATES, negatives=None, evidence=NONE, teacher=0.5, student=0.05, share=0.0
 ):
     negatives = ~candidates & ~evidence if negatives is None else negatives
-    return utility_infonce(scores, utilities, Masks(candidates, negatives, evidence), teacher, student, share)
+    batch = ScoredBatch(scores, utilities, Masks(candidates, negatives, evidence), teacher, student)
+    return UtilityInfoNCE(evidence_share=share)(batch)
 
 
 def test_one_hot_weights_give_infonce():
@@ -113,7 +115,7 @@ def test_share_one_is_infonce_where_all_evidence_is_known():
     evidence = EVIDENCE.clone()
     evidence[2, 3] = True
     value = loss(evidence=evidence, share=1.0)
-    expected = infonce(SCORES, UTILITIES, Masks(CANDIDATES, ~CANDIDATES & ~evidence, evidence), 0.5, 0.05)
+    expected = InfoNCE()(ScoredBatch(SCORES, UTILITIES, Masks(CANDIDATES, ~CANDIDATES & ~evidence, evidence), 0.5, 0.05))
     assert value.item() == pytest.approx(expected.item(), rel=1e-6)
 
 

@@ -3,8 +3,8 @@ import torch
 from uae.text.words import count_words
 from uae.training.batches import UtilityCollator, label_rows
 from uae.training.examples import Example
-from uae.training.objectives.rivals import OBJECTIVES
-from uae.training.objectives.utility_infonce import utility_infonce
+from uae.training.objectives import OBJECTIVES
+from uae.training.objectives.contract import ScoredBatch
 from uae.training.passage_queries import passage_queries
 
 NONE: frozenset[str] = frozenset()
@@ -67,11 +67,13 @@ def test_every_objective_wants_the_run_s_own_passage_first_or_leaves_it_alone():
     (row,) = passage_queries([example("q", LONG, (1.0, 0.0))], 1)
     utilities, masks = label_rows([row], LONG, in_batch_negatives=True)
     own = LONG.index(row.passages[0])
-    for name, objective in OBJECTIVES.items():
+    parameters = {"utility_infonce": {"evidence_share": 0.0}, "plackett_luce": {"rankings": 16, "places": 10}}
+    for name, kind in OBJECTIVES.items():
         scores = torch.tensor([[0.3, 0.4]], requires_grad=True)
         torch.manual_seed(0)
-        objective(scores, utilities, masks, 0.25, 0.05).backward()
+        kind(**parameters.get(name, {}))(ScoredBatch(scores, utilities, masks, 0.25, 0.05)).backward()
         assert scores.grad[0, own] <= 1e-6, name
     scores = torch.tensor([[0.3, 0.4]])
     expected = -torch.log_softmax(scores / 0.05, 1)[0, own]
-    assert torch.allclose(utility_infonce(scores, utilities, masks, 0.25, 0.05), expected)
+    loss = OBJECTIVES["utility_infonce"](evidence_share=0.0)(ScoredBatch(scores, utilities, masks, 0.25, 0.05))
+    assert torch.allclose(loss, expected)

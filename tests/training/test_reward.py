@@ -1,6 +1,5 @@
 """The reward model: what it learns of noisy utilities, what each fold sees, and what a killed run leaves."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +12,12 @@ from uae.io.errors import ArtefactError, ModelError
 from uae.io.files import read_json, write_text
 from uae.io.tables import read_table
 from uae.training import reward
-from uae.training.reward import SCORES, RewardRecipe, denoised_utilities, difference_loss, fit_reward_model, parts, quality
+from uae.training.options import RewardOptions
+from uae.training.reward import SCORES, denoised_utilities, parts, quality
+from uae.training.reward_model import difference_loss, fit_reward_model
 
-RECIPE = RewardRecipe(folds=2, epochs=8, batch_size=4, learning_rate=3e-3, warmup=0.1, weight_decay=0.0, dropout=0.0)
-QUICK = RewardRecipe(folds=2, epochs=1, batch_size=8, learning_rate=1e-3, warmup=0.0, weight_decay=0.0, dropout=0.1)
+OPTIONS = RewardOptions(share=1.0, folds=2, epochs=8, batch_size=4, learning_rate=3e-3, warmup=0.1, weight_decay=0.0, dropout=0.0)
+QUICK = RewardOptions(share=1.0, folds=2, epochs=1, batch_size=8, learning_rate=1e-3, warmup=0.0, weight_decay=0.0, dropout=0.1)
 NAMES = ["seal", "fan", "key", "lamp", "door", "coil", "pump", "hose", "rack", "tray", "lock", "vent"]
 
 
@@ -40,8 +41,8 @@ def table() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def run(table, base: Path, path: Path, recipe=QUICK, share=1.0, seed=1) -> tuple[pd.DataFrame, dict]:
-    return denoised_utilities(table, base, path, recipe, share, "cpu", seed)
+def run(table, base: Path, path: Path, options=QUICK, share=1.0, seed=1) -> tuple[pd.DataFrame, dict]:
+    return denoised_utilities(table, base, path, options.model_copy(update={"share": share}), "cpu", seed)
 
 
 def within(values: pd.Series, table: pd.DataFrame) -> pd.Series:
@@ -49,7 +50,7 @@ def within(values: pd.Series, table: pd.DataFrame) -> pd.Series:
 
 
 def test_noise_is_taken_away_out_of_fold_and_on_validation(table, tiny_encoder, tmp_path):
-    denoised, measured = run(table, tiny_encoder, tmp_path / "reward", RECIPE)
+    denoised, measured = run(table, tiny_encoder, tmp_path / "reward", OPTIONS)
     truth = within(table["truth"], table)
     for split in ("train", "validation"):
         own = table["split"] == split
@@ -130,7 +131,7 @@ def fakes(monkeypatch, fails_at: int | None = None) -> list[Fake]:
 def test_no_train_pair_is_scored_by_a_model_that_saw_its_document(table, tiny_encoder, tmp_path, monkeypatch):
     models = fakes(monkeypatch)
     marked = table.assign(text=table["document"] + " " + table["text"])
-    run(marked, tiny_encoder, tmp_path / "reward", replace(QUICK, folds=3))
+    run(marked, tiny_encoder, tmp_path / "reward", QUICK.model_copy(update={"folds": 3}))
     assert len(models) == 4
     for model in models:
         assert not model.seen & {text.split()[0] for _, text in model.asked}
@@ -157,10 +158,10 @@ def test_nothing_is_fitted_again_until_something_changes(table, tiny_encoder, tm
     assert len(models) == 3
     changed = table.copy()
     changed.loc[3, "utility"] += 1e-6
-    for arguments in ({"table": changed}, {"seed": 2}, {"recipe": replace(QUICK, folds=5)}):
+    for arguments in ({"table": changed}, {"seed": 2}, {"options": QUICK.model_copy(update={"folds": 5})}):
         before = len(models)
         run(**{"table": table, "base": tiny_encoder, "path": path} | arguments)
-        assert len(models) == before + arguments.get("recipe", QUICK).folds + 1
+        assert len(models) == before + arguments.get("options", QUICK).folds + 1
 
 
 @pytest.mark.parametrize("fails_at", [0, 1, 2])

@@ -8,13 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from scipy.stats import rankdata, wasserstein_distance
 from sklearn.metrics import ndcg_score, roc_auc_score
 from torch.distributions import Categorical, kl_divergence
 from torch.nn.functional import cross_entropy, softplus
 
-from uae.training.objectives.rivals import NEEDS_EVIDENCE, OBJECTIVES
-from uae.training.objectives.utility_infonce import Masks, utility_infonce
+from uae.training.objectives import OBJECTIVES
+from uae.training.objectives.contract import Masks, ScoredBatch
 
 GENERATOR = torch.Generator().manual_seed(0)
 SCORES = torch.randn(3, 6, dtype=torch.float64, generator=GENERATOR)
@@ -26,12 +27,18 @@ NEGATIVES = ~CANDIDATES & ~EVIDENCE & torch.tensor([[1, 1, 1, 0, 1, 1], [0, 1, 1
 NONE = torch.zeros_like(CANDIDATES)
 MASKS = Masks(CANDIDATES, NEGATIVES, EVIDENCE)
 
+PARAMETERS = {"utility_infonce": {"evidence_share": 0.0}, "plackett_luce": {"rankings": 16, "places": 10}}
+
 every_objective = pytest.mark.parametrize("name", list(OBJECTIVES))
+
+
+def objective(name):
+    return OBJECTIVES[name](**PARAMETERS.get(name, {}))
 
 
 def loss(name, scores=SCORES, utilities=UTILITIES, masks=MASKS, teacher=0.5, student=1.0):
     torch.manual_seed(7)  # plackett_luce draws
-    return OBJECTIVES[name](scores, utilities, masks, teacher, student)
+    return objective(name)(ScoredBatch(scores, utilities, masks, teacher, student))
 
 
 def gradient(name, scores=SCORES, *args, **changes):
@@ -224,7 +231,7 @@ def test_plackett_luce_draws_again_with_every_step_and_the_same_with_a_seed():
     assert torch.equal(gradient("plackett_luce"), gradient("plackett_luce"))
     scores = SCORES.clone().requires_grad_()
     loss("plackett_luce", scores)
-    OBJECTIVES["plackett_luce"](scores, UTILITIES, MASKS, 0.5, 1.0).backward()
+    objective("plackett_luce")(ScoredBatch(scores, UTILITIES, MASKS, 0.5, 1.0)).backward()
     assert not torch.equal(scores.grad, gradient("plackett_luce"))
 
 
@@ -265,7 +272,7 @@ def test_the_order_of_columns_does_not_matter(name, order):
 
 @every_objective
 def test_passages_that_are_nothing_to_a_question_do_not_matter(name):
-    counted = CANDIDATES | NEGATIVES | (EVIDENCE if name in NEEDS_EVIDENCE else NONE)
+    counted = CANDIDATES | NEGATIVES | (EVIDENCE if objective(name).evidence_in_target > 0 else NONE)
     assert (~counted).any()
     changed = loss(name, torch.where(counted, SCORES, 9.0), torch.where(counted, UTILITIES, 9.0))
     assert changed.item() == pytest.approx(loss(name).item(), rel=1e-9)
@@ -281,7 +288,7 @@ def test_list_wise_rivals_leave_negatives_alone(name):
 @every_objective
 def test_only_those_that_say_so_read_evidence(name):
     other = MASKS._replace(evidence=EVIDENCE.flip(0))
-    assert (loss(name, masks=other).item() != loss(name).item()) == (name in NEEDS_EVIDENCE)
+    assert (loss(name, masks=other).item() != loss(name).item()) == (objective(name).evidence_in_target > 0)
 
 
 @every_objective
@@ -296,12 +303,28 @@ def test_descent_puts_the_best_candidate_on_top(name):
     torch.manual_seed(0)
     for _ in range(60):
         optimizer.zero_grad()
-        OBJECTIVES[name](scores, utilities, masks, 0.5, 0.1).backward()
+        objective(name)(ScoredBatch(scores, utilities, masks, 0.5, 0.1)).backward()
         optimizer.step()
     assert scores.masked_fill(~CANDIDATES, -torch.inf).argmax(1).tolist() == best.tolist()
 
 
-def test_the_registry_names_what_it_holds():
-    assert OBJECTIVES["utility_infonce"] is utility_infonce
-    assert all(function.__name__ == name for name, function in OBJECTIVES.items())
-    assert OBJECTIVES.keys() > NEEDS_EVIDENCE
+@every_objective
+def test_each_is_a_file_of_its_name_and_declares_its_own_parameters(name):
+    kind = OBJECTIVES[name]
+    assert kind.__module__ == f"uae.training.objectives.{name}"
+    assert set(kind.model_fields) == set(PARAMETERS.get(name, {}))
+    for changed in ({parameter: -1} for parameter in PARAMETERS.get(name, {})):
+        with pytest.raises(ValidationError):
+            kind(**PARAMETERS[name] | changed)
+    with pytest.raises(ValidationError):
+        kind(**PARAMETERS.get(name, {}) | {"of_another": 1})
+
+
+def test_draws_and_places_of_plackett_luce_are_its_parameters():
+    """One place: only the passage that is drawn first counts, and with others drawn the estimate changes."""
+    batch = ScoredBatch(SCORES, UTILITIES, MASKS, 0.5, 1.0)
+    values = []
+    for rankings, places in ((16, 10), (16, 1), (64, 10)):
+        torch.manual_seed(7)
+        values.append(OBJECTIVES["plackett_luce"](rankings=rankings, places=places)(batch).item())
+    assert len(set(values)) == 3

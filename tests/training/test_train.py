@@ -1,7 +1,6 @@
 """Training on a tiny student: what is learnt, what is kept, and that a seed gives the same result twice."""
 
 import functools
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +15,11 @@ from uae.io.tables import CANDIDATES, LABELS, PASSAGES, QUESTIONS, read_table, w
 from uae.retrievers.dense import encode, load_encoder
 from uae.teacher.asking import answer_id
 from uae.teacher.store import KEY, LabelStore
-from uae.training.fit import Recipe
-from uae.training.objectives.rivals import OBJECTIVES
-from uae.training.reward import RewardRecipe
-from uae.training.train import Plan, Refreshing, Rewarding, Selection, train
+from uae.training.data import TrainingData
+from uae.training.objectives import OBJECTIVES
+from uae.training.options import TrainOptions
+from uae.training.refresh import MoreLabels
+from uae.training.train import train
 
 
 @pytest.fixture
@@ -55,34 +55,41 @@ def labelled(tmp_path) -> Path:
     return tmp_path
 
 
-RECIPE = Recipe(
-    objective="utility_infonce", evidence_share=0.0, towers="both", epochs=6, batch_size=4, gradient_accumulation=1,
-    learning_rate=3e-3, warmup=0.0, weight_decay=0.0, dropout=0.0, teacher_temperature=0.5, student_temperature=0.05,
-    in_batch_negatives=True, passage_queries=0.0, evaluations_per_epoch=1, patience=6,
-)  # fmt: skip
-SELECTION = Selection(
-    aggregation={"answers": "mean", "templates": "mean", "teachers": "none"},
-    harmful_are_negatives=False, least_best_utility=None, near_duplicate=None,
+AGGREGATION = {"answers": "mean", "templates": "mean", "teachers": "none"}
+PARAMETERS = {"utility_infonce": {"evidence_share": 0.0}, "plackett_luce": {"rankings": 16, "places": 10}}
+REWARD = {"share": 0.0, "folds": 2, "epochs": 1, "batch_size": 4, "learning_rate": 1e-3, "warmup": 0.0, "weight_decay": 0.0}
+REWARD |= {"dropout": 0.0}
+OPTIONS = TrainOptions.model_validate(
+    {
+        "objective": "utility_infonce", "objectives": PARAMETERS, "towers": "both", "epochs": 6, "batch_size": 4,
+        "gradient_accumulation": 1, "learning_rate": 3e-3, "warmup": 0.0, "weight_decay": 0.0, "dropout": 0.0,
+        "student_temperature": 0.05, "in_batch_negatives": True, "passage_queries": 0.0, "evaluations_per_epoch": 1,
+        "patience": 6, "calibrate_temperature": False, "near_duplicate": None, "harmful_are_negatives": False,
+        "least_best_utility": None, "refresh": {"rounds": 0, "top_k": 3}, "reward": REWARD, "rivals": (),
+    }
 )  # fmt: skip
 
 
-REWARD = RewardRecipe(folds=2, epochs=1, batch_size=4, learning_rate=1e-3, warmup=0.0, weight_decay=0.0, dropout=0.0)
+def changed(evidence_share=0.0, rounds=0, reward=0.0, **changes) -> TrainOptions:
+    """Without checks: a learning rate of 0, which shows that nothing changes, is no legal value."""
+    nested = {
+        "refresh": OPTIONS.refresh.model_copy(update={"rounds": rounds}),
+        "reward": OPTIONS.reward.model_copy(update={"share": reward}),
+        "objectives": type(OPTIONS.objectives)(**PARAMETERS | {"utility_infonce": {"evidence_share": evidence_share}}),
+    }
+    return OPTIONS.model_copy(update=nested | changes)
 
 
 def run(
-    root: Path, base: Path, out: str, log=lambda metrics, step: None, selection=SELECTION, calibrate=False, rounds=0,
-    ask=None, rivals=(), reward=0.0, seed=1, **changes,
+    root: Path, base: Path, out: str, log=lambda metrics, step: None, aggregation=AGGREGATION, calibrate=False, ask=None, seed=1,
+    temperature=0.5, **changes,
 ) -> dict:  # fmt: skip
     files = ("candidates.parquet", "passages.parquet", "questions.parquet", "labels", "labels.json")
-    refreshing = Refreshing(
-        rounds=rounds, top_k=3, scope="corpus", candidates_path=root / f"{out}-refreshed.parquet",
-        store_path=root / f"{out}-refreshed", ask=ask,
-    )  # fmt: skip
-    rewarding = Rewarding(reward, REWARD, root / f"{out}-reward")
-    plan = Plan(replace(RECIPE, **changes), selection, calibrate, rewarding, refreshing)
+    more = MoreLabels("corpus", ask, root / f"{out}-refreshed.parquet", root / f"{out}-refreshed")
     return train(
-        *(root / name for name in files), base, root / out, root / f"{out}.csv", plan, rivals, root / f"{out}-rivals", "cpu",
-        seed, log,
+        TrainingData.read(*(root / name for name in files), aggregation), base, root / out, root / f"{out}-rivals",
+        root / f"{out}.csv", root / f"{out}-reward", more, changed(calibrate_temperature=calibrate, **changes), temperature,
+        "cpu", seed, log,
     )  # fmt: skip
 
 
@@ -120,9 +127,8 @@ def test_aggregation_decides_what_is_learnt(labelled, tiny_encoder):
     losses = []
     for teachers in ("none", "minmax"):
         logged = []
-        selection = replace(SELECTION, aggregation=SELECTION.aggregation | {"teachers": teachers})
         log = functools.partial(lambda logged, metrics, step: logged.append(metrics), logged)
-        run(labelled, tiny_encoder, teachers, log, selection, epochs=1)
+        run(labelled, tiny_encoder, teachers, log, AGGREGATION | {"teachers": teachers}, epochs=1)
         losses.append(next(metrics["loss"] for metrics in logged if "loss" in metrics))
     assert losses[0] != losses[1]
 
@@ -258,12 +264,10 @@ def test_accumulated_batches_make_one_step(labelled, tiny_encoder):
 
 
 def test_few_questions_make_smaller_batches_and_not_an_epoch_of_one_step(labelled, tiny_encoder):
-    sizes = {
-        questions: replace(RECIPE, batch_size=32).for_questions(questions).batch_size for questions in (8, 26, 60, 191, 192, 900)
-    }
+    sizes = {questions: changed(batch_size=32).for_questions(questions).batch_size for questions in (8, 26, 60, 191, 192, 900)}
     assert sizes == {8: 4, 26: 4, 60: 10, 191: 31, 192: 32, 900: 32}
-    assert replace(RECIPE, batch_size=32, gradient_accumulation=2).for_questions(192).batch_size == 16
-    assert replace(RECIPE, batch_size=2).for_questions(8).batch_size == 2
+    assert changed(batch_size=32, gradient_accumulation=2).for_questions(192).batch_size == 16
+    assert changed(batch_size=2).for_questions(8).batch_size == 2
     result = run(labelled, tiny_encoder, "student", epochs=2, batch_size=32)
     assert (result["questions_per_batch"], result["steps"]) == (4, 4)
 

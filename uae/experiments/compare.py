@@ -2,22 +2,20 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, Any
 
 from uae.io.errors import ConfigError
-from uae.pipeline.settings import EvaluateSettings, Objective, Scope, load_settings
+from uae.pipeline.settings import EvaluateSettings, load_settings
 from uae.pipeline.stage import Key, Parameters
-from uae.pipeline.stages.train import TrainParameters, training_plan
+from uae.pipeline.stages.train import TrainParameters, aggregation, more_labels, training_data
 from uae.pipeline.workspace import Workspace
-
-_OBJECTIVES = get_args(Objective)
+from uae.training.objectives import OBJECTIVES
 
 
 class CompareParameters(Parameters):
     """What the comparison itself reads; training reads its own."""
 
     seed: int
-    scope: Scope
     device: Annotated[str, Key("compute.device")]
     student: Annotated[str, Key("models.student")]
     evaluate: EvaluateSettings
@@ -33,7 +31,7 @@ def compare_recipes(
     announce: Callable[[str], None],
     questions_path: Path | None = None,
     split: str = "test",
-) -> dict:
+) -> dict[str, Any]:
     """See ``uae.experiments.contenders.compare``.
 
     Args:
@@ -49,25 +47,22 @@ def compare_recipes(
 
     settings = load_settings(params, overrides)
     entered = []
-    for text in contenders or _OBJECTIVES:
+    for text in contenders or OBJECTIVES:
         name, changes = parse_contender(text)
         its_own = TrainParameters.of(load_settings(params, [*overrides, *changes]))
-        entered.append(Contender(name, training_plan(its_own, workspace, folder / "refreshed_labels")))
+        entered.append(Contender(name, its_own.train, its_own.utility.temperature, aggregation(its_own.utility)))
     names = [contender.name for contender in entered]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError(f"two contenders have the name {sorted(twice)[0]!r}: give each its own")
     p = CompareParameters.of(settings)
+    common = TrainParameters.of(settings)
     return compare(
-        candidates_path=workspace.path("candidates"),
-        passages_path=workspace.path("passages"),
-        questions_path=questions_path or workspace.path("questions"),
-        store_path=workspace.path("labels"),
-        manifest_path=workspace.path("label_manifest"),
+        data=training_data(common, workspace, questions_path or workspace.path("questions")),
         base_path=resolve(p.student, workspace.model_cache),
         folder=folder,
         contenders=entered,
         seeds=range(p.seed, p.seed + seeds),
-        scope=p.scope,
+        more=more_labels(common, workspace, folder / "refreshed_labels"),
         cutoffs=p.evaluate.cutoffs,
         resamples=p.evaluate.resamples,
         confidence=p.evaluate.confidence,
@@ -84,12 +79,12 @@ def parse_contender(text: str) -> tuple[str, list[str]]:
         ConfigError: it is neither an objective nor ``NAME: KEY=VALUE ...``, or changes what all must have in common.
     """
     name, colon, changes = (part.strip() for part in text.partition(":"))
-    if not colon and name in _OBJECTIVES:
+    if not colon and name in OBJECTIVES:
         return name, [f"train.objective={name}"]
     keys = changes.split()
     if not name.replace("-", "").replace("_", "").isalnum() or not keys:
         raise ConfigError(
-            f"--contender {text!r}: expected 'NAME: KEY=VALUE ...' or one of the objectives {', '.join(_OBJECTIVES)}"
+            f"--contender {text!r}: expected 'NAME: KEY=VALUE ...' or one of the objectives {', '.join(OBJECTIVES)}"
         )
     if foreign := [key for key in keys if not key.startswith(("train.", "utility."))]:
         raise ConfigError(f"--contender {text!r}: {foreign[0]} is the same for all; use --set, or a key of train or utility")

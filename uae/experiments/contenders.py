@@ -1,10 +1,11 @@
 """``uae compare``: objectives and recipes fitted on equal terms (same pairs, seeds and steps), measured on the same questions."""
 
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -14,35 +15,37 @@ from uae.io.files import read_json, sha256_bytes, write_json, write_text
 from uae.io.models import fingerprint
 from uae.io.tables import RUNS, read_table, write_table
 from uae.measures.metrics import retrieval_metrics
-from uae.training.examples import read_tables
-from uae.training.fit import checkpoints_beside, fit, identity
-from uae.training.train import Plan, Prepared, Tables, curve, prepare
+from uae.training.checkpoints import checkpoints_beside, identity
+from uae.training.curve import learning_curve
+from uae.training.data import TrainingData
+from uae.training.fit import fit
+from uae.training.options import TrainOptions
+from uae.training.refresh import MoreLabels
+from uae.training.train import Prepared, prepare
 
 
 @dataclass(frozen=True)
 class Contender:
     name: str
-    plan: Plan  # its reward model and refreshed candidates are kept in the comparison's folder, by seed
+    options: TrainOptions
+    teacher_temperature: float  # nats per token
+    aggregation: Mapping[str, str]  # see ``TrainingData``
 
 
 def compare(
-    candidates_path: Path,
-    passages_path: Path,
-    questions_path: Path,
-    store_path: Path,
-    manifest_path: Path,
+    data: TrainingData,
     base_path: Path,
     folder: Path,
     contenders: Sequence[Contender],
     seeds: Sequence[int],
-    scope: str,
+    more: MoreLabels,
     cutoffs: Sequence[int],
     resamples: int,
     confidence: float,
     device: str,
     announce: Callable[[str], None] = lambda text: None,
     split: str = "test",
-) -> dict:
+) -> dict[str, Any]:
     """Fit every contender with every seed and measure it on the questions of a split. Finished parts are kept in ``folder``.
 
     A recipe that was chosen on the test questions has no honest figure on them: choose on ``validation``.
@@ -59,26 +62,35 @@ def compare(
     Raises:
         ArtefactError: labels are missing, or a contender has nothing to be fitted to.
     """
-    tables = Tables(*read_tables(candidates_path, passages_path, questions_path))
-    asked = choose_questions(tables.questions, split)
+    asked = choose_questions(data.questions, split)
     evidence = dict(zip(asked["question_id"], asked["evidence"], strict=True))
-    rank = _Ranker(folder, asked, tables.passages, scope, device)
+    rank = _Ranker(folder, asked, data.passages, more.scope, device)
     base = retrieval_metrics(rank(BASE, base_path), evidence, cutoffs)
     scores, by_seed, training = {BASE: base}, {}, {}
     for contender in contenders:
         each, summaries = [], []
         for seed in seeds:
             announce(f"{contender.name}, seed {seed}")
-            student = folder / "students" / f"{contender.name}-{seed}"
-            plan = _kept_in(folder, f"{contender.name}-{seed}", contender.plan)
-            prepared = prepare(tables, store_path, manifest_path, base_path, plan, device, seed)
-            summaries.append(_fitted(student, prepared, base_path, seed, device))
+            one = f"{contender.name}-{seed}"
+            prepared = prepare(
+                replace(data, aggregation=contender.aggregation),
+                base_path,
+                contender.options,
+                contender.teacher_temperature,
+                folder / "reward_models" / one,
+                replace(more, candidates_path=folder / "refreshed_candidates" / f"{one}.parquet"),
+                device,
+                seed,
+            )
+            student = folder / "students" / one
+            summaries.append(_fitted(student, prepared, base_path, contender.options, seed, device))
             each.append(retrieval_metrics(rank(f"{contender.name}-{seed}", student), evidence, cutoffs))
         scores[contender.name] = sum(each) / len(each)
         by_seed[contender.name] = {metric: [float(table[metric].mean()) for table in each] for metric in base.columns}
         questions = len(prepared.examples["train"])
         training[contender.name] = {
-            "recipe": asdict(prepared.recipe.for_questions(questions)) | asdict(plan.selection),
+            "recipe": contender.options.for_questions(questions).model_dump(mode="json")
+            | {"teacher_temperature": prepared.teacher_temperature, "aggregation": dict(contender.aggregation)},
             "questions": questions,
             "runs": summaries,
         }
@@ -100,26 +112,18 @@ def compare(
     return result
 
 
-def _kept_in(folder: Path, name: str, plan: Plan) -> Plan:
-    return replace(
-        plan,
-        rewarding=replace(plan.rewarding, path=folder / "reward_models" / name),
-        refreshing=replace(plan.refreshing, candidates_path=folder / "refreshed_candidates" / f"{name}.parquet"),
-    )
-
-
-def _fitted(student: Path, prepared: Prepared, base_path: Path, seed: int, device: str) -> dict:
+def _fitted(student: Path, prepared: Prepared, base_path: Path, options: TrainOptions, seed: int, device: str) -> dict[str, Any]:
     """Fit a student unless the very same one is there. Returns what the run was like."""
     stamp = student.with_name(f"{student.name}.json")
-    recipe, examples, refresher = prepared.recipe, prepared.examples, prepared.refresher
-    run = identity(examples, base_path, recipe, seed, refresher.terms if refresher else None)
+    examples, temperature, refresher = prepared.examples, prepared.teacher_temperature, prepared.refresher
+    run = identity(examples, base_path, options, temperature, seed, refresher.terms if refresher else None)
     if stamp.exists() and student.is_dir():
         kept = read_json(stamp)
         if kept["identity"] == run and kept["fingerprint"] == fingerprint(student):
             return kept
     checkpoints = checkpoints_beside(student)
-    fitted = fit(examples, base_path, student, checkpoints, recipe, device, seed, refresh=refresher)
-    write_text(student.with_name(f"{student.name}.csv"), curve(fitted))
+    fitted = fit(examples, base_path, student, checkpoints, options, temperature, device, seed, refresher=refresher)
+    write_text(student.with_name(f"{student.name}.csv"), learning_curve(fitted.before, fitted.history))
     summary = {
         "identity": run,
         "fingerprint": fingerprint(student),

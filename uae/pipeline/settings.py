@@ -1,4 +1,4 @@
-"""params.yaml as frozen models. Loaded at the entry points only; inner functions take plain arguments.
+"""params.yaml as frozen models. Loaded at the entry points only; inner functions take plain arguments or their own options.
 
 There are no defaults here: params.yaml is the one place where a value stands, and a missing key is an error.
 """
@@ -10,45 +10,30 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from uae.corpus.adapters import ADAPTERS
 from uae.io.errors import ConfigError, without_user_info
+from uae.io.options import Count, Fraction, NearDuplicate, Options, Positive
+from uae.training.options import TrainOptions
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-NearDuplicate = Annotated[float, Field(ge=0.05, le=1)]  # uae.text.near_duplicates finds no pairs below
 Scope = Literal["document", "corpus"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _true_is_not_1(cls, value: Any, info: ValidationInfo) -> Any:
-        parts = value if isinstance(value, list) else [value]
-        takes_bool = cls.model_fields[str(info.field_name)].annotation is bool
-        if not takes_bool and any(isinstance(part, bool) for part in parts):
-            raise ValueError("true and false are no value of this key")
-        return value
-
-
-class ComputeSettings(_Section):
+class ComputeSettings(Options):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
     dtype: Literal["auto", "float32", "bfloat16", "float16"]
 
 
-class ModelSettings(_Section):
+class ModelSettings(Options):
     student: str
     reader: str
     held_out: str | None
 
 
-class SplitSettings(_Section):
+class SplitSettings(Options):
     train: Fraction
     validation: Fraction
     test: Fraction
@@ -60,7 +45,7 @@ class SplitSettings(_Section):
         return self
 
 
-class IngestSettings(_Section):
+class IngestSettings(Options):
     path: Annotated[str, Field(pattern=r"\S")]
     format: str
     max_documents: Count | None
@@ -76,27 +61,27 @@ class IngestSettings(_Section):
         return name
 
 
-class QuestionCounts(_Section):
+class QuestionCounts(Options):
     train: Count
     validation: Count
     test: Count
 
 
-class ValidateSettings(_Section):
+class ValidateSettings(Options):
     min_words_per_passage: Annotated[int, Field(ge=1)]
     min_questions: QuestionCounts
     require_answers: bool
     near_duplicate: NearDuplicate
 
 
-class CandidateSettings(_Section):
+class CandidateSettings(Options):
     top_k: Count
     holding_answer: Annotated[int, Field(ge=0)]
     random: Annotated[int, Field(ge=0)]
     gold: bool
 
 
-class TemplateSettings(_Section):
+class TemplateSettings(Options):
     passage: str
     question: str
     answer: str
@@ -109,14 +94,14 @@ class TemplateSettings(_Section):
         return self
 
 
-class ServerSettings(_Section):
+class ServerSettings(Options):
     url: Annotated[str, Field(pattern=r"^https?://")]
     concurrency: Count
     timeout_s: Positive
     batch_pairs: Count
 
 
-class TeacherSettings(_Section):
+class TeacherSettings(Options):
     model: str
     server: ServerSettings | None
     method: Literal["answer_likelihood", "query_likelihood", "judgement"]
@@ -140,7 +125,7 @@ class TeacherSettings(_Section):
         return self
 
 
-class LabelSettings(_Section):
+class LabelSettings(Options):
     answers_per_question: Count
     check_questions: Annotated[int, Field(ge=0)]
     batch_tokens: Annotated[int, Field(ge=64)] | None
@@ -149,72 +134,14 @@ class LabelSettings(_Section):
     readings_per_part: Count
 
 
-class UtilitySettings(_Section):
+class UtilitySettings(Options):
     answers: Literal["mean", "best"]
     templates: Literal["mean", "median"]
     teachers: Literal["none", "zscore", "minmax"]
     temperature: Positive
 
 
-Objective = Literal[
-    "utility_infonce", "infonce", "kl", "margin_mse", "m3_kd", "wasserstein", "disj_infonce", "mann_whitney", "plackett_luce"
-]
-
-
-class RefreshSettings(_Section):
-    rounds: Annotated[int, Field(ge=0)]
-    top_k: Count
-
-
-class RewardSettings(_Section):
-    share: Fraction
-    folds: Annotated[int, Field(ge=2)]
-    epochs: Count
-    batch_size: Count
-    learning_rate: Positive
-    warmup: Fraction
-    weight_decay: Annotated[float, Field(ge=0)]
-    dropout: Annotated[float, Field(ge=0, lt=1)]
-
-
-class TrainSettings(_Section):
-    objective: Objective
-    evidence_share: Fraction
-    towers: Literal["both", "query", "adapter"]
-    epochs: Count
-    batch_size: Count
-    gradient_accumulation: Count
-    learning_rate: Positive
-    warmup: Fraction
-    weight_decay: Annotated[float, Field(ge=0)]
-    student_temperature: Positive
-    in_batch_negatives: bool
-    passage_queries: Annotated[float, Field(ge=0, le=4)]
-    calibrate_temperature: bool
-    near_duplicate: NearDuplicate | None
-    harmful_are_negatives: bool
-    least_best_utility: float | None
-    refresh: RefreshSettings
-    reward: RewardSettings
-    rivals: tuple[Objective, ...]
-    dropout: Annotated[float, Field(ge=0, lt=1)]
-    evaluations_per_epoch: Count
-    patience: Count
-
-    @model_validator(mode="after")
-    def _evidence_has_a_use(self) -> Self:
-        if self.evidence_share and self.objective != "utility_infonce":
-            raise ValueError("evidence_share: only the objective utility_infonce mixes evidence with utilities; set it to 0")
-        return self
-
-    @model_validator(mode="after")
-    def _utilities_are_smoothed_once(self) -> Self:
-        if self.reward.share and self.refresh.rounds:
-            raise ValueError("reward.share, refresh.rounds: use one of them; new pairs would have the reward model fitted anew")
-        return self
-
-
-class IndexSettings(_Section):
+class IndexSettings(Options):
     factory: str
     recall_target: Annotated[float, Field(gt=0, le=1)]
     serving: Literal["auto", "onnx_int8", "onnx", "torch"]
@@ -223,7 +150,7 @@ class IndexSettings(_Section):
     base: bool
 
 
-class LlmSettings(_Section):
+class LlmSettings(Options):
     questions: Annotated[int, Field(ge=0)]
     top_k: Count
     window: Annotated[int, Field(ge=2, le=52)]
@@ -237,7 +164,7 @@ class LlmSettings(_Section):
         return self
 
 
-class EvaluateSettings(_Section):
+class EvaluateSettings(Options):
     cutoffs: Annotated[tuple[Count, ...], Field(min_length=1)]
     reader_passages: Count
     reader_questions: Count | None
@@ -248,7 +175,7 @@ class EvaluateSettings(_Section):
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
 
 
-class PromoteSettings(_Section):
+class PromoteSettings(Options):
     # What MLflow's filters and addresses can hold; it would be refused only when all else is done.
     model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)]
     alias: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=200)]
@@ -267,16 +194,16 @@ class PromoteSettings(_Section):
         return self
 
 
-class PackageSettings(_Section):
+class PackageSettings(Options):
     bento: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
 
-class TrackingSettings(_Section):
+class TrackingSettings(Options):
     uri: str
     experiment: str
 
 
-class Settings(_Section):
+class Settings(Options):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     scope: Scope
     compute: ComputeSettings
@@ -287,7 +214,7 @@ class Settings(_Section):
     candidates: CandidateSettings
     label: LabelSettings
     utility: UtilitySettings
-    train: TrainSettings
+    train: TrainOptions
     index: IndexSettings
     evaluate: EvaluateSettings
     promote: PromoteSettings

@@ -3,49 +3,100 @@
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.evaluation import BaseEvaluator
 from sklearn.metrics import ndcg_score
 
+from uae.io.errors import ArtefactError
 from uae.retrievers.dense import encode
 from uae.training.batches import label_rows
 from uae.training.examples import Example
-from uae.training.objectives.utility_infonce import target_weights
+from uae.training.objectives.contract import target_weights
 
 METRIC = "validation_ndcg"
 
 
 class Agreement(BaseEvaluator):
-    """nDCG with the weights of the objective as gains. With an evidence share of 0 no evidence label is used."""
+    """nDCG of a student's order, with what it is taught (``target_weights``) as gains. The mean over questions.
+
+    A question's passages are ranked. Where no question has two of them, each question's passage is ranked among the passages of
+    all these questions, which then count as useless to it; known false negatives are left out.
+
+    Attributes:
+        judged: question_id -> the texts that are ranked.
+    """
 
     def __init__(self, examples: Mapping[str, Example], teacher_temperature: float, evidence_share: float):
-        super().__init__()
+        """
+        Args:
+            examples: of the validation questions, by question_id.
+            teacher_temperature: nats per token.
+            evidence_share: of the target. 0: no evidence label is read.
+
+        Raises:
+            ArtefactError: there is nothing to rank.
+        """
+        super().__init__()  # type: ignore[no-untyped-call]
         self.primary_metric = METRIC
         self.examples = {key: example for key, example in examples.items() if len(example.passages) > 1}
-        self.gains = {key: _gains(example, teacher_temperature, evidence_share) for key, example in self.examples.items()}
-        self.passages = list(dict.fromkeys(text for example in self.examples.values() for text in example.passages))
+        self.judged = {key: example.passages for key, example in self.examples.items()}
+        if not self.judged:
+            self.examples, self.judged = dict(examples), _among_all(examples)
+        gains = {
+            key: _gains(example, self.judged[key], teacher_temperature, evidence_share) for key, example in self.examples.items()
+        }
+        self.gains = {key: values for key, values in gains.items() if len(values) > 1 and values.any()}
+        self.passages = list(dict.fromkeys(text for texts in self.judged.values() for text in texts))
+        if not self.gains:
+            raise ArtefactError(
+                "the validation questions have one passage in all: there is nothing to rank, and no score for early stopping. "
+                "Label more candidates a question (candidates.top_k, candidates.random), or take a larger ingest.split.validation"
+            )
 
-    def __call__(self, model: SentenceTransformer, output_path=None, epoch: int = -1, steps: int = -1) -> dict[str, float]:
+    def __call__(  # type: ignore[override]  # of all models, this one takes encoders
+        self, model: SentenceTransformer, output_path: str | None = None, epoch: int = -1, steps: int = -1
+    ) -> dict[str, float]:
+        """
+        Raises:
+            ArtefactError: training made the weights infinite or NaN.
+        """
         return {METRIC: float(np.mean(list(self.by_question(model).values())))}
 
     def by_question(self, model: SentenceTransformer) -> dict[str, float]:
-        return {
-            key: float(ndcg_score([self.gains[key]], [scores]))
-            for key, scores in self.scores(model).items()
-            if self.gains[key].any()
-        }
+        """question_id -> nDCG."""
+        scores = self.scores(model)
+        return {key: float(ndcg_score([gains], [scores[key]])) for key, gains in self.gains.items()}
 
-    def scores(self, model: SentenceTransformer) -> dict[str, np.ndarray]:
+    def scores(self, model: SentenceTransformer) -> dict[str, npt.NDArray[np.float32]]:
         """question_id -> cosine similarity of each of its passages."""
+        if not all(bool(torch.isfinite(weights).all()) for weights in model.parameters()):
+            raise ArtefactError(
+                "training has made weights of the student infinite or NaN: take a lower train.learning_rate, a longer "
+                "train.warmup or a higher train.student_temperature"
+            )
         vectors = dict(zip(self.passages, encode(model, self.passages, "document"), strict=True))
         questions = encode(model, [example.question for example in self.examples.values()], "query")
         return {
-            key: np.stack([vectors[text] for text in example.passages]) @ question
-            for (key, example), question in zip(self.examples.items(), questions, strict=True)
+            key: np.stack([vectors[text] for text in self.judged[key]]) @ question
+            for key, question in zip(self.examples, questions, strict=True)
         }
 
 
-def _gains(example: Example, teacher_temperature: float, evidence_share: float) -> np.ndarray:
-    utilities, masks = label_rows([example], list(example.passages), in_batch_negatives=False)
-    return target_weights(utilities.to(torch.float64), masks, teacher_temperature, evidence_share)[0].numpy()
+def _among_all(examples: Mapping[str, Example]) -> dict[str, tuple[str, ...]]:
+    """question_id -> its passages and those of all other questions."""
+    texts = list(dict.fromkeys(text for example in examples.values() for text in example.passages))
+    return {
+        key: (*example.passages, *(text for text in texts if text not in {*example.passages, *example.ignored}))
+        for key, example in examples.items()
+    }
+
+
+def _gains(
+    example: Example, passages: tuple[str, ...], teacher_temperature: float, evidence_share: float
+) -> npt.NDArray[np.float64]:
+    utilities, masks = label_rows([example], list(passages), in_batch_negatives=False)
+    weights = target_weights(utilities.to(torch.float64), masks, teacher_temperature, evidence_share)
+    gains: npt.NDArray[np.float64] = weights[0].numpy()
+    return gains

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 from torch import Tensor
 
 from uae.training.examples import Example
-from uae.training.objectives.utility_infonce import Masks
+from uae.training.objectives.contract import Masks
 from uae.training.passage_queries import passage_queries
 
 
@@ -31,7 +33,7 @@ class UtilityCollator(SentenceTransformerDataCollator):
     # text -> vector of passages whose encoder does not change; None: they are encoded in every batch
     passage_vectors: Callable[[list[str]], Tensor] | None = None
 
-    def __call__(self, features: list[dict]) -> dict:
+    def __call__(self, features: list[dict[str, str]]) -> dict[str, Any]:
         rows = [self.examples[row["key"]] for row in features]
         if number := round(self.passage_queries * len(rows)):
             rows += passage_queries(rows, number)
@@ -45,7 +47,7 @@ class UtilityCollator(SentenceTransformerDataCollator):
             batch["passage_sentence_embedding"] = self.passage_vectors(distinct)
         return batch
 
-    def _add(self, batch: dict, column: str, kind: str, texts: list[str]) -> None:
+    def _add(self, batch: dict[str, Any], column: str, kind: str, texts: list[str]) -> None:
         for key, value in self.preprocess_fn(texts, prompt=self.prompts_by_kind.get(kind) or None, task=kind).items():
             batch[f"{column}_{key}"] = value
 
@@ -78,7 +80,15 @@ class DocumentBatchSampler(DefaultBatchSampler):
     negatives are the hard ones: passages of the same document.
     """
 
-    def __init__(self, dataset, batch_size: int, drop_last: bool, valid_label_columns=None, generator=None, seed: int = 0):
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        drop_last: bool,
+        valid_label_columns: list[str] | None = None,
+        generator: torch.Generator | None = None,
+        seed: int = 0,
+    ):
         self.documents: dict[str, list[int]] = {}
         for row, document in enumerate(dataset["document"]):
             self.documents.setdefault(document, []).append(row)

@@ -9,7 +9,6 @@ import pandas as pd
 
 from uae.io.errors import ArtefactError
 from uae.io.files import read_json
-from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table
 from uae.teacher.store import read_stores
 from uae.teacher.utility import Source, utilities
 
@@ -61,15 +60,6 @@ def labelled_pairs(
     )
 
 
-def read_tables(candidates_path: Path, passages_path: Path, questions_path: Path) -> tuple[pd.DataFrame, ...]:
-    """candidates, passages, questions."""
-    return (
-        read_table(candidates_path, CANDIDATES),
-        read_table(passages_path, PASSAGES),
-        read_table(questions_path, QUESTIONS),
-    )
-
-
 def evidence_texts(questions: pd.DataFrame, passages: pd.DataFrame) -> dict[str, frozenset[str]]:
     """question_id -> texts of its evidence passages; only questions that have some."""
     texts = passages.set_index("passage_id")["text"]
@@ -99,7 +89,8 @@ def build_examples(
             evidence is known; None: all stay.
     """
     examples = {}
-    for question_id, rows in pairs.groupby("question_id", sort=False):
+    for key, rows in pairs.groupby("question_id", sort=False):
+        question_id = str(key)
         known = evidence.get(question_id, frozenset())
         best = rows["utility"].max()
         if least_best_utility is not None and best < least_best_utility and not known:

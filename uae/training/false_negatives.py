@@ -39,8 +39,8 @@ def known_false_negatives(
     answers = questions.set_index("question_id")["answers"]
     known = {}
     for _, rows in table.groupby("split", sort=False):
-        judged = rows.groupby("question_id", sort=False)["text"].agg(set).to_dict()
-        helping = rows[rows["utility"] > 0].groupby("question_id")["text"].agg(set).to_dict()
+        judged = _texts_by_question(rows)
+        helping = _texts_by_question(rows[rows["utility"] > 0])
         of_evidence = (evidence.get(question_id, frozenset()) for question_id in judged)
         texts = list(dict.fromkeys([*rows["text"], *(text for found in of_evidence for text in sorted(found))]))
         twins = _twins(texts, threshold)
@@ -53,6 +53,14 @@ def known_false_negatives(
             if masked := (near | same_gold | own_evidence) - candidates:
                 known[question_id] = frozenset(masked)
     return known
+
+
+def _texts_by_question(rows: pd.DataFrame) -> dict[str, set[str]]:
+    """In the order in which the questions come."""
+    texts: dict[str, set[str]] = {}
+    for question_id, text in zip(rows["question_id"], rows["text"], strict=True):
+        texts.setdefault(question_id, set()).add(text)
+    return texts
 
 
 def _twins(texts: Sequence[str], threshold: float) -> dict[str, set[str]]:

@@ -1,14 +1,18 @@
 """Encoding a batch's texts in pieces of like length: less padding, and no more memory than there is."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
+Features = dict[str, Any]  # tensors of the texts' tokens, and what else a module wants
+Model = Callable[[Features], Features]
 
-def encode_in_pieces(model: Callable[[dict], dict], features: dict, piece: int, budget: float) -> Tensor:
+
+def encode_in_pieces(model: Model, features: Features, piece: int, budget: float) -> Tensor:
     """Vectors, shape (texts, dim), of texts that are encoded ``piece`` at a time, neighbours in length together.
 
     A batch's padding is as long as its longest text wants; in pieces of like length little is left of it. Once what pieces keep
@@ -32,11 +36,12 @@ def encode_in_pieces(model: Callable[[dict], dict], features: dict, piece: int, 
     return vectors[0] if len(vectors) == 1 else torch.cat(vectors)[order.argsort()]
 
 
-def _encode(model: Callable[[dict], dict], features: dict) -> Tensor:
-    return model(dict(features))["sentence_embedding"]  # a model adds to what it is given
+def _encode(model: Model, features: Features) -> Tensor:
+    vectors: Tensor = model(dict(features))["sentence_embedding"]  # a model adds to what it is given
+    return vectors
 
 
-def _of_rows(features: dict, rows: Tensor) -> dict:
+def _of_rows(features: Features, rows: Tensor) -> Features:
     """Without the columns that only other rows use: padding may stand at either side."""
     used = features["attention_mask"][rows].any(dim=0)
     return {

@@ -1,4 +1,4 @@
-"""Hard negatives from the student as it is: what it ranks high and nobody judged yet is put to the teacher during training.
+"""Hard negatives from the student in training: the teacher judges what the student ranks high and nobody has judged yet.
 
 After ADORE and STAR (Zhan et al., SIGIR 2021), whose negatives come from the model in training; here they come with labels.
 """
@@ -6,6 +6,7 @@ After ADORE and STAR (Zhan et al., SIGIR 2021), whose negatives come from the mo
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from sentence_transformers import SentenceTransformer
@@ -13,58 +14,88 @@ from sentence_transformers import SentenceTransformer
 from uae.io.tables import CANDIDATES, read_table, write_table
 from uae.measures.ranking import rank
 from uae.retrievers.dense import encode
+from uae.training.data import TrainingData
 from uae.training.examples import Example
+from uae.training.options import TrainOptions
+
+
+@dataclass(frozen=True)
+class MoreLabels:
+    """How the teacher is asked for more during training, and where its answers are kept.
+
+    Attributes:
+        scope: ``document`` or ``corpus``: where a question's passages are looked for.
+        ask: has the teacher judge the pairs of a table that nobody judged yet, and puts the readings into ``store_path``.
+        candidates_path: that table: all pairs so far.
+    """
+
+    scope: str
+    ask: Callable[[Path], None]
+    candidates_path: Path
+    store_path: Path
 
 
 @dataclass(frozen=True)
 class Refresher:
-    """Implements ``fit.Refresh``.
+    """Gives the examples to go on with after an epoch.
 
     Attributes:
-        candidates: the pairs judged before training, of tables.CANDIDATES.
-        questions: those of the train split.
-        rounds: after how many of the first epochs.
-        ask: has the teacher judge pairs that nobody judged yet.
-        build: examples from candidates.
+        data: the pairs judged before training.
+        keys: question_ids of the train examples; others are not asked about.
+        options: ``options.refresh`` says how often and how much; the others say what becomes an example.
     """
 
-    candidates: pd.DataFrame
-    questions: pd.DataFrame
-    passages: pd.DataFrame
-    scope: str
-    top_k: int
-    rounds: int
-    ask: Callable[[pd.DataFrame], None]
-    build: Callable[[pd.DataFrame], Mapping[str, Example]]
+    data: TrainingData
+    keys: frozenset[str]
+    options: TrainOptions
+    more: MoreLabels
 
     @property
     def terms(self) -> tuple[int, int]:
-        return self.rounds, self.top_k
+        """What decides, beside the examples before, which ones it gives."""
+        return self.options.refresh.rounds, self.options.refresh.top_k
 
     def __call__(self, encoder: SentenceTransformer, finished: int, folder: Path) -> Mapping[str, Example]:
-        known = self.candidates
-        for number in range(1, min(finished, self.rounds) + 1):
+        """
+        Args:
+            finished: the epoch's number, from 1. Called again with the same one, by a run that goes on after a kill, it gives
+                the same examples.
+            folder: lasts as long as the run's checkpoints.
+        """
+        known = self.data.candidates
+        for number in range(1, min(finished, self.options.refresh.rounds) + 1):
             path = _path(folder, number)
             if not path.exists():  # only ever the last one: the others were written before
                 write_table(path, CANDIDATES, self._mine(encoder, known))
             known = pd.concat([known, read_table(path, CANDIDATES)], ignore_index=True)
-        self.ask(known)
-        return self.build(known)
+        self._ask(known)
+        asked = known[known["question_id"].isin(self.keys)]
+        return self.data.examples(self.data.with_more(asked, self.more.store_path).pairs(), self.options)
 
     def again(self, folder: Path) -> None:
+        """Write what the calls had written, where training had ended before it was killed."""
         rounds = len(list(folder.glob(_path(folder, "*").name)))
         if rounds:
             mined = (read_table(_path(folder, number), CANDIDATES) for number in range(1, rounds + 1))
-            self.ask(pd.concat([self.candidates, *mined], ignore_index=True))
+            self._ask(pd.concat([self.data.candidates, *mined], ignore_index=True))
 
-    def _mine(self, encoder: SentenceTransformer, known: pd.DataFrame) -> list[dict]:
-        passages = self.passages
-        if self.scope == "document":
-            passages = passages[passages["doc_id"].isin(set(self.questions["doc_id"]))]
-        question_vectors = encode(encoder, self.questions["text"].tolist(), "query")
+    def all_pairs(self) -> pd.DataFrame:
+        """``labelled_pairs`` of all candidates so far."""
+        return self.data.with_more(read_table(self.more.candidates_path, CANDIDATES), self.more.store_path).pairs()
+
+    def _ask(self, candidates: pd.DataFrame) -> None:
+        write_table(self.more.candidates_path, CANDIDATES, candidates)
+        self.more.ask(self.more.candidates_path)
+
+    def _mine(self, encoder: SentenceTransformer, known: pd.DataFrame) -> list[dict[str, Any]]:
+        passages = self.data.passages
+        questions = self.data.questions[self.data.questions["question_id"].isin(self.keys)].reset_index(drop=True)
+        if self.more.scope == "document":
+            passages = passages[passages["doc_id"].isin(set(questions["doc_id"]))]
+        question_vectors = encode(encoder, questions["text"].tolist(), "query")
         passage_vectors = encode(encoder, passages["text"].tolist(), "document", "refreshing candidates")
         judged = set(zip(known["question_id"], known["passage_id"], strict=True))
-        rankings = rank(self.questions, passages, question_vectors, passage_vectors, self.scope, self.top_k)
+        rankings = rank(questions, passages, question_vectors, passage_vectors, self.more.scope, self.options.refresh.top_k)
         return [
             {"question_id": ranking.question_id, "passage_id": passage_id, "source": "refreshed", "rank": place, "score": score}
             for ranking in rankings

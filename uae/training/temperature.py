@@ -30,7 +30,7 @@ def calibrated_temperature(pairs: pd.DataFrame, evidence: Mapping[str, frozenset
     """
     usable = []
     for question_id, rows in pairs.groupby("question_id"):
-        hit = rows["text"].isin(evidence.get(question_id, frozenset())).to_numpy()
+        hit = rows["text"].isin(evidence.get(str(question_id), frozenset())).to_numpy()
         if hit.any() and not hit.all():
             usable.append((rows["utility"].to_numpy(), hit))
     if not usable:

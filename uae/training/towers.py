@@ -47,7 +47,7 @@ def build_student(encoder: SentenceTransformer, towers: str) -> SentenceTransfor
     return SentenceTransformer(
         modules=[Router.for_query_document(queries, documents, default_route=None, allow_empty_key=False)],
         device=str(encoder.device),
-        prompts=dict(encoder.prompts),
+        prompts=dict(encoder.prompts),  # type: ignore[arg-type]  # it takes what it gives, None among it
         default_prompt_name=encoder.default_prompt_name,
         similarity_fn_name=encoder.similarity_fn_name,
         truncate_dim=encoder.truncate_dim,
@@ -110,6 +110,8 @@ def _trainable_copy(modules: list[Module]) -> list[Module]:
 def _adapter(encoder: SentenceTransformer) -> Dense:
     with encoder.truncate_embeddings(None):
         dimension = encoder.get_embedding_dimension()
+    if dimension is None:
+        raise ModelError("this encoder does not say how many dimensions its vectors have: train.towers cannot be adapter")
     zero = torch.zeros(dimension, dimension)
     dense = Dense(dimension, dimension, bias=False, activation_function=None, init_weight=zero, use_residual=True)
     return dense.to(device=encoder.device, dtype=encoder.dtype)

@@ -9,17 +9,17 @@ from uae.pipeline.settings import (
     Scope,
     TeacherSettings,
     TrackingSettings,
-    TrainSettings,
     UtilitySettings,
 )
 from uae.pipeline.shared_code import ENCODER, MODELS, REGISTRY, TABLES
 from uae.pipeline.stage import Key, Parameters, Stage
 from uae.pipeline.teachers import asked_teachers
 from uae.pipeline.workspace import Workspace
+from uae.training.options import TrainOptions
 
 if TYPE_CHECKING:
-    from uae.training.fit import Recipe
-    from uae.training.train import Plan, Refreshing
+    from uae.training.data import TrainingData
+    from uae.training.refresh import MoreLabels
 
 
 class TrainParameters(Parameters):
@@ -30,7 +30,7 @@ class TrainParameters(Parameters):
     teachers: dict[str, TeacherSettings]
     label: LabelSettings
     utility: UtilitySettings
-    train: TrainSettings
+    train: TrainOptions
     tracking: TrackingSettings
 
 
@@ -49,58 +49,48 @@ def run(p: TrainParameters, w: Workspace) -> dict[str, Any]:
     params = {"train": p.train.model_dump(), "utility": p.utility.model_dump(), "student": p.student, "seed": p.seed}
     with training_run(params, {name: w.path(name) for name in ("candidates", "passages", "questions", "labels")}) as run:
         summary = train(
-            candidates_path=w.path("candidates"),
-            passages_path=w.path("passages"),
-            questions_path=w.path("questions"),
-            store_path=w.path("labels"),
-            manifest_path=w.path("label_manifest"),
+            data=training_data(p, w, w.path("questions")),
             base_path=base,
             student_path=w.path("student"),
+            rivals_path=w.path("rivals"),
             curve_path=w.path("training_curve"),
+            reward_path=w.path("reward_model"),
+            more=more_labels(p, w, w.path("refreshed_labels")),
+            options=p.train,
+            teacher_temperature=p.utility.temperature,
             device=p.compute.device,
             seed=p.seed,
             log_metrics=log_metrics,
             log_examples=lambda rows: mlflow.log_dict({"examples": rows}, "validation_examples.json"),
-            plan=training_plan(p, w, w.path("refreshed_labels")),
-            rivals=p.train.rivals,
-            rivals_path=w.path("rivals"),
         )
         mlflow.set_tag(ENCODER_TAG, summary["fingerprint"])
         mlflow.log_metrics({name: summary[name] for name in ("seconds_per_step", "peak_memory_mb", "teacher_temperature")})
     return summary | {"run_id": run.info.run_id}
 
 
-def training_plan(p: TrainParameters, w: Workspace, refreshed_labels: Path) -> "Plan":
-    """How the student is trained, as ``uae.training`` takes it.
+def training_data(p: TrainParameters, w: Workspace, questions_path: Path) -> "TrainingData":
+    """The labelled pairs of the workspace."""
+    from uae.training.data import TrainingData
 
-    A student that refreshes its candidates has the teacher asked for more; ``refreshed_labels`` is where the answers go.
-    """
-    from uae.training.reward import RewardRecipe
-    from uae.training.train import Plan, Rewarding, Selection
-
-    selection = Selection(
-        aggregation=p.utility.model_dump(exclude={"temperature"}),
-        harmful_are_negatives=p.train.harmful_are_negatives,
-        least_best_utility=p.train.least_best_utility,
-        near_duplicate=p.train.near_duplicate,
+    return TrainingData.read(
+        candidates_path=w.path("candidates"),
+        passages_path=w.path("passages"),
+        questions_path=questions_path,
+        store_path=w.path("labels"),
+        manifest_path=w.path("label_manifest"),
+        aggregation=aggregation(p.utility),
     )
-    reward = RewardRecipe(**p.train.reward.model_dump(exclude={"share"}))
-    rewarding = Rewarding(share=p.train.reward.share, recipe=reward, path=w.path("reward_model"))
-    refreshing = _refreshing(p, w, refreshed_labels)
-    return Plan(training_recipe(p), selection, p.train.calibrate_temperature, rewarding, refreshing)
 
 
-def training_recipe(p: TrainParameters) -> "Recipe":
-    """How a student is fitted, as ``uae.training`` takes it."""
-    from uae.training.fit import Recipe
-
-    names = Recipe.__dataclass_fields__.keys() - {"teacher_temperature"}
-    return Recipe(**{name: getattr(p.train, name) for name in names}, teacher_temperature=p.utility.temperature)
+def aggregation(utility: UtilitySettings) -> dict[str, str]:
+    """How readings become utilities: the last arguments of ``uae.teacher.utility.utilities``."""
+    return utility.model_dump(exclude={"temperature"})
 
 
-def _refreshing(p: TrainParameters, w: Workspace, store_path: Path) -> "Refreshing":
+def more_labels(p: TrainParameters, w: Workspace, store_path: Path) -> "MoreLabels":
+    """How a student that refreshes its candidates has the teacher asked; the answers go to ``store_path``."""
     from uae.teacher.label import ask
-    from uae.training.train import Refreshing
+    from uae.training.refresh import MoreLabels
 
     def ask_more(candidates_path: Path) -> None:
         ask(
@@ -115,14 +105,7 @@ def _refreshing(p: TrainParameters, w: Workspace, store_path: Path) -> "Refreshi
             others=[w.path("labels")],
         )
 
-    return Refreshing(
-        rounds=p.train.refresh.rounds,
-        top_k=p.train.refresh.top_k,
-        scope=p.scope,
-        candidates_path=w.path("refreshed_candidates"),
-        store_path=store_path,
-        ask=ask_more,
-    )
+    return MoreLabels(p.scope, ask_more, w.path("refreshed_candidates"), store_path)
 
 
 STAGE = Stage(

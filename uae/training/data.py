@@ -1,0 +1,78 @@
+"""The tables that training reads, and the examples of each split that follow from them and the options."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table
+from uae.training.examples import Example, build_examples, evidence_texts, labelled_pairs, require_questions
+from uae.training.false_negatives import known_false_negatives
+from uae.training.options import TrainOptions
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Candidate pairs, and where the teacher's readings of them are. The tables are of the schemas of these names."""
+
+    candidates: pd.DataFrame
+    passages: pd.DataFrame
+    questions: pd.DataFrame
+    stores: tuple[Path, ...]  # of labels; a reading may stand in any of them
+    manifest_path: Path  # of the labels: which readings count
+    aggregation: Mapping[str, str]  # how readings become utilities: the last arguments of ``uae.teacher.utility.utilities``
+
+    @classmethod
+    def read(
+        cls,
+        candidates_path: Path,
+        passages_path: Path,
+        questions_path: Path,
+        store_path: Path,
+        manifest_path: Path,
+        aggregation: Mapping[str, str],
+    ) -> "TrainingData":
+        return cls(
+            candidates=read_table(candidates_path, CANDIDATES),
+            passages=read_table(passages_path, PASSAGES),
+            questions=read_table(questions_path, QUESTIONS),
+            stores=(store_path,),
+            manifest_path=manifest_path,
+            aggregation=aggregation,
+        )
+
+    def with_more(self, candidates: pd.DataFrame, store_path: Path) -> "TrainingData":
+        """The same with other candidates, some of whose readings stand in a further store."""
+        return replace(self, candidates=candidates, stores=(*self.stores, store_path))
+
+    def pairs(self) -> pd.DataFrame:
+        """``labelled_pairs`` of the candidates.
+
+        Raises:
+            ArtefactError: a pair lacks a reading.
+        """
+        return labelled_pairs(self.candidates, self.passages, self.questions, self.stores, self.manifest_path, self.aggregation)
+
+    def by_split(self, pairs: pd.DataFrame, options: TrainOptions) -> dict[str, dict[str, Example]]:
+        """Examples of the splits train and validation, by question_id.
+
+        Raises:
+            ArtefactError: one of them is empty.
+        """
+        parts = {split: self.examples(pairs[pairs["split"] == split], options) for split in ("train", "validation")}
+        for split, part in parts.items():
+            require_questions(part, split)
+        return parts
+
+    def examples(self, pairs: pd.DataFrame, options: TrainOptions) -> dict[str, Example]:
+        """Examples of labelled pairs, by question_id. An objective that needs evidence gets the questions that have some."""
+        objective = options.chosen_objective()
+        reads_evidence = objective.evidence_in_target > 0
+        evidence = evidence_texts(self.questions, self.passages) if reads_evidence else {}
+        if objective.needs_evidence:
+            pairs = pairs[pairs["question_id"].isin(evidence)]
+        ignored: dict[str, frozenset[str]] = {}
+        if options.near_duplicate is not None and not pairs.empty:
+            ignored = known_false_negatives(pairs, self.questions, self.passages, options.near_duplicate, reads_evidence)
+        return build_examples(pairs, evidence, ignored, options.harmful_are_negatives, options.least_best_utility)

@@ -1,0 +1,106 @@
+"""The options of training: the keys of ``train`` in params.yaml. The functions that use them take these models; nothing copies.
+
+A new option is one field here and one line in params.yaml. Importing this file imports no torch.
+"""
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import Field, create_model, model_validator
+
+from uae.io.options import Count, Fraction, NearDuplicate, Options, Positive
+from uae.training.objectives import OBJECTIVES
+from uae.training.objectives.contract import Objective
+
+if TYPE_CHECKING:
+    ObjectiveName = str
+
+    class ObjectiveParameters(Options): ...
+else:
+    ObjectiveName = Literal[tuple(OBJECTIVES)]
+    # One section for each objective that has parameters.
+    ObjectiveParameters = create_model(
+        "ObjectiveParameters",
+        __base__=Options,
+        **{name: (kind, ...) for name, kind in OBJECTIVES.items() if kind.model_fields},
+    )
+
+# Where full batches would make fewer steps an epoch, they are smaller: one or two, the first still warming up, teach nothing.
+_LEAST_STEPS = 6
+_LEAST_QUESTIONS = 4  # but a batch has as many, for negatives beside a question's own candidates
+
+
+class RefreshOptions(Options):
+    """See ``uae.training.refresh``."""
+
+    rounds: Annotated[int, Field(ge=0)]  # after how many of the first epochs; 0: never
+    top_k: Count  # passages of the student's ranking
+
+
+class RewardOptions(Options):
+    """How the reward model is fitted, and how much of its scores is taken; see ``uae.training.reward``."""
+
+    share: Fraction
+    folds: Annotated[int, Field(ge=2)]
+    epochs: Count
+    batch_size: Count  # questions, each with all its judged passages
+    learning_rate: Positive
+    warmup: Fraction
+    weight_decay: Annotated[float, Field(ge=0)]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+
+
+class FitOptions(Options):
+    """How a student is fitted to examples; see ``uae.training.fit``."""
+
+    objective: ObjectiveName
+    objectives: ObjectiveParameters
+    towers: Literal["both", "query", "adapter"]
+    epochs: Count
+    batch_size: Count  # questions; fewer where there are few: see ``for_questions``
+    gradient_accumulation: Count
+    learning_rate: Positive
+    warmup: Fraction
+    weight_decay: Annotated[float, Field(ge=0)]
+    student_temperature: Positive  # of cosine similarities
+    in_batch_negatives: bool
+    passage_queries: Annotated[float, Field(ge=0, le=4)]  # for each question
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    evaluations_per_epoch: Count
+    patience: Count
+
+    def chosen_objective(self) -> Objective:
+        """The objective with its parameters."""
+        own: Objective | None = getattr(self.objectives, self.objective, None)
+        return OBJECTIVES[self.objective]() if own is None else own
+
+    def for_questions(self, questions: int) -> Self:
+        """With smaller batches where so few train questions would make less than six steps an epoch."""
+        enough = max(_LEAST_QUESTIONS, questions // (_LEAST_STEPS * self.gradient_accumulation))
+        return self.model_copy(update={"batch_size": min(self.batch_size, enough)})
+
+    def fit_facts(self) -> dict[str, Any]:
+        """What decides how a student is fitted, for a hash: the other objectives' parameters do not."""
+        own = self.model_dump(mode="json", include=set(FitOptions.model_fields) - {"objectives"})
+        return own | {"parameters": self.chosen_objective().model_dump(mode="json")}
+
+
+class TrainOptions(FitOptions):
+    """All of ``train``: how a student is fitted, and what of the labels it is fitted to."""
+
+    calibrate_temperature: bool
+    near_duplicate: NearDuplicate | None
+    harmful_are_negatives: bool
+    least_best_utility: float | None  # nats per token
+    refresh: RefreshOptions
+    reward: RewardOptions
+    rivals: tuple[ObjectiveName, ...]
+
+    @model_validator(mode="after")
+    def _utilities_are_smoothed_once(self) -> Self:
+        if self.reward.share and self.refresh.rounds:
+            raise ValueError("reward.share, refresh.rounds: use one of them; new pairs would have the reward model fitted anew")
+        return self
+
+    def rival(self, objective: str) -> Self:
+        """The same options with another objective."""
+        return self.model_copy(update={"objective": objective})
