@@ -9,11 +9,12 @@ from typer.testing import CliRunner, Result
 
 from uae.cli.main import app
 from uae.io.errors import ConfigError
-from uae.io.files import read_json
+from uae.io.files import read_json, write_json
 from uae.pipeline.chain import model_references
 from uae.pipeline.settings import load_settings
 from uae.registry.tracking import connect
 from uae.release.open import read_manifest
+from uae.validation.report import table_hashes
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path += [str(ROOT / "tests" / "teacher"), str(ROOT / "tests" / "serving")]
@@ -38,6 +39,8 @@ def project(folder: Path) -> Path:
     shutil.copy(ROOT / "params.yaml", folder)
     (folder / "data").mkdir()
     write_corpus(folder / "data")
+    tables = {name: folder / "data" / f"{name}.parquet" for name in ("passages", "questions")}
+    write_json(folder / "reports" / "validation.json", {"tables": table_hashes(tables)})
     return folder
 
 
@@ -88,7 +91,7 @@ def test_plan_says_what_label_would_ask_and_stores_nothing(fresh, tiny_lm):
     assert f"readings to ask {READINGS} stored already 0" in text
     for line in ("tokens", "times as many without shared prefixes", "tokens/s", "on cpu", "(h:mm:ss)", "MB"):
         assert line in text
-    assert sorted(path.name for path in fresh.iterdir()) == ["data", "params.yaml"]
+    assert sorted(path.name for path in fresh.iterdir()) == ["data", "params.yaml", "reports"]
     assert not (fresh / "data" / "labels").exists()
 
 
