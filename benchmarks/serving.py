@@ -39,7 +39,8 @@ from uae.pipeline.chain import STAGES, run_stage
 from uae.pipeline.settings import Settings, dump_settings, load_settings
 from uae.pipeline.stages.evaluate import EvaluateParameters, judging_terms
 from uae.pipeline.workspace import Workspace
-from uae.release.open import Release, read_manifest
+from uae.release.manifest import read_manifest
+from uae.release.open import Release
 from uae.release.store import ReleaseStore
 
 HERE = Path(__file__).resolve().parent
@@ -310,7 +311,7 @@ def main(
             "passages": len(read_table(workspaces[0].path("passages"), PASSAGES)),
             "questions": len(questions),
             "cores": len(os.sched_getaffinity(0)),
-            "backend": read_manifest(workspaces[0].path("release"))["serving"]["backend"],
+            "backend": read_manifest(workspaces[0].path("release")).dense().serving.backend,
         }
         with bench.ours() as port:
             if "compare" in parts:

@@ -19,7 +19,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from uae.release.open import read_manifest
+from uae.release.manifest import read_manifest
 from uae.release.store import write_origin
 
 _SERVICE = "deploy.service"
@@ -42,7 +42,7 @@ def build(release: Path, out: Path, name: str, version: str, origin: Mapping | N
         ArtefactError: ``release`` is not a whole release.
         ModuleNotFoundError: a package that serving needs is not installed here, so that its version is not known.
     """
-    packages = pinned(requirements(read_manifest(release)))
+    packages = pinned(requirements(read_manifest(release).needs_torch()))
     bentoml = _bentoml()
     with tempfile.TemporaryDirectory(prefix="bento-") as scratch:
         context = Path(scratch) / "context"
@@ -96,10 +96,9 @@ def copy_code(target: Path) -> None:
     shutil.copytree(_HERE / "page", target / "deploy" / "page")
 
 
-def requirements(manifest: dict) -> tuple[str, ...]:
+def requirements(with_torch: bool) -> tuple[str, ...]:
     """The packages that serving a release imports: torch and its like only where an encoder in it is served by torch."""
-    backends = {part["serving"]["backend"] for part in (manifest, manifest["base"]) if part}
-    return (*_SERVING, *_TORCH) if "torch" in backends else _SERVING
+    return (*_SERVING, *_TORCH) if with_torch else _SERVING
 
 
 def pinned(packages: Iterable[str]) -> list[str]:

@@ -94,6 +94,6 @@ class _Serving:
         )
         if served:
             origin = served.origin or {}
-            backend = served.release.manifest["serving"]["backend"]
+            backend = served.release.backend()
             info.add_metric([served.fingerprint, str(origin.get("model") or ""), str(origin.get("version") or ""), backend], 1)
         yield info

@@ -27,7 +27,7 @@ from deploy.schemas import (
     request_models,
 )
 from uae.io.errors import InputError
-from uae.release.open import Hit
+from uae.release.passages import Hit
 from uae.serving.switch import Served
 
 _ERRORS = {
@@ -110,8 +110,7 @@ class V1:
                 system = _model_names(served).get(body.model)
                 if system is None:
                     raise ApiError(404, "model_not_found", "there is no such model here: GET /v1/models names them", "model")
-                manifest = served.release.manifest
-                dimension = (manifest if system == "uae" else manifest["base"])["dimension"]
+                dimension = served.release.dimension(system)
                 if body.dimensions not in (None, dimension):
                     message = f"this model's vectors have {dimension} dimensions and are not cut"
                     raise ApiError(400, "dimensions", message, "dimensions")
@@ -193,19 +192,19 @@ def _model_names(served: Served) -> dict[str, str]:
 
 
 def _described(served: Served, retrieval: Retrieval) -> dict[str, Any]:
-    manifest, origin = served.release.manifest, served.origin or {}
+    release, origin = served.release, served.origin or {}
     return {
         "fingerprint": served.fingerprint,
         "model": origin.get("model"),
         "version": None if origin.get("version") is None else str(origin["version"]),
         "promoted_at": origin.get("promoted_at"),
         "metrics": origin.get("metrics"),
-        "data_hash": manifest.get("passage_texts"),
-        "passages": manifest["passages"],
-        "dimension": served.release.dimension,
-        "max_tokens": manifest["max_tokens"],
-        "backend": manifest["serving"]["backend"],
-        "systems": served.release.systems,
+        "data_hash": release.data_hash,
+        "passages": release.passage_count,
+        "dimension": release.dimension(),
+        "max_tokens": release.max_tokens(),
+        "backend": release.backend(),
+        "systems": release.systems,
         "loaded_at": retrieval.loaded_at(served).isoformat(timespec="seconds"),
         "loading": retrieval.switch.loading is not None,
     }

@@ -13,7 +13,7 @@ from uae.io.files import read_json, write_json
 from uae.pipeline.chain import model_references
 from uae.pipeline.settings import load_settings
 from uae.registry.tracking import connect
-from uae.release.open import read_manifest
+from uae.release.manifest import read_manifest
 from uae.validation.report import table_hashes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -188,7 +188,7 @@ def failed(result: Result) -> str:
 
 
 def test_release_commands_act_on_the_store(elsewhere, built):
-    first, second = (read_manifest(folder)["fingerprint"][:12] for folder in built)
+    first, second = (read_manifest(folder).fingerprint[:12] for folder in built)
     assert "models/serving holds no release" in said(uae("release", "list"))
     assert said(uae("release", "activate", str(built[0]))) == (
         f"active: {first} uae release rollback goes to: nothing, there was none before"
@@ -214,7 +214,7 @@ def test_release_activate_takes_a_version_or_an_alias_of_the_registry(elsewhere,
         shutil.copytree(folder, logged / "artifacts" / "release")
         client.create_model_version("uae-retriever", logged.as_uri())
     client.set_registered_model_alias("uae-retriever", "champion", "1")
-    first, second = (read_manifest(folder)["fingerprint"][:12] for folder in built)
+    first, second = (read_manifest(folder).fingerprint[:12] for folder in built)
     store = ("--store", "served")
     assert said(uae("release", "activate", "2", *store)).startswith(f"active: {second} (uae-retriever version 2)")
     assert said(uae("release", "activate", "champion", *store)).startswith(f"active: {first} (uae-retriever version 1)")

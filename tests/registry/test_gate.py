@@ -20,7 +20,7 @@ from uae.registry.gate import Bounds, Decision, decide_better, decide_serving
 from uae.registry.promote import _register, promote
 from uae.registry.tracking import connect
 from uae.release.build import IndexRecipe, build_release
-from uae.release.open import read_manifest, seal
+from uae.release.manifest import read_manifest, seal
 from uae.release.parity import Parity
 from uae.retrievers.dense import load_encoder
 from uae.retrievers.onnx_export import export_encoder
@@ -122,17 +122,18 @@ def changed(project: Path, target: Path, change) -> Path:
 
 
 def another_models_graph(folder: Path, manifest: dict) -> None:
-    model = load_encoder(folder / "encoder", "cpu")
+    model = load_encoder(folder / "legs" / "dense" / "encoder", "cpu")
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)))
-    shutil.rmtree(folder / "serving")
-    export_encoder(model, folder / "serving")
+    shutil.rmtree(folder / "legs" / "dense" / "serving")
+    export_encoder(model, folder / "legs" / "dense" / "serving")
 
 
 def one_list(folder: Path, manifest: dict) -> None:
-    assert manifest["index"]["parameters"] != "nprobe=1"
-    manifest["index"]["parameters"] = "nprobe=1"
+    index = manifest["legs"]["dense"]["index"]
+    assert index["parameters"] != "nprobe=1"
+    index["parameters"] = "nprobe=1"
 
 
 class Registry:
@@ -157,7 +158,7 @@ def gate(project: Path, release: Path, monkeypatch, change=None, written=Mapping
     passages, questions = read_table(project / "passages.parquet", PASSAGES), read_table(project / "questions.parquet", QUESTIONS)
     dataset = set_hash(choose_questions(questions), passages, "corpus")
     systems = {"base": {"map": {"mean": 0.1}}, "uae": {"map": {"mean": 0.9}}}
-    evaluation = {"release": read_manifest(release)["fingerprint"], "dataset": dataset, "scope": "corpus", "systems": systems}
+    evaluation = {"release": read_manifest(release).fingerprint, "dataset": dataset, "scope": "corpus", "systems": systems}
     write_json(root / "evaluation.json", evaluation | written)
     if change:
         change(questions, passages)
@@ -229,7 +230,7 @@ def test_a_release_that_does_not_is_refused_however_good_its_evaluation(project,
     assert result["reasons"][0].endswith("passed")  # the gain itself
 
 
-def test_a_version_registered_in_between_is_not_taken_for_ours(tmp_path, monkeypatch):
+def test_a_version_registered_in_between_is_not_taken_for_ours(project, tmp_path, monkeypatch):
     client = connect("sqlite:///mlflow.db", "e", tmp_path)
     client.create_registered_model("m")
     run = client.create_run(client.get_experiment_by_name("e").experiment_id).info.run_id
@@ -239,7 +240,7 @@ def test_a_version_registered_in_between_is_not_taken_for_ours(tmp_path, monkeyp
         return SimpleNamespace(registered_model_version=int(ours.version))
 
     monkeypatch.setattr(importlib.import_module("mlflow.pyfunc"), "log_model", log_model)  # mlflow loads it lazily
-    manifest = {"fingerprint": "f", "encoder": "e", "files": {"index.faiss": "i"}, "serving": {"backend": "onnx"}, "base": None}
+    manifest = read_manifest(project / "release")
     version = _register(client, "m", run, tmp_path, manifest, {"systems": {}}, {}, Decision(True, []))
-    assert (int(version.version), version.tags["uae.release"]) == (1, "f")
+    assert (int(version.version), version.tags["uae.release"]) == (1, manifest.fingerprint)
     assert "uae.release" not in client.get_model_version("m", "2").tags

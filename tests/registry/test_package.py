@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import pytest
@@ -34,7 +35,7 @@ def test_the_bento_is_built_with_where_its_release_came_from(champion, tmp_path,
         returncode = 0
 
     monkeypatch.setattr(uae.registry.package, "release_of", lambda version: tmp_path / "release")
-    monkeypatch.setattr(uae.registry.package, "read_manifest", lambda folder: {"fingerprint": "ab" * 32})
+    monkeypatch.setattr(uae.registry.package, "read_manifest", lambda folder: SimpleNamespace(fingerprint="ab" * 32))
     monkeypatch.setattr(uae.registry.package.subprocess, "run", lambda command, **rest: commands.append(command) or Done())
     result = package(tmp_path / "bento", tmp_path, *MLFLOW, "uae-retriever", "champion", "uae-retriever")
     ((*_, module, _, release, _, origin, _, out, _, name, _, version),) = commands

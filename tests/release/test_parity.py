@@ -1,6 +1,7 @@
 """Parity is measured on what is found, and the build takes the first form of serving that passes."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import faiss
@@ -9,10 +10,11 @@ import pandas as pd
 import pytest
 import torch
 
-import uae.release.build
+import uae.release.choose_form
 from uae.io.errors import ConfigError, ModelError
 from uae.io.tables import DOCUMENTS, PASSAGES, QUESTIONS, write_table
 from uae.release.build import IndexRecipe, build_release
+from uae.release.legs.dense import DenseEntry
 from uae.release.parity import Corpus, lowest_cosine, measure_parity, recall_at_1, rows_of
 from uae.retrievers.dense import encode, load_encoder
 
@@ -43,7 +45,7 @@ def test_recall_is_of_the_evidence_and_within_the_scope(corpus):
 
 
 def test_equal_scores_are_ordered_by_passage_id(corpus):
-    shuffled = corpus._replace(passage_ids=np.array(["p3", "p2", "p1", "p0"]))
+    shuffled = replace(corpus, passage_ids=np.array(["p3", "p2", "p1", "p0"]))
     vectors = np.stack([unit(1, 1, 1, 1)])
     assert recall_at_1(vectors, asked(("a", ["p0"])), shuffled, "corpus") == 1.0
 
@@ -119,26 +121,27 @@ def tables(tmp_path_factory, rough_encoder) -> Path:
     return root
 
 
-def build(tables: Path, encoder: Path, out: Path, **changes) -> dict:
+def build(tables: Path, encoder: Path, out: Path, **changes) -> DenseEntry:
+    """The manifest's entry of the one leg."""
     names = {f"{name}_path": tables / f"{name}.parquet" for name in ("documents", "passages", "questions")}
     return build_release(
         **names, encoder_path=encoder, base_path=None, release_path=out, recipe=RECIPE._replace(**changes), scope="document",
         passage_words=140, device="cpu",
-    )  # fmt: skip
+    ).manifest.dense()  # fmt: skip
 
 
 def test_int8_that_is_too_far_off_gives_way_to_float32(tables, rough_encoder, tmp_path):
-    serving = build(tables, rough_encoder, tmp_path / "release", min_cosine=0.99999)["serving"]
-    assert serving["backend"] == "onnx"
-    assert "index.min_cosine is 0.99999" in serving["refused"]["onnx_int8"]
-    assert serving["parity"]["cosine"] == 1.0
-    assert serving["parity"]["questions"] == 3  # of training and validation, not of the test split
-    assert (serving["parity"]["trained_recall"], serving["parity"]["served_recall"]) == (1.0, 1.0)
+    serving = build(tables, rough_encoder, tmp_path / "release", min_cosine=0.99999).serving
+    assert serving.backend == "onnx"
+    assert "index.min_cosine is 0.99999" in serving.refused["onnx_int8"]
+    assert serving.parity.cosine == 1.0
+    assert serving.parity.questions == 3  # of training and validation, not of the test split
+    assert (serving.parity.trained_recall, serving.parity.served_recall) == (1.0, 1.0)
 
 
 def test_int8_is_taken_where_it_may_be(tables, rough_encoder, tmp_path):
-    manifest = build(tables, rough_encoder, tmp_path / "release", min_cosine=0.5, max_recall_loss=1.0)
-    assert (manifest["serving"]["backend"], manifest["serving"]["refused"]) == ("onnx_int8", {})
+    entry = build(tables, rough_encoder, tmp_path / "release", min_cosine=0.5, max_recall_loss=1.0)
+    assert (entry.serving.backend, entry.serving.refused) == ("onnx_int8", {})
 
 
 def _shifted(quantise):
@@ -155,12 +158,12 @@ def _shifted(quantise):
 
 
 def test_lost_recall_refuses_by_itself(tables, rough_encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr(uae.release.build, "open_encoder", _shifted(uae.release.build.open_encoder))
-    monkeypatch.setattr(uae.release.build, "_failure", _ignoring_cosine(uae.release.build._failure))
-    serving = build(tables, rough_encoder, tmp_path / "release", max_recall_loss=0.005)["serving"]
-    assert serving["backend"] == "onnx"
-    assert serving["refused"]["onnx_int8"].startswith("Recall@1 is ")
-    assert "index.max_recall_loss is 0.005 of it" in serving["refused"]["onnx_int8"]
+    monkeypatch.setattr(uae.release.choose_form, "open_encoder", _shifted(uae.release.choose_form.open_encoder))
+    monkeypatch.setattr(uae.release.choose_form, "_failure", _ignoring_cosine(uae.release.choose_form._failure))
+    serving = build(tables, rough_encoder, tmp_path / "release", max_recall_loss=0.005).serving
+    assert serving.backend == "onnx"
+    assert serving.refused["onnx_int8"].startswith("Recall@1 is ")
+    assert "index.max_recall_loss is 0.005 of it" in serving.refused["onnx_int8"]
 
 
 def _broken_documents(quantise):
@@ -177,22 +180,22 @@ def _broken_documents(quantise):
 
 
 def test_a_broken_document_side_refuses_by_itself(tables, rough_encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr(uae.release.build, "open_encoder", _broken_documents(uae.release.build.open_encoder))
-    manifest = build(tables, rough_encoder, tmp_path / "release", min_cosine=0.5, max_recall_loss=1.0)
-    assert (manifest["serving"]["backend"], manifest["probe"]) == ("onnx", 1.0)
-    assert re.match(r"a passage's vector has a cosine of -.*index.min_cosine is 0.5", manifest["serving"]["refused"]["onnx_int8"])
+    monkeypatch.setattr(uae.release.choose_form, "open_encoder", _broken_documents(uae.release.choose_form.open_encoder))
+    entry = build(tables, rough_encoder, tmp_path / "release", min_cosine=0.5, max_recall_loss=1.0)
+    assert (entry.serving.backend, entry.probe.served) == ("onnx", 1.0)
+    assert re.match(r"a passage's vector has a cosine of -.*index.min_cosine is 0.5", entry.serving.refused["onnx_int8"])
     with pytest.raises(ConfigError, match=r"index.serving: onnx_int8 is not good enough.*a passage's vector"):
         build(tables, rough_encoder, tmp_path / "other", serving="onnx_int8", min_cosine=0.5, max_recall_loss=1.0)
 
 
 def test_what_the_codes_of_an_index_lose_is_not_laid_to_the_serving_encoder(tables, rough_encoder, tmp_path):
-    manifest = build(tables, rough_encoder, tmp_path / "release", factory="SQ4", serving="onnx")
-    assert manifest["probe"] < 0.9999
-    assert manifest["serving"]["refused"] == {}
+    entry = build(tables, rough_encoder, tmp_path / "release", factory="SQ4", serving="onnx")
+    assert entry.probe.served < 0.9999
+    assert entry.serving.refused == {}
 
 
 def _ignoring_cosine(failure):
-    return lambda parity, recipe: failure(parity, recipe._replace(min_cosine=-1.0))
+    return lambda parity, gate: failure(parity, gate._replace(min_cosine=-1.0))
 
 
 def test_the_only_way_that_is_allowed_must_pass(tables, rough_encoder, tmp_path):
@@ -206,9 +209,9 @@ def test_what_cannot_be_exported_is_served_by_torch(tables, rough_encoder, tmp_p
         folder.mkdir()
         raise ModelError("this encoder cannot be served by ONNX Runtime: it expands queries")
 
-    monkeypatch.setattr(uae.release.build, "export_encoder", fail)
-    serving = build(tables, rough_encoder, tmp_path / "release")["serving"]
-    assert serving["backend"] == "torch"
-    assert set(serving["refused"]) == {"onnx_int8", "onnx"}
-    assert not list((tmp_path / "release").glob("*serving*"))
-    assert not (tmp_path / "release" / ".float32").exists()
+    monkeypatch.setattr(uae.release.choose_form, "export_encoder", fail)
+    serving = build(tables, rough_encoder, tmp_path / "release").serving
+    assert serving.backend == "torch"
+    assert set(serving.refused) == {"onnx_int8", "onnx"}
+    assert not list((tmp_path / "release").rglob("*serving*"))
+    assert not (tmp_path / "release" / "legs" / "dense" / ".float32").exists()

@@ -3,25 +3,31 @@
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import faiss
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-import uae.release.build
+import uae.release.build_dense
 from uae.io.errors import ArtefactError, InputError
 from uae.io.files import sha256_file
 from uae.io.models import fingerprint
 from uae.io.tables import DOCUMENTS, PASSAGES, read_table, write_table
-from uae.release.build import IndexRecipe, build_release
-from uae.release.open import FORMAT, RELEASE_DOCUMENTS, Release, read_manifest, seal
+from uae.release.build import BuiltRelease, IndexRecipe, build_release
+from uae.release.manifest import read_manifest, seal
+from uae.release.open import Release
+from uae.release.tables import RELEASE_DOCUMENTS, RELEASE_PASSAGES
 from uae.retrievers.dense import encode, load_encoder
 from uae.retrievers.document_side import document_fingerprint
 from uae.retrievers.torch_encoder import TorchEncoder
 from uae.training.towers import build_student
 
+GRAPH = "legs/dense/serving/encoder.onnx"
+INDEX = "legs/dense/index.faiss"
 TEXTS = ["The seal is torn.", "Keys hang in the lodge.", "Ice forms on the fan.", "The fan is silent.", "Call Lunde first."]
 
 
@@ -70,10 +76,10 @@ def test_document_filter_and_k(release):
 
 def test_same_inputs_give_the_same_fingerprint(release, tmp_path, tiny_encoder):
     again = build(release.parent, tiny_encoder, tmp_path / "r", base_path=tiny_encoder)
-    assert again["fingerprint"] == read_manifest(release)["fingerprint"]
+    assert again.manifest.fingerprint == read_manifest(release).fingerprint
 
 
-@pytest.mark.parametrize("name", ["index.faiss", "passages.parquet", "serving/encoder.onnx"])
+@pytest.mark.parametrize("name", [INDEX, "passages.parquet", "legs/dense/serving/encoder.onnx"])
 def test_truncated_or_missing_file_is_refused_by_name(release, tmp_path, name):
     folder = damaged(release, tmp_path)
     (folder / name).write_bytes((folder / name).read_bytes()[:-1])
@@ -86,11 +92,11 @@ def test_truncated_or_missing_file_is_refused_by_name(release, tmp_path, name):
 
 def test_another_encoder_of_the_same_size_is_refused_and_both_are_named(release, tmp_path):
     folder = damaged(release, tmp_path)
-    weights = folder / "encoder" / "model.safetensors"
+    weights = folder / "legs" / "dense" / "encoder" / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    with pytest.raises(ArtefactError, match=r"the encoder is [0-9a-f]{12}, but the index was built with [0-9a-f]{12}"):
+    with pytest.raises(ArtefactError, match=r"encoder of leg 'dense' is [0-9a-f]{12}, but the index was built with [0-9a-f]{12}"):
         Release(folder, "cpu")
 
 
@@ -98,21 +104,21 @@ def test_index_of_another_release_is_refused_and_both_are_named(release, tmp_pat
     folder = damaged(release, tmp_path)
     other = faiss.IndexFlatIP(32)
     other.add(np.eye(5, 32, dtype=np.float32))
-    faiss.write_index(other, str(folder / "index.faiss"))
-    manifest, found = read_manifest(release), sha256_file(folder / "index.faiss")
-    ours = f"this release of encoder {manifest['encoder'][:12]} was built with {manifest['files']['index.faiss'][:12]}"
+    faiss.write_index(other, str(folder / INDEX))
+    manifest, found = read_manifest(release), sha256_file(folder / INDEX)
+    ours = f"leg 'dense' of release {manifest.fingerprint[:12]} was built with {manifest.files[INDEX][:12]}"
     with pytest.raises(ArtefactError, match=rf"index\.faiss is {found[:12]}, but {ours}: it is another release's file"):
         Release(folder, "cpu")
-    (folder / "index.faiss").unlink()
+    (folder / INDEX).unlink()
     with pytest.raises(ArtefactError, match=rf"index\.faiss is missing; {ours}"):
         Release(folder, "cpu")
 
 
 def test_another_encoders_graph_is_refused_and_both_are_named(release, tmp_path):
     folder = damaged(release, tmp_path)
-    with open(folder / "serving" / "encoder.onnx", "ab") as graph:
+    with open(folder / GRAPH, "ab") as graph:
         graph.write(b"x")
-    found, ours = sha256_file(folder / "serving" / "encoder.onnx"), read_manifest(release)["files"]["serving/encoder.onnx"]
+    found, ours = sha256_file(folder / GRAPH), read_manifest(release).files[GRAPH]
     with pytest.raises(ArtefactError, match=rf"encoder\.onnx is {found[:12]}, but .* was built with {ours[:12]}"):
         Release(folder, "cpu")
 
@@ -120,7 +126,7 @@ def test_another_encoders_graph_is_refused_and_both_are_named(release, tmp_path)
 def test_edited_manifest_is_refused(release, tmp_path):
     folder = damaged(release, tmp_path)
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["max_tokens"] = 7
+    manifest["legs"]["dense"]["max_tokens"] = 7
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ArtefactError, match="was changed after it was written"):
         Release(folder, "cpu")
@@ -138,7 +144,7 @@ def project(release, tmp_path) -> Path:
     return tmp_path
 
 
-def build(project: Path, encoder: Path, out: str | Path = "release", factory: str = "Flat", **arguments) -> dict:
+def build(project: Path, encoder: Path, out: str | Path = "release", factory: str = "Flat", **arguments) -> BuiltRelease:
     tables = {f"{name}_path": project / f"{name}.parquet" for name in ("documents", "passages")}
     recipe = IndexRecipe(factory=factory, recall_target=0.9, serving="onnx", max_recall_loss=0.0, min_cosine=0.999)
     terms = {
@@ -179,14 +185,14 @@ def test_after_retraining_the_queries_the_index_is_taken_over(project, tiny_enco
     old, before = read_manifest(project / "release"), found(project / "release")
     encoder = student(tiny_encoder, project / "student", towers)
     with monkeypatch.context() as patch:
-        patch.setattr(uae.release.build, "encode", only_queries)
-        manifest = build(project, encoder)
-    assert manifest.pop("index_reused")
-    assert manifest == read_manifest(project / "release")
-    assert manifest["files"]["index.faiss"] == old["files"]["index.faiss"]
-    assert manifest["document_encoder"] == old["document_encoder"] == document_fingerprint(tiny_encoder)
-    assert manifest["encoder"] != old["encoder"]
-    assert manifest["fingerprint"] != old["fingerprint"]
+        patch.setattr(uae.release.build_dense, "encode", only_queries)
+        built = build(project, encoder)
+    assert built.index_reused
+    assert built.manifest == read_manifest(project / "release")
+    assert built.manifest.files[INDEX] == old.files[INDEX]
+    assert built.manifest.dense().document_encoder == old.dense().document_encoder == document_fingerprint(tiny_encoder)
+    assert built.manifest.dense().encoder != old.dense().encoder
+    assert built.manifest.fingerprint != old.fingerprint
     # Queries are the student's, documents the base's.
     query = encode(load_encoder(encoder, "cpu"), [QUESTION], "query")
     expected = (query @ encode(load_encoder(tiny_encoder, "cpu"), TEXTS, "document").T)[0]
@@ -199,8 +205,8 @@ def test_after_retraining_the_queries_the_index_is_taken_over(project, tiny_enco
 def test_a_release_is_the_same_whether_its_index_was_taken_over_or_not(project, tiny_encoder):
     encoder = student(tiny_encoder, project / "student", "query")
     taken, fresh = build(project, encoder), build(project, encoder, "fresh")
-    assert (taken.pop("index_reused"), fresh.pop("index_reused")) == (True, False)
-    assert taken == fresh
+    assert (taken.index_reused, fresh.index_reused) == (True, False)
+    assert taken.manifest == fresh.manifest
 
 
 def _passages(project: Path, change) -> None:
@@ -243,20 +249,20 @@ def _prompt(project, encoder, monkeypatch):
 
 
 def _libraries(project, encoder, monkeypatch):
-    monkeypatch.setattr(uae.release.build.importlib.metadata, "version", lambda name: "0.1")
+    monkeypatch.setattr(uae.release.build_dense.importlib.metadata, "version", lambda name: "0.1")
     return encoder
 
 
 def _damaged_index(project, encoder, monkeypatch):
-    index = project / "release" / "index.faiss"
+    index = project / "release" / INDEX
     index.write_bytes(index.read_bytes()[:-4] + b"abcd")
     return encoder
 
 
 def _foreign_encoder(project, encoder, monkeypatch):
     """The old release's encoder was swapped: nothing says any more whose vectors its index holds."""
-    shutil.rmtree(project / "release" / "encoder")
-    student(encoder, project / "release" / "encoder", "both")
+    shutil.rmtree(project / "release" / "legs" / "dense" / "encoder")
+    student(encoder, project / "release" / "legs" / "dense" / "encoder", "both")
     return encoder
 
 
@@ -275,34 +281,39 @@ CHANGES = (
 def test_the_index_is_not_taken_over_when_its_vectors_may_be_others(project, tiny_encoder, monkeypatch, change):
     encoder = change(project, tiny_encoder, monkeypatch)
     over, fresh = build(project, encoder), build(project, encoder, "fresh")
-    assert not over["index_reused"]
+    assert not over.index_reused
     assert over == fresh
     assert found(project / "release") == found(project / "fresh")
 
 
 def test_another_kind_of_index_is_built_anew(project, tiny_encoder):
-    assert not build(project, tiny_encoder, factory="SQ8")["index_reused"]
-    assert build(project, tiny_encoder, factory="SQ8")["index_reused"]
+    assert not build(project, tiny_encoder, factory="SQ8").index_reused
+    assert build(project, tiny_encoder, factory="SQ8").index_reused
 
 
 def test_what_is_no_part_of_the_vectors_may_change(project, tiny_encoder):
     _passages(project, lambda rows: rows.assign(section="Another"))
-    assert build(project, tiny_encoder)["index_reused"]
+    assert build(project, tiny_encoder).index_reused
     (hits,) = Release(project / "release", "cpu").search([QUESTION], k=1)
     assert hits[0].section == "Another"
 
 
 def test_the_earlier_release_may_lie_elsewhere(project, tiny_encoder):
-    assert build(project, tiny_encoder, "next", previous_path=project / "release")["index_reused"]
-    assert not build(project, tiny_encoder, previous_path=project / "nowhere")["index_reused"]
+    assert build(project, tiny_encoder, "next", previous_path=project / "release").index_reused
+    assert not build(project, tiny_encoder, previous_path=project / "nowhere").index_reused
     assert found(project / "next") == found(project / "release")
 
 
-def forged(folder: Path, more: dict | None = None, **changes) -> Path:
-    """The manifest as one who means well and knows no better would mend it: all hashes made anew. ``more`` are more files."""
-    manifest = json.loads((folder / "manifest.json").read_text()) | changes
+def forged(folder: Path, more: dict | None = None, change: Callable[[dict], object] = lambda manifest: None) -> Path:
+    """The manifest as a well-meaning person would mend it: ``change`` is applied, and all hashes are made anew.
+
+    Args:
+        more: more files, and their hashes.
+    """
+    manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"] = {name: sha256_file(folder / name) for name in manifest["files"]} | (more or {})
-    manifest["encoder"] = fingerprint(folder / "encoder")
+    manifest["legs"]["dense"]["encoder"] = fingerprint(folder / "legs" / "dense" / "encoder")
+    change(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest | {"fingerprint": seal(manifest)}))
     return folder
 
@@ -312,9 +323,9 @@ def test_vectors_of_another_model_are_refused_though_every_hash_is_right(release
     other = load_encoder(student(tiny_encoder, tmp_path / "other", "both"), "cpu")
     index = faiss.IndexFlatIP(32)
     index.add(encode(other, TEXTS, "document"))
-    faiss.write_index(index, str(folder / "index.faiss"))
+    faiss.write_index(index, str(folder / INDEX))
     forged(folder)
-    sums = sha256_file(folder / "index.faiss")[:12], read_manifest(folder)["encoder"][:12]
+    sums = sha256_file(folder / INDEX)[:12], read_manifest(folder).dense().encoder[:12]
     with pytest.raises(ArtefactError, match=rf"index\.faiss \({sums[0]}\) does not hold the vectors of encoder {sums[1]}"):
         Release(folder, "cpu")
 
@@ -323,12 +334,12 @@ def test_too_few_vectors_are_refused_though_every_hash_is_right(release, tmp_pat
     folder = damaged(release, tmp_path)
     index = faiss.IndexFlatIP(32)
     index.add(np.eye(4, 32, dtype=np.float32))
-    faiss.write_index(index, str(folder / "index.faiss"))
+    faiss.write_index(index, str(folder / INDEX))
     with pytest.raises(ArtefactError, match="4 vectors, but there are 5 passages"):
         Release(forged(folder), "cpu")
 
 
-@pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "encoder/../../secret", "a\\..\\b"])
+@pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "legs/../../secret", "a\\..\\b"])
 def test_a_manifest_cannot_name_files_outside(release, tmp_path, name):
     (tmp_path / "secret").write_text("x")
     folder = forged(damaged(release, tmp_path), more={name: "0" * 64})
@@ -336,7 +347,9 @@ def test_a_manifest_cannot_name_files_outside(release, tmp_path, name):
         Release(folder, "cpu")
 
 
-@pytest.mark.parametrize("name", ["encoder/pytorch_model.bin", "encoder/2_Dense/weights.PT", "code.py", "notes", ".pkl"])
+@pytest.mark.parametrize(
+    "name", ["legs/dense/encoder/model.bin", "legs/dense/encoder/2_Dense/weights.PT", "code.py", "notes", ".pkl"]
+)
 def test_a_manifest_cannot_name_files_of_other_kinds(release, tmp_path, name):
     folder = damaged(release, tmp_path)
     (folder / name).parent.mkdir(exist_ok=True)
@@ -346,38 +359,87 @@ def test_a_manifest_cannot_name_files_of_other_kinds(release, tmp_path, name):
         Release(folder, "cpu")
 
 
-def with_base(folder: Path, **changes) -> dict:
-    """What the manifest says of the base, with changes to its index."""
-    base = json.loads((folder / "manifest.json").read_text())["base"]
-    return {"base": base | {"index": base["index"] | changes}}
+def dense(manifest: dict) -> dict:
+    return manifest["legs"]["dense"]
 
 
-@pytest.mark.parametrize("part", ["uae", "base"])
-@pytest.mark.parametrize("name", ["../outside/stolen.faiss", "{absolute}", "base/../../outside/stolen.faiss"])
-def test_an_index_cannot_lie_outside(release, tmp_path, part, name):
+def an_index(leg: str, value: object) -> Callable[[dict], object]:
+    """A change of a manifest: where the index of a leg is."""
+    return lambda manifest: manifest["legs"][leg]["index"].update(file=value)
+
+
+@pytest.mark.parametrize("leg", ["dense", "base"])
+@pytest.mark.parametrize("name", ["../outside/stolen.faiss", "{absolute}", "legs/../../outside/stolen.faiss"])
+def test_an_index_cannot_lie_outside(release, tmp_path, leg, name):
     (tmp_path / "outside").mkdir()
-    shutil.copy(release / "index.faiss", tmp_path / "outside" / "stolen.faiss")
+    shutil.copy(release / INDEX, tmp_path / "outside" / "stolen.faiss")
     folder = damaged(release, tmp_path)
     name = name.format(absolute=tmp_path / "outside" / "stolen.faiss")
-    index = json.loads((folder / "manifest.json").read_text())["index"] | {"file": name}
-    forged(folder, **({"index": index} if part == "uae" else with_base(folder, file=name)))
+    with pytest.raises(ArtefactError, match=f"for the index of leg '{leg}', which is none of its files"):
+        Release(forged(folder, change=an_index(leg, name)), "cpu")
+    shutil.rmtree(folder)
+    shutil.copytree(release, folder)
     with pytest.raises(ArtefactError, match="leads out of the release's folder"):
+        Release(forged(folder, more={name: "0" * 64}, change=an_index(leg, name)), "cpu")
+
+
+@pytest.mark.parametrize("leg", ["dense", "base"])
+def test_an_index_that_is_not_hashed_is_refused(release, tmp_path, leg):
+    folder = forged(damaged(release, tmp_path), change=an_index(leg, "manifest.json"))
+    with pytest.raises(ArtefactError, match=rf"'manifest\.json' for the index of leg '{leg}', which is none of its files"):
         Release(folder, "cpu")
 
 
-@pytest.mark.parametrize("part", ["uae", "base"])
-def test_an_index_that_is_not_hashed_is_refused(release, tmp_path, part):
+def _without(*path: str) -> Callable[[dict], object]:
+    def change(manifest: dict) -> None:
+        for key in path[:-1]:
+            manifest = manifest[key]
+        del manifest[path[-1]]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_without("legs", "dense"), "system 'uae' asks leg 'dense', which is missing from legs"),
+        (_without("systems", "uae"), "there is no system 'uae'"),
+        (_without("legs", "base", "index"), "legs.*index: Field required"),
+        (an_index("dense", 3), "legs.*index.file: Input should be a valid string"),
+        (lambda manifest: dense(manifest).update(kind="bm25"), "leg 'dense' is of the kind 'bm25'; this version knows dense"),
+        (lambda manifest: manifest["legs"].update(base="x"), "leg 'base' is of the kind None"),
+        (lambda manifest: dense(manifest).update(future=1), "future: Extra inputs are not permitted"),
+        (
+            lambda manifest: manifest["systems"]["uae"]["legs"].update(base=0.5),
+            "systems.uae: has the legs dense, base, and fusion does not say how they are fused",
+        ),
+        (lambda manifest: manifest["systems"]["uae"]["legs"].update(dense=0.0), "the weight of a leg must be a positive number"),
+        (lambda manifest: manifest["systems"]["uae"].update(fusion={"kind": "ranks"}), "uae.fusion: Input should be None"),
+        (lambda manifest: dense(manifest).update(passage_template="{title}"), r"must contain \{text\} exactly once"),
+        (lambda manifest: dense(manifest).update(folder="legs/other"), "no file of legs/other/serving, which leg 'dense'"),
+        (lambda manifest: dense(manifest).update(folder="../x"), "leads out of the release's folder"),
+    ],
+)  # fmt: skip
+def test_a_manifest_that_does_not_hold_together_is_refused_by_name(release, tmp_path, change, said):
+    with pytest.raises(ArtefactError, match=said):
+        Release(forged(damaged(release, tmp_path), change=change), "cpu")
+
+
+@pytest.mark.parametrize("leg", ["dense", "base"])
+def test_a_leg_that_is_gone_is_named(release, tmp_path, leg):
     folder = damaged(release, tmp_path)
-    index = json.loads((folder / "manifest.json").read_text())["index"] | {"file": "manifest.json"}
-    forged(folder, **({"index": index} if part == "uae" else with_base(folder, file="manifest.json")))
-    with pytest.raises(ArtefactError, match=r"'manifest\.json' for an index, which is none of its files"):
+    shutil.rmtree(folder / "legs" / leg)
+    with pytest.raises(ArtefactError, match=f"legs/{leg} is missing: the release has no leg '{leg}'"):
         Release(folder, "cpu")
 
 
-@pytest.mark.parametrize("changes", [{"index": None}, {"index": {"file": 3}}, {"base": "x"}, {"base": {}}])
-def test_a_manifest_that_names_no_index_is_refused(release, tmp_path, changes):
-    with pytest.raises(ArtefactError, match="does not say where an index is"):
-        Release(forged(damaged(release, tmp_path), **changes), "cpu")
+def test_a_leg_of_other_passages_is_refused_though_every_hash_is_right(release, tmp_path):
+    folder = damaged(release, tmp_path)
+    passages = pd.read_parquet(folder / "passages.parquet")
+    passages.loc[2, "text"] = "Another text, which no vector stands for."
+    write_table(folder / "passages.parquet", RELEASE_PASSAGES, passages)
+    with pytest.raises(ArtefactError, match=r"leg 'dense' of .* was made of other passages than passages\.parquet holds"):
+        Release(forged(folder), "cpu")
 
 
 @pytest.mark.parametrize("around", ["nothing", "refine", "hnsw", "quantizer"])
@@ -401,7 +463,7 @@ def test_an_index_whose_lists_lie_in_another_file_is_refused(release, tmp_path, 
         index = graph
     elif around == "quantizer":
         index = faiss.IndexIVFFlat(on_disk, 32, len(TEXTS), faiss.METRIC_INNER_PRODUCT)
-    faiss.write_index(index, str(folder / "index.faiss"))
+    faiss.write_index(index, str(folder / INDEX))
     with pytest.raises(ArtefactError, match=r"index\.faiss takes its vectors from another file"):
         Release(forged(folder), "cpu")
 
@@ -419,7 +481,7 @@ def test_metadata_that_are_no_json_object_are_refused_at_opening(release, tmp_pa
         Release(forged(folder), "cpu")
 
 
-@pytest.mark.parametrize("name", ["passages.parquet", "encoder/config.json", "serving/encoder.onnx"])
+@pytest.mark.parametrize("name", ["passages.parquet", "legs/dense/encoder/config.json", GRAPH])
 def test_a_link_out_of_the_folder_is_refused_though_the_file_is_the_right_one(release, tmp_path, name):
     folder = damaged(release, tmp_path)
     os.replace(folder / name, tmp_path / "outside")
@@ -430,34 +492,29 @@ def test_a_link_out_of_the_folder_is_refused_though_the_file_is_the_right_one(re
 
 def test_a_file_too_many_is_refused(release, tmp_path):
     folder = damaged(release, tmp_path)
-    (folder / "encoder" / "pytorch_model.bin").write_bytes(b"x")
+    (folder / "legs" / "dense" / "encoder" / "pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(ArtefactError, match=r"pytorch_model\.bin is no part of this release"):
         Release(folder, "cpu")
 
 
-def test_another_format_is_refused_with_what_to_do(release, tmp_path):
-    folder = forged(damaged(release, tmp_path), format=1)
-    with pytest.raises(ArtefactError, match=f"release format 1; this version reads format {FORMAT}. Build the release again"):
-        read_manifest(folder)
-
-
 def test_the_manifest_says_what_made_the_vectors(release):
     manifest = read_manifest(release)
-    assert manifest["pooling"] == {"query": ["mean"], "document": ["mean"]}
-    assert (manifest["normalised"], manifest["dimension"], manifest["max_tokens"]) == (True, 32, 128)
-    assert manifest["chunking"] == {"passage_words": 140}
-    assert (manifest["index"]["factory"], manifest["index"]["dtype"]) == ("Flat", "float32")
-    assert manifest["serving"]["backend"] == "onnx"
+    dense = manifest.dense()
+    assert dense.pooling == {"query": ["mean"], "document": ["mean"]}
+    assert (dense.normalised, dense.dimension, dense.max_tokens) == (True, 32, 128)
+    assert manifest.chunking == {"passage_words": 140}
+    assert (dense.index.factory, dense.index.dtype) == ("Flat", "float32")
+    assert dense.serving.backend == "onnx"
     there = {path.relative_to(release).as_posix() for path in release.rglob("*") if path.is_file()}
-    assert set(manifest["files"]) == there - {"manifest.json"}
+    assert set(manifest.files) == there - {"manifest.json"}
 
 
 def test_the_base_stands_beside_the_trained_encoder(project, tiny_encoder):
     encoder = student(tiny_encoder, project / "student", "both")
-    manifest = build(project, encoder, "both", base_path=tiny_encoder)
+    manifest = build(project, encoder, "both", base_path=tiny_encoder).manifest
     opened = Release(project / "both", "cpu")
     assert opened.systems == ("uae", "base")
-    assert manifest["base"]["index"]["file"] == "base/index.faiss"
+    assert manifest.dense("base").index.file == "legs/base/index.faiss"
     for system, folder in (("uae", encoder), ("base", tiny_encoder)):
         model = load_encoder(folder, "cpu")
         expected = (encode(model, [QUESTION], "query") @ encode(model, TEXTS, "document").T)[0]
@@ -468,9 +525,9 @@ def test_the_base_stands_beside_the_trained_encoder(project, tiny_encoder):
 
 
 def test_a_base_with_the_same_document_vectors_shares_the_index(project, tiny_encoder):
-    manifest = build(project, student(tiny_encoder, project / "student", "adapter"), "shared", base_path=tiny_encoder)
-    assert manifest["base"]["index"]["file"] == "index.faiss"
-    assert not (project / "shared" / "base" / "index.faiss").exists()
+    manifest = build(project, student(tiny_encoder, project / "student", "adapter"), "shared", base_path=tiny_encoder).manifest
+    assert manifest.dense("base").index.file == INDEX
+    assert not (project / "shared" / "legs" / "base" / "index.faiss").exists()
     opened = Release(project / "shared", "cpu")
     assert not np.allclose(opened.encode([QUESTION], "query"), opened.encode([QUESTION], "query", "base"), atol=1e-3)
 
@@ -478,9 +535,9 @@ def test_a_base_with_the_same_document_vectors_shares_the_index(project, tiny_en
 def test_where_a_graph_is_not_wanted_torch_serves(project, tiny_encoder):
     recipe = IndexRecipe(factory="Flat", recall_target=0.9, serving="torch", max_recall_loss=0.0, min_cosine=0.999)
     before = found(project / "release")
-    manifest = build(project, tiny_encoder, "torch", recipe=recipe)
-    assert manifest["serving"]["backend"] == "torch"
-    assert not (project / "torch" / "serving").exists()
+    manifest = build(project, tiny_encoder, "torch", recipe=recipe).manifest
+    assert manifest.dense().serving.backend == "torch"
+    assert not (project / "torch" / "legs" / "dense" / "serving").exists()
     after = found(project / "torch")
     assert [passage for passage, _ in after] == [passage for passage, _ in before]
     assert Release(project / "torch", "cpu").token_lengths([QUESTION], "query") == (

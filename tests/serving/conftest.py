@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, sync_playwright
 from ports import free_port
 from starlette.testclient import TestClient
 
-import uae.release.build
+import uae.release.choose_form
 from deploy.app import create_app
 from deploy.build import build
 from deploy.config import Config
@@ -52,7 +52,7 @@ def release(tmp_path_factory, tiny_encoder) -> Path:
     write_table(root / "documents.parquet", DOCUMENTS, documents)
     write_table(root / "passages.parquet", PASSAGES, passages)
     recipe = IndexRecipe(factory="Flat", recall_target=0.95, serving="onnx", max_recall_loss=0.5, min_cosine=0.5)
-    export, exported = uae.release.build.export_encoder, []
+    export, exported = uae.release.choose_form.export_encoder, []
 
     def export_once(model, folder: Path) -> None:
         """Trained and base encoder are the same one here, and exporting takes many seconds."""
@@ -62,7 +62,7 @@ def release(tmp_path_factory, tiny_encoder) -> Path:
             export(model, folder)
             exported.append(folder)
 
-    with mock.patch.object(uae.release.build, "export_encoder", export_once):
+    with mock.patch.object(uae.release.choose_form, "export_encoder", export_once):
         build_release(
             documents_path=root / "documents.parquet", passages_path=root / "passages.parquet", questions_path=None,
             encoder_path=tiny_encoder, base_path=tiny_encoder, release_path=root / "release", recipe=recipe, scope="corpus",

@@ -18,7 +18,7 @@ from starlette.applications import Starlette
 import deploy.retrieval
 from deploy.app import create_app
 from deploy.config import Config
-from uae.release.open import Hit
+from uae.release.passages import Hit
 
 _DIMENSION = 512
 # What the trained encoder has learnt not to look at.
@@ -89,16 +89,8 @@ class WordRelease:
             for n, passage in enumerate(passages)
         ]
         self.systems = ("uae", "base") if base else ("uae",)
-        self.dimension = _DIMENSION
         self.fingerprint = f"{zlib.crc32(repr((self.passages, base)).encode()):08x}" * 8
-        self.manifest = {
-            "passages": len(passages),
-            "dimension": _DIMENSION,
-            "base": {"dimension": _DIMENSION},
-            "max_tokens": 256,
-            "serving": {"backend": "words"},
-            "passage_texts": "0",
-        }
+        self.passage_count, self.data_hash = len(passages), "0"
         texts = [passage["text"] for passage in self.passages]
         self._vectors = {system: self.encode(texts, "document", system) for system in self.systems}
 
@@ -109,6 +101,15 @@ class WordRelease:
                 if system == "base" or word not in _FILLER:
                     vectors[row, zlib.crc32(word.encode()) % _DIMENSION] += 1
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def dimension(self, system: str = "uae") -> int:
+        return _DIMENSION
+
+    def max_tokens(self, system: str = "uae") -> int:
+        return 256
+
+    def backend(self, system: str = "uae") -> str:
+        return "words"
 
     def token_lengths(self, texts: Sequence[str], kind: str) -> list[int]:
         return [len(text.split()) for text in texts]

@@ -75,7 +75,7 @@ def test_openais_client_works_unchanged(live, opened):
         texts = ["The seal is torn.", QUESTION]
         expected = opened.encode(texts, "query")
         plain = client.embeddings.create(model="uae", input=texts)  # base64 on the wire: the client's own choice
-        floats = client.embeddings.create(model="uae", input=texts, encoding_format="float", dimensions=opened.dimension)
+        floats = client.embeddings.create(model="uae", input=texts, encoding_format="float", dimensions=opened.dimension())
         for reply in (plain, floats):
             assert np.array([each.embedding for each in reply.data]) == pytest.approx(expected, abs=1e-5)
             assert [each.index for each in reply.data] == [0, 1]
@@ -103,7 +103,7 @@ def test_the_release_tells_where_it_came_from(serve, release, opened, tmp_path):
     bare = serve().get("/v1/release").json()
     assert (bare["fingerprint"], bare["model"], bare["version"], bare["metrics"]) == (opened.fingerprint, None, None, None)
     assert (bare["passages"], bare["dimension"], bare["systems"]) == (6, 32, list(opened.systems))
-    assert bare["backend"] == opened.manifest["serving"]["backend"]
+    assert bare["backend"] == opened.backend()
     assert bare["loading"] is False
     shutil.copytree(release, tmp_path / "release")
     origin = {"model": "retriever", "version": "7", "promoted_at": "2026-11-01T00:00:00+00:00", "metrics": {"recall@1": 0.5}}

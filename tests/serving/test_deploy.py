@@ -25,7 +25,8 @@ from deploy.config import Config, read_config
 from deploy.metrics import Metrics
 from uae.io.errors import ArtefactError, ConfigError
 from uae.pipeline.chain import STAGES
-from uae.release.open import Release, read_manifest
+from uae.release.manifest import read_manifest
+from uae.release.open import Release
 from uae.serving.batching import Batch
 from uae.serving.switch import Switch
 
@@ -104,9 +105,7 @@ def test_everything_imported_by_the_code_inside_is_required(bento):
     assert not imported & {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
     ours = imported - set(sys.stdlib_module_names) - {"uae", "deploy"}
     distributions = {of_module[name][0].lower().replace("_", "-") for name in ours}
-    assert distributions - NEVER_CALLED <= names(pinned(requirements({"serving": {"backend": "torch"}, "base": None}))) | {
-        "bentoml"
-    }
+    assert distributions - NEVER_CALLED <= names(pinned(requirements(with_torch=True))) | {"bentoml"}
 
 
 def _imports(path: Path) -> set[str]:
@@ -201,7 +200,7 @@ def test_nothing_is_pickled_and_no_path_of_this_machine_is_inside(bento, tiny):
 
 def test_a_damaged_release_is_not_built(tiny, tmp_path):
     shutil.copytree(tiny, tmp_path / "release")
-    (tmp_path / "release" / "index.faiss").write_bytes(b"x")
+    (tmp_path / "release" / "legs" / "dense" / "index.faiss").write_bytes(b"x")
     with pytest.raises(ArtefactError, match=r"index\.faiss"):
         build(tmp_path / "release", tmp_path / "bento", "uae-retriever", "v1")
     assert not (tmp_path / "bento").exists()

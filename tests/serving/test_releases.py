@@ -20,10 +20,11 @@ from uae.io.errors import ArtefactError, InputError, RegistryError
 from uae.io.files import read_json
 from uae.registry.tracking import RELEASE_TAG, connect
 from uae.registry.versions import origin_of
-from uae.release.open import read_manifest
+from uae.release.manifest import read_manifest
 from uae.release.store import ReleaseStore, read_origin
 from uae.serving.follow import follow, install_version, registered, step
 
+INDEX = "legs/dense/index.faiss"
 ORIGIN = {"model": "uae-retriever", "version": 3, "promoted_at": "2026-11-21T00:00:00+00:00", "metrics": {"map": 0.5}}
 
 
@@ -33,7 +34,7 @@ def built(tmp_path_factory, tiny_encoder) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("built")
     texts = {"harbour": ["The crane stands still.", "Ropes lie on the quay."], "kitchen": ["The oven is hot.", "Salt is low."]}
     folders = [tiny_release(root / name, tiny_encoder, lines, name, "torch") for name, lines in texts.items()]
-    return {read_manifest(folder)["fingerprint"]: folder for folder in folders}
+    return {read_manifest(folder).fingerprint: folder for folder in folders}
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_install_copies_a_whole_release_and_notes_its_origin(store, built, one):
 
 def test_an_intact_release_is_not_copied_again_but_its_origin_is_renewed(store, built, one):
     store.install(built[one], ORIGIN)
-    index = store.path(one) / "index.faiss"
+    index = store.path(one) / INDEX
     before = index.stat().st_ino, index.stat().st_ctime_ns
     store.install(built[one], None)
     assert read_origin(store.path(one)) == ORIGIN
@@ -95,14 +96,14 @@ def test_an_intact_release_is_not_copied_again_but_its_origin_is_renewed(store, 
 
 def test_a_damaged_release_is_replaced_by_installing_it_again(store, built, one):
     store.install(built[one], ORIGIN)
-    (store.path(one) / "index.faiss").write_bytes(b"half")
+    (store.path(one) / INDEX).write_bytes(b"half")
     assert not store.is_intact(one)
     store.install(built[one], None)
     assert contents(store.path(one)) == contents(built[one])
     assert read_origin(store.path(one)) == ORIGIN
 
 
-@pytest.mark.parametrize("name", ["index.faiss", "manifest.json"])
+@pytest.mark.parametrize("name", [INDEX, "manifest.json"])
 def test_a_damaged_source_never_enters(store, built, one, tmp_path, name):
     source = shutil.copytree(built[one], tmp_path / "source")
     (source / name).write_bytes((source / name).read_bytes()[:-9])
@@ -113,8 +114,8 @@ def test_a_damaged_source_never_enters(store, built, one, tmp_path, name):
 
 def test_a_source_whose_files_lie_elsewhere_never_enters(store, built, one, tmp_path):
     source = shutil.copytree(built[one], tmp_path / "source")
-    os.replace(source / "index.faiss", tmp_path / "elsewhere")
-    (source / "index.faiss").symlink_to(tmp_path / "elsewhere")
+    os.replace(source / INDEX, tmp_path / "elsewhere")
+    (source / INDEX).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ArtefactError, match="leads out"):
         store.install(source, None)
     assert store.installed() == []
@@ -152,7 +153,7 @@ def test_the_stamp_changes_with_every_activation(filled, one, two):
     assert stamps[0] is None
 
 
-@pytest.mark.parametrize("name", ["index.faiss", "passages.parquet"])
+@pytest.mark.parametrize("name", [INDEX, "passages.parquet"])
 def test_a_broken_release_is_never_activated(filled, one, two, name):
     filled.activate(one)
     state = filled.stamp()
@@ -167,7 +168,7 @@ def test_rollback_to_a_broken_or_missing_release_changes_nothing(filled, one, tw
     filled.activate(one)
     filled.activate(two)
     state = filled.stamp()
-    (filled.path(one) / "index.faiss").unlink()
+    (filled.path(one) / INDEX).unlink()
     with pytest.raises(ArtefactError, match=r"index\.faiss"):
         filled.rollback()
     shutil.rmtree(filled.path(one))
@@ -215,7 +216,7 @@ def test_a_missing_or_foreign_release_is_refused(filled, one, two):
         filled.active()
 
 
-@pytest.mark.parametrize("linked", ["", "index.faiss", "encoder"])
+@pytest.mark.parametrize("linked", ["", INDEX, "legs/dense/encoder"])
 def test_links_in_the_store_are_refused(filled, one, tmp_path, linked):
     filled.activate(one)
     path = filled.path(one) / linked
@@ -343,7 +344,7 @@ class Registry:
             mlflow.log_metrics({"test/base/map": 0.1} | {f"test/uae/{name}": value for name, value in metrics.items()})
         source = self.root / f"logged-{len(list(self.root.glob('logged-*')))}"
         shutil.copytree(release, source / "artifacts" / "release")
-        tags = {RELEASE_TAG: tag or read_manifest(release)["fingerprint"]}
+        tags = {RELEASE_TAG: tag or read_manifest(release).fingerprint}
         return str(self.client.create_model_version(MODEL, source.as_uri(), run.info.run_id, tags).version)
 
     def point(self, version: str, alias: str = "champion") -> None:
@@ -432,7 +433,7 @@ def test_following_outlives_an_unreachable_registry_and_a_damaged_release(regist
     """Every round something else is wrong; none of it ends the watch."""
     damaged = shutil.copytree(built[two], registry.root / "damaged")
     version = registry.register(damaged, {})
-    (registry.root / "logged-0" / "artifacts" / "release" / "index.faiss").write_bytes(b"")
+    (registry.root / "logged-0" / "artifacts" / "release" / INDEX).write_bytes(b"")
     good = registry.register(built[one], {})
     pauses, said = [], []
 

@@ -147,7 +147,7 @@ def test_swaps_under_load_fail_no_request_and_mix_no_releases(service, store):
         assert metric(service, "uae_swap_failures_total") == 0
 
         # A release that is damaged behind the command's back, after it was activated.
-        damaged = store.path(names["garden"]) / "index.faiss"
+        damaged = store.path(names["garden"]) / "legs" / "dense" / "index.faiss"
         damaged.write_bytes(damaged.read_bytes()[:-1])
         refused = command("activate", names["garden"], store=store)
         assert refused.returncode == 1

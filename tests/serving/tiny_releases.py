@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
 
-import uae.release.build
+import uae.release.choose_form
 from uae.io.tables import DOCUMENTS, PASSAGES, write_table
 from uae.release.build import IndexRecipe, build_release
 from uae.retrievers.onnx_export import export_encoder
@@ -35,12 +35,12 @@ def tiny_release(folder: Path, encoder: Path, texts: Sequence[str], name: str, s
         else:
             export_encoder(model, place)
 
-    with mock.patch.object(uae.release.build, "export_encoder", export):
+    with mock.patch.object(uae.release.choose_form, "export_encoder", export):
         build_release(
             documents_path=folder / "documents.parquet", passages_path=folder / "passages.parquet", questions_path=None,
             encoder_path=encoder, base_path=None, release_path=folder / "release", scope="corpus", passage_words=140,
             device="cpu", recipe=RECIPE._replace(serving=serving),
         )  # fmt: skip
     if serving == "onnx":
-        _EXPORTED.setdefault(encoder, folder / "release" / "serving")
+        _EXPORTED.setdefault(encoder, folder / "release" / "legs" / "dense" / "serving")
     return folder / "release"

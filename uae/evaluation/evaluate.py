@@ -18,7 +18,7 @@ from uae.io.tables import PASSAGES, QUESTIONS, RUNS, read_table, write_table
 from uae.measures.fusion import Rankings, reciprocal_rank_fusion
 from uae.measures.metrics import retrieval_metrics
 from uae.measures.statistics import Gain, gain_over_groups, mean_with_interval, paired_gain
-from uae.release.open import read_manifest
+from uae.release.manifest import read_manifest
 from uae.retrievers.lexical import rank_bm25
 
 BM25, HYBRID = "bm25", "hybrid"
@@ -83,7 +83,7 @@ def evaluate(
     passages, everything = read_table(passages_path, PASSAGES), read_table(questions_path, QUESTIONS)
     questions = choose_questions(everything)
     terms = {"confidence": confidence, "resamples": resamples, "seed": seed}
-    folders = {BASE: base_path, **rival_paths, UAE: release_path / "encoder"}
+    folders = {BASE: base_path, **rival_paths, UAE: manifest.dense().encoder_folder(release_path)}
     rankings = _retrieve(folders, questions, passages, scope, device)
     parts = {}
     if judging is not None:
@@ -114,8 +114,8 @@ def evaluate(
             "test_documents": int(questions["doc_id"].nunique()),
             "answered_questions": len(first[BASE]),
         },
-        "models": models | {UAE: manifest["encoder"]},
-        "release": manifest["fingerprint"],
+        "models": models | {UAE: manifest.dense().encoder},
+        "release": manifest.fingerprint,
         **_compared(scores, answers, [BM25, HYBRID, *rival_paths], questions.set_index("question_id")["doc_id"], terms),
         "recall_curve": curve,
         "training": {"curve": _training_curve(training_curve_path)},

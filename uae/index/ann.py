@@ -1,17 +1,18 @@
 """The kind of FAISS index: chosen by the corpus's size and the recall wanted, built the same every time, tuned on queries."""
 
+import importlib.metadata
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import faiss
 import numpy as np
 
-from uae.index.nearest import MOST_BREADTH, search, search_parameters
+from uae.index.nearest import MOST_BREADTH, Vectors, search, search_parameters
 from uae.io.errors import ConfigError
 
-__all__ = ["Tuned", "build_index", "dtype", "index_recall", "plan_factory", "search", "search_parameters", "tune"]
+__all__ = ["Tuned", "build_index", "built_with", "dtype", "index_recall", "plan_factory", "search", "search_parameters", "tune"]
 
 # Up to this many stored numbers (rows times dimension) Flat is fast enough, up to that many HNSW's single-threaded build is
 # short enough. From benchmarks/index.py; see docs/decisions.md.
@@ -54,11 +55,11 @@ def plan_factory(factory: str, n: int, dimension: int, recall_target: float) -> 
 
 
 def list_count(n: int) -> int:
-    """Inverted lists for ``n`` vectors: the power of two next to 2 sqrt(n), where finding lists costs about what reading does."""
-    return 2 ** round(math.log2(2 * math.sqrt(n)))
+    """Inverted lists for ``n`` vectors: the power of two next to 2 sqrt(n), where finding lists takes as long as reading them."""
+    return 1 << round(math.log2(2 * math.sqrt(n)))
 
 
-def build_index(vectors: np.ndarray, factory: str) -> faiss.Index:
+def build_index(vectors: Vectors, factory: str) -> faiss.Index:
     """A FAISS index of unit vectors, shape (n, dim), by ``faiss.index_factory``; the same bytes from the same vectors.
 
     A release's fingerprint and DVC's cache rest on the bytes. K-means has a fixed seed, and gives the same with any number of
@@ -88,8 +89,14 @@ def build_index(vectors: np.ndarray, factory: str) -> faiss.Index:
     return index
 
 
+def built_with(factory: str) -> dict[str, str]:
+    """What else than vectors and ``factory`` determines an index's bytes: an index built with another of these is another one."""
+    settings = {"faiss-cpu": importlib.metadata.version("faiss-cpu")}
+    return settings | {"points_per_list": str(POINTS_PER_LIST)} if "IVF" in factory else settings
+
+
 @contextmanager
-def _threads(count: int | None):
+def _threads(count: int | None) -> Iterator[None]:
     before = faiss.omp_get_max_threads()
     if count is not None:
         faiss.omp_set_num_threads(count)
@@ -113,7 +120,7 @@ def dtype(index: faiss.Index) -> str:
     return "pq" if hasattr(inner, "pq") else type(inner).__name__
 
 
-def index_recall(index: faiss.Index, vectors: np.ndarray, queries: np.ndarray, k: int, parameters: str) -> float:
+def index_recall(index: faiss.Index, vectors: Vectors, queries: Vectors, k: int, parameters: str) -> float:
     """Recall@k against exact search: the mean share of the first ``k`` that are as near as the exact ``k``.
 
     A row counts if its exact score is at least the exact k-th one's, so that of equal passages any is right.
@@ -125,20 +132,20 @@ def index_recall(index: faiss.Index, vectors: np.ndarray, queries: np.ndarray, k
     return recall_above(index, vectors, queries, kth_scores(vectors, queries, k), k, parameters)
 
 
-def kth_scores(vectors: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
+def kth_scores(vectors: Vectors, queries: Vectors, k: int) -> Vectors:
     """Each query's exact k-th best score (the worst, where there are fewer than ``k`` vectors), shape (m,)."""
     k = min(k, len(vectors))
     return faiss.knn(queries, vectors, k, metric=faiss.METRIC_INNER_PRODUCT)[0][:, -1]
 
 
-def recall_above(index: faiss.Index, vectors: np.ndarray, queries: np.ndarray, kth: np.ndarray, k: int, parameters: str) -> float:
+def recall_above(index: faiss.Index, vectors: Vectors, queries: Vectors, kth: Vectors, k: int, parameters: str) -> float:
     """``index_recall``, with the exact ``kth_scores`` at hand: they are what takes the time."""
     _, found = search(index, queries, k, None, parameters)
     scores = np.einsum("nd,nkd->nk", queries, vectors[found])
     return float((scores >= kth[:, None] - _TIE).mean())
 
 
-def tune(index: faiss.Index, vectors: np.ndarray, queries: np.ndarray, k: int, recall_target: float) -> Tuned:
+def tune(index: faiss.Index, vectors: Vectors, queries: Vectors, k: int, recall_target: float) -> Tuned:
     """The smallest nprobe (IVF) or efSearch (HNSW) whose ``index_recall`` on the queries is at least ``recall_target``.
 
     The effort is doubled until the target is reached, then halved in between. Where it never is, because the codes are too

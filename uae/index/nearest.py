@@ -6,6 +6,10 @@ same ones alone and in a batch (FAISS takes other code paths for each). So ties 
 
 import faiss
 import numpy as np
+import numpy.typing as npt
+
+Vectors = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int64]
 
 # A filter that allows this many rows is answered by comparing all of them; with more the graph or the lists are used.
 # From benchmarks/index.py; see docs/decisions.md.
@@ -23,12 +27,12 @@ _SCANS = (faiss.IndexFlat, faiss.IndexScalarQuantizer)
 
 def search(
     index: faiss.Index,
-    vectors: np.ndarray,
+    vectors: Vectors,
     k: int,
-    rows: np.ndarray | None,
+    rows: Rows | None,
     parameters: str,
-    order: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+    order: Rows | None = None,
+) -> tuple[Vectors, Rows]:
     """The ``k`` stored vectors of largest inner product with each query, best first.
 
     A Flat index, and a filter that allows few rows, are searched exhaustively: then every tie at the k-th place is seen. Where
@@ -58,7 +62,10 @@ def search(
     return scores, found
 
 
-def _all_ties(index, vectors, k, rows, allowed, order) -> tuple[np.ndarray, np.ndarray]:
+def _all_ties(
+    index: faiss.Index, vectors: Vectors, k: int, rows: Rows | None, allowed: int, order: Rows | None
+) -> tuple[Vectors, Rows]:
+    """Exhaustive search that goes on until every row with the k-th score has been seen."""
     scores, found = np.empty((len(vectors), k), np.float32), np.empty((len(vectors), k), np.int64)
     tied, width = np.arange(len(vectors)), min(k + _SPARE, allowed)
     while len(tied):
@@ -70,7 +77,7 @@ def _all_ties(index, vectors, k, rows, allowed, order) -> tuple[np.ndarray, np.n
     return scores, found
 
 
-def _ranked(index, vectors, found, k, order) -> tuple[np.ndarray, np.ndarray]:
+def _ranked(index: faiss.Index, vectors: Vectors, found: Rows, k: int, order: Rows | None) -> tuple[Vectors, Rows]:
     """The first ``k`` of the rows ``found``, shape (n, width), scored from what is stored. -1 stands for none and comes last."""
     pairs = max(1, _RANKED_BYTES // (8 * index.d))
     queries, width = max(1, pairs // found.shape[1]), min(pairs, found.shape[1])
@@ -88,14 +95,15 @@ def _ranked(index, vectors, found, k, order) -> tuple[np.ndarray, np.ndarray]:
     return scores, best
 
 
-def _scores(index, vectors, rows) -> np.ndarray:
+def _scores(index: faiss.Index, vectors: Vectors, rows: Rows) -> Vectors:
     """Inner products of each query with its ``rows``, shape (n, width), summed in double precision."""
     distinct, place = np.unique(rows, return_inverse=True)
     stored = index.reconstruct_batch(distinct).astype(np.float64)[place.reshape(rows.shape)]
-    return np.einsum("nd,nwd->nw", vectors.astype(np.float64), stored).astype(np.float32)
+    scores: Vectors = np.einsum("nd,nwd->nw", vectors.astype(np.float64), stored).astype(np.float32)
+    return scores
 
 
-def approximate(index: faiss.Index, vectors: np.ndarray, k: int, rows: np.ndarray | None, parameters: str) -> np.ndarray:
+def approximate(index: faiss.Index, vectors: Vectors, k: int, rows: Rows | None, parameters: str) -> Rows:
     """Rows that the index's own method finds, shape (n, k), -1 where there are fewer.
 
     Behind a filter the effort (nprobe, efSearch) grows with the share of rows that it shuts out, because most of what a list or
@@ -110,7 +118,7 @@ def approximate(index: faiss.Index, vectors: np.ndarray, k: int, rows: np.ndarra
     return index.search(vectors, k, params=search_parameters(index, selector, parameters, effort))[1]
 
 
-def exhaustive(index: faiss.Index, vectors: np.ndarray, k: int, rows: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def exhaustive(index: faiss.Index, vectors: Vectors, k: int, rows: Rows | None) -> tuple[Vectors, Rows]:
     """Scores and rows of the best ``k`` of all allowed rows, of which there are so many, whatever the kind of index."""
     inner = faiss.downcast_index(index)
     if isinstance(inner, faiss.IndexHNSW):
@@ -131,13 +139,13 @@ def exhaustive(index: faiss.Index, vectors: np.ndarray, k: int, rows: np.ndarray
 
 
 def _selecting(selector: faiss.IDSelector) -> faiss.SearchParameters:
-    return faiss.SearchParameters(sel=selector)
+    return faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]  # keywords, which FAISS adds when it is imported
 
 
-def _bitmap(rows: np.ndarray, n: int) -> faiss.IDSelectorBitmap:
+def _bitmap(rows: Rows, n: int) -> faiss.IDSelectorBitmap:
     bits = np.zeros(n, dtype=bool)
     bits[rows] = True
-    return faiss.IDSelectorBitmap(np.packbits(bits, bitorder="little"))
+    return faiss.IDSelectorBitmap(np.packbits(bits, bitorder="little"))  # type: ignore[arg-type,call-arg]  # as above
 
 
 def is_exhaustive(index: faiss.Index) -> bool:
@@ -163,13 +171,15 @@ def search_parameters(
     selected = {} if selector is None else {"sel": selector}
     if isinstance(inner, faiss.IndexPreTransform):
         deeper = search_parameters(inner.index, selector, parameters, effort)
-        return None if deeper is None else faiss.SearchParametersPreTransform(index_params=deeper)
+        return None if deeper is None else faiss.SearchParametersPreTransform(index_params=deeper)  # type: ignore[call-arg]
     if isinstance(inner, faiss.IndexIVF):
         nprobe = int(chosen.get("nprobe", inner.nprobe)) * effort
-        return faiss.SearchParametersIVF(nprobe=min(int(np.ceil(nprobe)), inner.nlist), **selected)
+        return faiss.SearchParametersIVF(nprobe=min(int(np.ceil(nprobe)), inner.nlist), **selected)  # type: ignore[call-arg]
     if isinstance(inner, faiss.IndexHNSW):
         breadth = int(chosen.get("efSearch", inner.hnsw.efSearch)) * effort
-        return faiss.SearchParametersHNSW(efSearch=min(int(np.ceil(breadth)), MOST_BREADTH), **selected)
+        return faiss.SearchParametersHNSW(  # type: ignore[attr-defined,no-any-return]  # not in FAISS's stubs
+            efSearch=min(int(np.ceil(breadth)), MOST_BREADTH), **selected
+        )
     return faiss.SearchParameters(**selected) if selected else None
 
 

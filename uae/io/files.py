@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -136,6 +136,11 @@ def read_json(path: Path) -> dict:
 
 def sha256_bytes(*parts: str | bytes) -> str:
     """Hash parts with their lengths, so that moving a boundary changes the hash."""
+    return sha256_parts(parts)
+
+
+def sha256_parts(parts: Iterable[str | bytes]) -> str:
+    """``sha256_bytes`` of parts that come one by one, and need not be in memory together."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode("utf-8") if isinstance(part, str) else part

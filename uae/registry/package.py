@@ -10,7 +10,7 @@ from uae.io.errors import ArtefactError
 from uae.io.files import atomic_path, write_json
 from uae.registry.tracking import connect
 from uae.registry.versions import origin_of, release_of, version_of
-from uae.release.open import read_manifest
+from uae.release.manifest import read_manifest
 
 
 def package(bento_path: Path, root: Path, uri: str, experiment: str, model: str, alias: str, bento: str) -> dict:
@@ -33,13 +33,13 @@ def package(bento_path: Path, root: Path, uri: str, experiment: str, model: str,
         else:
             release = release_of(champion)
             manifest = read_manifest(release)
-            version = f"v{champion.version}-{manifest['fingerprint'][:8]}"
+            version = f"v{champion.version}-{manifest.fingerprint[:8]}"
             _build(release, origin_of(client, champion), partial / "bento", bento, version)
             result = {
                 "built": True,
                 "model": model,
                 "version": int(champion.version),
-                "release": manifest["fingerprint"],
+                "release": manifest.fingerprint,
                 "bento": bento,
             }
         write_json(partial / "package.json", result)

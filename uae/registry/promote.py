@@ -23,10 +23,13 @@ from uae.registry.errors import registry_errors
 from uae.registry.gate import RECALL_AT, Bounds, Decision, decide_better, decide_serving
 from uae.registry.tracking import ENCODER_TAG, RELEASE_TAG, code_version, connect, dvc_md5, run_of
 from uae.registry.versions import has_artefacts, release_of, version_of, with_release
-from uae.release.open import read_index, read_manifest
+from uae.release.legs.dense import read_index
+from uae.release.manifest import Manifest, read_manifest
 from uae.release.parity import Corpus, Parity, measure_parity
+from uae.release.passages import Passages
 from uae.retrievers.dense import encode, load_encoder
 from uae.retrievers.serving_forms import open_encoder
+from uae.text.passage_template import PassageTemplate
 
 _SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec("string", "query"), ColSpec("long", "k", required=False)]),
@@ -36,7 +39,7 @@ _SIGNATURE = ModelSignature(
         + [ColSpec("long", "start"), ColSpec("long", "end"), ColSpec("string", "text"), ColSpec("double", "score")]
     ),
 )
-_REQUIREMENTS = ("onnxruntime", "tokenizers", "faiss-cpu", "pandas", "pyarrow", "numpy", "filelock", "tqdm")
+_REQUIREMENTS = ("onnxruntime", "tokenizers", "faiss-cpu", "pandas", "pyarrow", "numpy", "pydantic", "filelock", "tqdm")
 _TORCH_REQUIREMENTS = ("torch", "transformers", "sentence-transformers")
 
 
@@ -73,10 +76,10 @@ def promote(
     evaluation, manifest = read_json(evaluation_path), read_manifest(release_path)
     passages = read_table(passages_path, PASSAGES)
     questions = choose_questions(read_table(questions_path, QUESTIONS))
-    _check_identity(evaluation_path, evaluation, manifest["fingerprint"], test_set_hash(questions, passages, scope), scope)
+    _check_identity(evaluation_path, evaluation, manifest.fingerprint, test_set_hash(questions, passages, scope), scope)
     client = connect(uri, experiment, root)
     champion = version_of(client, model, alias)
-    if champion is not None and champion.tags.get(RELEASE_TAG) == manifest["fingerprint"] and has_artefacts(champion):
+    if champion is not None and champion.tags.get(RELEASE_TAG) == manifest.fingerprint and has_artefacts(champion):
         decision, version = Decision(True, [f"this release is version {champion.version}, the {alias} already"]), champion
     else:
         means = {name: {m: v["mean"] for m, v in values.items()} for name, values in evaluation["systems"].items()}
@@ -88,12 +91,12 @@ def promote(
         better = decide_better(means[UAE], reference, name, bounds)
         same = decide_serving(*measure_serving(release_path, manifest, questions, scope, device), bounds)
         decision = Decision(better.passed and same.passed, better.reasons + same.reasons)
-        run_id = run_of(client, experiment, manifest["encoder"])
+        run_id = run_of(client, experiment, manifest.dense().encoder)
         version = _register(client, model, run_id, release_path, manifest, evaluation, lineage, decision)
         if decision.passed:
             with registry_errors(f"the alias {alias!r} of {model} cannot be moved"):
                 client.set_registered_model_alias(model, alias, version.version)
-    promotion = _outcome(decision, model, alias, version, champion) | {"release": manifest["fingerprint"]}
+    promotion = _outcome(decision, model, alias, version, champion) | {"release": manifest.fingerprint}
     write_json(promotion_path, promotion)
     return promotion
 
@@ -129,32 +132,34 @@ def _outcome(decision: Decision, model: str, alias: str, version: ModelVersion, 
 def _measure(champion, questions: pd.DataFrame, passages: pd.DataFrame, scope: str, device: str, metrics) -> dict[str, float]:
     """The champion's retrieval on the present test questions: a figure from an older test set proves nothing today."""
     folder = release_of(champion)
-    read_manifest(folder)
-    rankings = rank_with(folder / "encoder", questions, passages, scope, device, "champion: passages")
+    dense = read_manifest(folder).dense()  # of whatever format this version can read
+    passages = PassageTemplate(dense.passage_template).applied(passages)  # the champion's own: as it was trained to read them
+    rankings = rank_with(dense.encoder_folder(folder), questions, passages, scope, device, "champion: passages")
     cutoffs = [int(name.partition("@")[2]) for name in metrics if name.startswith("recall@")]
     evidence = dict(zip(questions["question_id"], questions["evidence"], strict=True))
     return retrieval_metrics({q: ids for q, (ids, _) in rankings.items()}, evidence, cutoffs).mean().to_dict()
 
 
-def measure_serving(folder: Path, manifest: Mapping, questions: pd.DataFrame, scope: str, device: str) -> tuple[Parity, float]:
+def measure_serving(folder: Path, manifest: Manifest, questions: pd.DataFrame, scope: str, device: str) -> tuple[Parity, float]:
     """What serving changes on these questions: the encoder's parity, and recall@10 of the index against exact search.
 
     Args:
         folder: a release; ``manifest``: as ``read_manifest`` gave it.
     """
-    folder, texts = Path(folder), questions["text"].tolist()
-    encoder = load_encoder(folder / "encoder", device)
+    folder, texts, dense = Path(folder), questions["text"].tolist(), manifest.dense()
+    encoder = load_encoder(dense.encoder_folder(folder), device)
     trained = encode(encoder, texts, "query")
-    served = open_encoder(folder, manifest["serving"]["backend"], device, None).encode(texts, "query")
-    passages = read_table(folder / "passages.parquet", PASSAGES)
-    index, described = read_index(folder / manifest["index"]["file"]), manifest["index"]
-    corpus = Corpus(passages["passage_id"].to_numpy(), passages["doc_id"].to_numpy(), index, described["parameters"])
+    served = open_encoder(folder / dense.folder, dense.serving.backend, device, None).encode(texts, "query")
+    passages = Passages(folder)
+    index, described = read_index(dense.index_path(folder)), dense.index
+    corpus = Corpus(passages.ids(), passages.doc_ids(), index, described.parameters)
     parity = measure_parity(trained, served, questions, corpus, scope)
-    if described["dtype"] == "float32":
+    if described.dtype == "float32":
         vectors = index.reconstruct_batch(np.arange(index.ntotal))  # they are as they were put in
     else:
-        vectors = encode(encoder, passages["text"].tolist(), "document", "passages, for exact search")
-    return parity, index_recall(index, vectors, served, RECALL_AT, described["parameters"])
+        texts_read = passages.read(dense.passage_template, range(len(passages)))
+        vectors = encode(encoder, texts_read, "document", "passages, for exact search")
+    return parity, index_recall(index, vectors, served, RECALL_AT, described.parameters)
 
 
 @registry_errors("the release cannot be registered")
@@ -164,14 +169,14 @@ def _register(client, model, run_id, release_path, manifest, evaluation, lineage
     A version whose artefacts were lost is left as it is, and a new one is made.
     """
     tags = {
-        RELEASE_TAG: manifest["fingerprint"],
-        ENCODER_TAG: manifest["encoder"],
-        "uae.index": manifest["files"]["index.faiss"],
+        RELEASE_TAG: manifest.fingerprint,
+        ENCODER_TAG: manifest.dense().encoder,
+        "uae.index": manifest.files[manifest.dense().index.file],
         "uae.gate": "passed" if decision.passed else "refused",
         **{f"dvc.{name}": dvc_md5(path) for name, path in lineage.items()},
         **code_version(),
     }
-    known = with_release(client, model, manifest["fingerprint"])
+    known = with_release(client, model, manifest.fingerprint)
     if known is None:
         with mlflow.start_run(run_id=run_id):
             for system, metrics in evaluation["systems"].items():
@@ -196,7 +201,6 @@ def _register(client, model, run_id, release_path, manifest, evaluation, lineage
     return client.get_model_version(model, number)
 
 
-def _requirements(manifest: Mapping) -> list[str]:
-    backends = {part["serving"]["backend"] for part in (manifest, manifest["base"]) if part is not None}
-    names = (*_REQUIREMENTS, *(_TORCH_REQUIREMENTS if "torch" in backends else ()))
+def _requirements(manifest: Manifest) -> list[str]:
+    names = (*_REQUIREMENTS, *(_TORCH_REQUIREMENTS if manifest.needs_torch() else ()))
     return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in names]

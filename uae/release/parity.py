@@ -4,13 +4,16 @@ Measured twice: when a release is built, to choose the encoder that serves it, a
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import faiss
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from uae.index.nearest import search
+from uae.index.nearest import Rows, search
+from uae.retrievers.protocol import Side, Vectors
 
 _HAIR = 1e-9
 
@@ -32,21 +35,22 @@ class Parity(NamedTuple):
     @property
     def recall_loss(self) -> float:
         """The share of the trained encoder's Recall@1 that is lost by serving; negative: serving finds more."""
-        if not self.trained_recall:
+        if not self.trained_recall or self.served_recall is None:
             return 0.0
         return 1 - self.served_recall / self.trained_recall
 
 
-class Corpus(NamedTuple):
+@dataclass(frozen=True)
+class Corpus:
     """What is searched, in the index's order."""
 
-    passage_ids: np.ndarray
-    doc_ids: np.ndarray
+    passage_ids: npt.NDArray[np.object_]
+    doc_ids: npt.NDArray[np.object_]
     index: faiss.Index
     parameters: str  # as ``ann.tune`` gives them
 
 
-def measure_parity(trained: np.ndarray, served: np.ndarray, questions: pd.DataFrame, corpus: Corpus, scope: str) -> Parity:
+def measure_parity(trained: Vectors, served: Vectors, questions: pd.DataFrame, corpus: Corpus, scope: str) -> Parity:
     """Compare the two encoders' vectors of the questions, shape (n, dim) each, and what they find in their scope.
 
     Args:
@@ -54,17 +58,17 @@ def measure_parity(trained: np.ndarray, served: np.ndarray, questions: pd.DataFr
     """
     cosines = np.einsum("nd,nd->n", trained.astype(np.float64), served.astype(np.float64))
     known = np.flatnonzero(questions["evidence"].str.len() > 0)
-    recalls = (None, None)
+    trained_recall = served_recall = None
     if len(known):
         asked = questions.iloc[known]
-        recalls = tuple(recall_at_1(vectors[known], asked, corpus, scope) for vectors in (trained, served))
-    return Parity(float(cosines.min()), float(cosines.mean()), *recalls, len(questions))
+        trained_recall, served_recall = (recall_at_1(vectors[known], asked, corpus, scope) for vectors in (trained, served))
+    return Parity(float(cosines.min()), float(cosines.mean()), trained_recall, served_recall, len(questions))
 
 
-def recall_at_1(vectors: np.ndarray, questions: pd.DataFrame, corpus: Corpus, scope: str) -> float:
+def recall_at_1(vectors: Vectors, questions: pd.DataFrame, corpus: Corpus, scope: str) -> float:
     """The mean share of a question's evidence that is the first passage found, searched as it is served."""
     places = np.argsort(np.argsort(corpus.passage_ids))
-    scopes = {None: None}
+    scopes: dict[str, Rows] = {}
     if scope == "document":
         wanted = set(questions["doc_id"])
         scopes = {doc: rows for doc, rows in rows_of(corpus.doc_ids).items() if doc in wanted}
@@ -77,7 +81,7 @@ def recall_at_1(vectors: np.ndarray, questions: pd.DataFrame, corpus: Corpus, sc
     return float(recall.mean())
 
 
-def rows_of(doc_ids: np.ndarray) -> dict[str, np.ndarray]:
+def rows_of(doc_ids: npt.NDArray[np.object_]) -> dict[str, Rows]:
     """doc_id -> its rows, ascending."""
     names, numbers = np.unique(doc_ids, return_inverse=True)
     order = np.argsort(numbers, kind="stable")
@@ -85,7 +89,11 @@ def rows_of(doc_ids: np.ndarray) -> dict[str, np.ndarray]:
     return dict(zip(names, np.split(order, ends[:-1]), strict=True))
 
 
-def lowest_cosine(encoder, index: faiss.Index, rows: Sequence[int], texts: Sequence[str]) -> float:
+class Encodes(Protocol):
+    def encode(self, texts: Sequence[str], kind: Side) -> Vectors: ...
+
+
+def lowest_cosine(encoder: Encodes, index: faiss.Index, rows: Sequence[int], texts: Sequence[str]) -> float:
     """How well the vectors in the index fit the encoder: the lowest cosine over the passages of these rows, encoded anew."""
     stored = index.reconstruct_batch(np.asarray(rows, dtype=np.int64))
     stored = stored / np.maximum(np.linalg.norm(stored, axis=1, keepdims=True), 1e-12)

@@ -20,7 +20,8 @@ from filelock import FileLock
 
 from uae.io.errors import ArtefactError, InputError, UaeError
 from uae.io.files import atomic_path, read_json, write_json
-from uae.release.open import Release, read_manifest
+from uae.release.manifest import read_manifest
+from uae.release.open import Release
 
 SHORTEST_PREFIX = 8
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
@@ -37,7 +38,7 @@ class Active(NamedTuple):
 class Installed(NamedTuple):
     fingerprint: str
     folder: Path
-    origin: dict | None
+    origin: dict[str, Any] | None
     installed_at: datetime  # UTC
     is_active: bool
     is_before: bool  # what a rollback would go to
@@ -49,7 +50,7 @@ class ReleaseStore:
     def __init__(self, folder: Path):
         self.folder = Path(folder)
 
-    def install(self, source: Path, origin: dict | None) -> str:
+    def install(self, source: Path, origin: dict[str, Any] | None) -> str:
         """Copy a release into the store, unless it is there and intact; it is not activated.
 
         Args:
@@ -61,14 +62,14 @@ class ReleaseStore:
         Raises:
             ArtefactError: ``source`` is not a whole release.
         """
-        fingerprint = _checked(read_manifest(source)["fingerprint"], Path(source) / "manifest.json")
+        fingerprint = _checked(read_manifest(source).fingerprint, Path(source) / "manifest.json")
         target = self._place(fingerprint)
         target.parent.mkdir(parents=True, exist_ok=True)
         with self._installing(fingerprint):
             if not self.is_intact(fingerprint):
                 with atomic_path(target) as partial:
                     shutil.copytree(source, partial)
-                    if read_manifest(partial)["fingerprint"] != fingerprint:
+                    if read_manifest(partial).fingerprint != fingerprint:
                         raise ArtefactError(f"{source} was changed while it was copied: install it again")
             if origin is not None:
                 self.note_origin(fingerprint, origin)
@@ -82,7 +83,7 @@ class ReleaseStore:
             return False
         return True
 
-    def note_origin(self, fingerprint: str, origin: dict) -> None:
+    def note_origin(self, fingerprint: str, origin: dict[str, Any]) -> None:
         write_origin(self._place(fingerprint), origin)
 
     def activate(self, fingerprint: str) -> None:
@@ -114,7 +115,7 @@ class ReleaseStore:
             state = self._read()
             if not state["before"]:
                 raise InputError(f"{self.folder}: there is no release before this one to go back to")
-            target = state["before"][-1]
+            target: str = state["before"][-1]
             self._open_once(target)  # before the lock: a rollback must not wait for another's check
             with self._changing():
                 if self._read() == state:
@@ -246,18 +247,18 @@ class ReleaseStore:
             _checked(fingerprint, path)
         return state
 
-    def _write(self, active: str, before: list[str], history: list[dict], action: str) -> None:
+    def _write(self, active: str, before: list[str], history: list[dict[str, Any]], action: str) -> None:
         entry = {"release": active, "at": datetime.now(UTC).isoformat(timespec="seconds"), "action": action}
         state = {"active": active, "before": before, "history": [*history, entry][-_KEPT_HISTORY:]}
         write_json(self.folder / "active.json", state)
 
 
-def write_origin(folder: Path, origin: Mapping) -> None:
+def write_origin(folder: Path, origin: Mapping[str, Any]) -> None:
     """Note beside a release folder where it came from, for ``read_origin``."""
     write_json(_origin_path(Path(folder)), origin)
 
 
-def read_origin(folder: Path) -> dict | None:
+def read_origin(folder: Path) -> dict[str, Any] | None:
     """What is known of where a release folder came from: {"model", "version", "promoted_at", "metrics"}, or None."""
     path = _origin_path(Path(folder))
     return read_json(path) if path.exists() else None

@@ -20,7 +20,7 @@ def run(p: IndexParameters, w: Workspace) -> dict[str, Any]:
     from uae.io.models import resolve
     from uae.release.build import IndexRecipe, build_release
 
-    return build_release(
+    built = build_release(
         documents_path=w.path("documents"),
         passages_path=w.path("passages"),
         questions_path=w.path("questions"),
@@ -32,6 +32,7 @@ def run(p: IndexParameters, w: Workspace) -> dict[str, Any]:
         passage_words=p.passage_words,
         device=p.device,
     )
+    return built.manifest.model_dump(mode="json") | {"index_reused": built.index_reused}
 
 
 STAGE = Stage(

@@ -1,0 +1,247 @@
+"""Building a dense leg: passages encoded and indexed, or an index taken over; and the encoder in the form that serves it."""
+
+import importlib.metadata
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import faiss
+import numpy as np
+import pandas as pd
+
+from uae.index.ann import Tuned, build_index, built_with, dtype, plan_factory, tune
+from uae.io.errors import ModelError, UaeError
+from uae.io.files import sha256_file, sha256_parts
+from uae.io.models import fingerprint
+from uae.release.choose_form import Gate, Trial, choose_form, copy_encoder
+from uae.release.legs.dense import DenseEntry, IndexEntry, IndexRecall, Probe, ServingEntry, checked_vectors, probe_rows
+from uae.release.manifest import read_manifest
+from uae.release.parity import Corpus, lowest_cosine
+from uae.retrievers.dense import encode, load_encoder
+from uae.retrievers.document_side import document_fingerprint, route
+from uae.retrievers.onnx_encoder import KINDS
+from uae.retrievers.protocol import Side, Vectors
+from uae.retrievers.serving_forms import open_encoder
+from uae.text.passage_template import PassageTemplate
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+_RECALL_AT = 10  # of the approximate index against exact search
+_ENCODING_LIBRARIES = ("sentence-transformers", "transformers", "torch")
+# By how much an index's probe may be below what it was, for it to be taken over: another CPU adds in another order.
+_SAME_VECTORS = 1e-3
+
+
+class IndexRecipe(NamedTuple):
+    """Section ``index`` of params.yaml, less ``base``."""
+
+    factory: str
+    recall_target: float
+    serving: str
+    max_recall_loss: float
+    min_cosine: float
+
+
+class Material(NamedTuple):
+    """What the legs of a release are built from and measured on."""
+
+    passages: pd.DataFrame  # as PASSAGES
+    read_as: PassageTemplate
+    questions: pd.DataFrame  # as QUESTIONS: what parity is measured on
+    scope: str
+
+
+class DenseBuild(NamedTuple):
+    """How a dense leg is to be built."""
+
+    encoder_path: Path
+    keeps_encoder: bool  # whether the trained encoder goes into the release, however it is served
+    recipe: IndexRecipe
+    device: str
+
+
+class BuiltLeg(NamedTuple):
+    entry: DenseEntry
+    index_reused: bool  # taken over from an earlier release
+
+
+class _MadeOf(NamedTuple):
+    """What determines an index: two that agree in all of it hold the same vectors in the same way."""
+
+    document_encoder: str
+    read_texts: str
+    encoded_with: dict[str, str]
+    factory: str
+    built_with: dict[str, str]
+
+
+def build_dense(
+    release: Path, name: str, how: DenseBuild, material: Material, siblings: Iterable[DenseEntry], previous: Path
+) -> BuiltLeg:
+    """Write the leg's files into ``release``.
+
+    Args:
+        siblings: legs built already. Where one has the index that this leg would have, its file is used.
+        previous: an earlier release, or where one may be. An index is taken over from it where it would be the same.
+    """
+    recipe, folder = how.recipe, release / "legs" / name
+    folder.mkdir(parents=True)
+    if how.keeps_encoder:
+        copy_encoder(how.encoder_path, folder / "encoder")
+    texts = material.read_as.texts(material.passages)
+    encoder = load_encoder(how.encoder_path, how.device)
+    dimension = encoder.get_embedding_dimension()
+    if dimension is None:
+        raise ModelError(f"{how.encoder_path} does not say how many numbers its vectors have: it is no encoder of texts")
+    factory = plan_factory(recipe.factory, len(texts), dimension, recipe.recall_target)
+    made_of = _MadeOf(
+        document_fingerprint(how.encoder_path, encoder),
+        sha256_parts(texts),
+        {library: importlib.metadata.version(library) for library in _ENCODING_LIBRARIES},
+        factory,
+        built_with(factory),
+    )
+    rows = probe_rows(len(texts))
+    probed = [texts[row] for row in rows]
+    path, reused = _place_index(release, folder, made_of, siblings, previous, encoder, rows, probed)
+    if not path.exists():
+        vectors = checked_vectors(encode(encoder, texts, "document", "indexing passages"), len(texts), dimension)
+        faiss.write_index(build_index(vectors, factory), str(path))
+    index = faiss.read_index(str(path))
+    questions = material.questions["text"].tolist()
+    asked = checked_vectors(encode(encoder, questions, "query"), len(questions), dimension)
+    # Against the vectors that the index gives back: an index taken over has no others. What codes lose is for the gate of
+    # promotion to see.
+    stored = index.reconstruct_batch(np.arange(index.ntotal))
+    tuned = tune(index, stored, asked, _RECALL_AT, recipe.recall_target)
+    ids, docs = (material.passages[column].to_numpy() for column in ("passage_id", "doc_id"))
+    trial = Trial(material.questions, Corpus(ids, docs, index, tuned.parameters), material.scope, probed)
+    gate = Gate(recipe.serving, recipe.max_recall_loss, recipe.min_cosine)
+    serving = choose_form(encoder, how.encoder_path, folder, asked, trial, gate, how.device)
+    served = open_encoder(folder, serving.backend, how.device, None)
+    try:
+        probe = Probe(
+            served=round(lowest_cosine(served, index, rows, probed), 4),
+            trained=round(lowest_cosine(_Trained(encoder), index, rows, probed), 4),
+        )
+    finally:
+        served.close()
+    index_entry = _index_entry(path.relative_to(release).as_posix(), made_of, index, recipe, tuned)
+    return BuiltLeg(_entry(name, how, encoder, material, made_of, index_entry, serving, probe), reused)
+
+
+def _entry(
+    name: str,
+    how: DenseBuild,
+    encoder: "SentenceTransformer",
+    material: Material,
+    made_of: _MadeOf,
+    index: IndexEntry,
+    serving: ServingEntry,
+    probe: Probe,
+) -> DenseEntry:
+    return DenseEntry(
+        kind="dense",
+        folder=f"legs/{name}",
+        passage_template=material.read_as.template,
+        read_texts=made_of.read_texts,
+        encoder=fingerprint(how.encoder_path),
+        document_encoder=made_of.document_encoder,
+        dimension=encoder.get_embedding_dimension(),
+        max_tokens=encoder.max_seq_length,
+        prompts=dict(encoder.prompts),
+        pooling={kind: _pooling(encoder, kind) for kind in KINDS},
+        normalised=True,
+        encoded_with=made_of.encoded_with,
+        index=index,
+        serving=serving,
+        probe=probe,
+    )
+
+
+def _index_entry(file: str, made_of: _MadeOf, index: faiss.Index, recipe: IndexRecipe, tuned: Tuned) -> IndexEntry:
+    return IndexEntry(
+        file=file,
+        factory=made_of.factory,
+        metric="inner product of unit vectors",
+        dtype=dtype(index),
+        built_with=made_of.built_with,
+        recall_target=recipe.recall_target,
+        recall=IndexRecall(at=_RECALL_AT, value=round(tuned.recall, 4)),
+        parameters=tuned.parameters,
+    )
+
+
+def _place_index(
+    release: Path,
+    folder: Path,
+    made_of: _MadeOf,
+    siblings: Iterable[DenseEntry],
+    previous: Path,
+    encoder: "SentenceTransformer",
+    rows: Sequence[int],
+    probed: Sequence[str],
+) -> tuple[Path, bool]:
+    """Where the leg's index is or will be, and whether it was taken over from an earlier release.
+
+    Args:
+        rows: of the passages that an index is tried with.
+        probed: what the encoder reads of them.
+    """
+    for sibling in siblings:
+        if _made_of(sibling) == made_of:
+            return sibling.index_path(release), False
+    path = folder / "index.faiss"
+    if _take_over(previous, made_of, path, encoder, rows, probed):
+        return path, True
+    path.unlink(missing_ok=True)
+    return path, False
+
+
+def _made_of(entry: DenseEntry) -> _MadeOf:
+    return _MadeOf(entry.document_encoder, entry.read_texts, entry.encoded_with, entry.index.factory, entry.index.built_with)
+
+
+def _take_over(
+    previous: Path, made_of: _MadeOf, target: Path, encoder: "SentenceTransformer", rows: Sequence[int], probed: Sequence[str]
+) -> bool:
+    """Copy an index of ``previous`` to ``target``, if it is an intact release that has one made of the same things.
+
+    Names and versions do not tell all: our own code may encode a text in another way today. So a few passages are encoded anew.
+    """
+    try:
+        manifest = read_manifest(previous)
+    except UaeError:  # there is none, or it is damaged, or of an unknown format: nothing of it is trusted
+        return False
+    for entry in manifest.legs.values():
+        if not isinstance(entry, DenseEntry) or entry.probe.trained is None or _made_of(entry) != made_of:
+            continue
+        shutil.copyfile(entry.index_path(Path(previous)), target)
+        # Checked once more: another process may have put another release there since.
+        if sha256_file(target) != manifest.files[entry.index.file]:
+            return False
+        found = lowest_cosine(_Trained(encoder), faiss.read_index(str(target)), rows, probed)
+        return found >= entry.probe.trained - _SAME_VECTORS
+    return False
+
+
+class _Trained:
+    """The trained encoder, asked as the served one is."""
+
+    def __init__(self, encoder: "SentenceTransformer"):
+        self._encoder = encoder
+
+    def encode(self, texts: Sequence[str], kind: Side) -> Vectors:
+        return encode(self._encoder, list(texts), kind)
+
+
+def _pooling(encoder: "SentenceTransformer", kind: str) -> list[str]:
+    """How a route makes one vector of the tokens': mean, cls and so on."""
+    found: list[str] = []
+    for module in route(encoder, kind):
+        mode = getattr(module, "pooling_mode", None)
+        if mode is not None:
+            found += [mode] if isinstance(mode, str) else list(mode)
+    return found

@@ -1,0 +1,108 @@
+"""What every leg of a release is, whatever its kind. A leg is one retriever with its index over the release's passages."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from uae.io.errors import ConfigError
+from uae.release.passages import Passages
+from uae.retrievers.protocol import Side, Vectors
+from uae.text.passage_template import PassageTemplate
+
+Rows = npt.NDArray[np.int64]
+
+
+class Part(BaseModel):
+    """A part of the manifest. An unknown key is an error: this version would not know what it means."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LegEntry(Part):
+    """What the manifest says of a leg. Each kind adds what it needs to be opened, and what made its index."""
+
+    kind: str
+    folder: str  # that holds its files, relative to the release's; "" in releases of format 2
+    passage_template: str  # how title, section and text of a passage become what the leg reads
+    read_texts: str  # hash of what the leg has read of each passage, in the passages' order
+
+    @field_validator("passage_template")
+    @classmethod
+    def _can_be_filled(cls, value: str) -> str:
+        try:
+            PassageTemplate(value)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    def check(self, name: str, release: Path, files: Mapping[str, str]) -> None:
+        """Look at what hashes alone do not tell. Called before any file is hashed or opened.
+
+        Args:
+            name: of the leg.
+            release: the release's folder.
+            files: name -> hash, of all files that the manifest names.
+
+        Raises:
+            ArtefactError: the leg is not whole, or names a file that is not hashed.
+        """
+
+
+class Opening(NamedTuple):
+    """What a leg is opened with."""
+
+    name: str
+    release: Path  # its folder
+    files: Mapping[str, str]  # name -> hash
+    passages: Passages
+    device: str  # of torch
+    threads: int | None  # of ONNX Runtime; None: as many as there are cores
+
+
+class Leg(Protocol):
+    """An opened leg. Several threads may use it. A fusion of legs can be asked in the same way."""
+
+    @property
+    def dimension(self) -> int: ...
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The most tokens that it reads of a text; None: it has no limit."""
+        ...
+
+    @property
+    def backend(self) -> str:
+        """What computes its representations: torch, onnx or onnx_int8."""
+        ...
+
+    def encode(self, texts: Sequence[str], kind: Side) -> Vectors:
+        """Unit vectors of texts, shape (n, dimension).
+
+        Raises:
+            ModelError: the model gave too few vectors, vectors of another size, or numbers that are not finite.
+        """
+        ...
+
+    def token_lengths(self, texts: Sequence[str], kind: Side) -> list[int]:
+        """Tokens of each text as the model gets it."""
+        ...
+
+    def find(self, vectors: Vectors, k: int, rows: Rows | None) -> tuple[Vectors, Rows]:
+        """The best ``k`` passages of each query, best first, equal scores by passage_id.
+
+        Args:
+            vectors: of queries, by ``encode``, shape (n, dimension).
+            rows: the rows that may be found, ascending; None: all.
+
+        Returns:
+            Scores and rows of the passages, shape (n, min(k, allowed rows)); a row of -1 stands for none.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of model and index. Nothing can be asked afterwards."""
+        ...

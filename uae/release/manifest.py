@@ -1,0 +1,183 @@
+"""The manifest of a release: what belongs together, under one fingerprint.
+
+manifest.json         this
+passages.parquet      schema RELEASE_PASSAGES; its rows have the order of every index
+documents.parquet     schema RELEASE_DOCUMENTS
+legs/NAME/            the files of one leg (``uae.release.legs``)
+
+A *leg* is a retriever with its index. A *system* is what can be asked by name: a leg, or several and how they are fused.
+``uae`` is the trained whole; ``base`` is what it replaced, and may be absent.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
+
+from uae.io.errors import ArtefactError
+from uae.io.files import read_json, sha256_bytes, sha256_file
+from uae.release.legs.dense import DenseEntry
+from uae.release.legs.kinds import KINDS
+from uae.release.legs.protocol import LegEntry, Part
+from uae.release.migrations import FORMAT, MIGRATIONS, migrate
+
+UAE, BASE = "uae", "base"
+_AGAIN = "build the release again (uae index)"
+# Weights, settings and tables. Libraries choose how they read a file by its name: no pickle can be among these.
+_SUFFIXES = {".faiss", ".jinja", ".json", ".model", ".onnx", ".parquet", ".safetensors", ".txt"}
+
+
+class SystemEntry(Part):
+    """What answers under one name."""
+
+    legs: dict[str, float] = Field(min_length=1)  # name of a leg -> its weight
+    fusion: None  # how the legs' scores become one; null: there is one leg, and its scores are the system's
+
+    @model_validator(mode="after")
+    def _is_one_leg(self) -> "SystemEntry":
+        if len(self.legs) > 1:
+            raise ValueError(f"has the legs {', '.join(self.legs)}, and fusion does not say how they are fused")
+        if not all(math.isfinite(weight) and weight > 0 for weight in self.legs.values()):
+            raise ValueError("the weight of a leg must be a positive number")
+        return self
+
+
+class Manifest(Part):
+    """A manifest in this version's format, whatever format its file has."""
+
+    format: int
+    systems: dict[str, SystemEntry]
+    legs: dict[str, SerializeAsAny[LegEntry]]
+    chunking: dict[str, int]
+    passages: int = Field(ge=0)
+    passage_texts: str  # hash of the passages' plain texts, in their order
+    files: dict[str, str]  # every file of the folder but the manifest -> sha256
+    fingerprint: str = ""
+
+    @field_validator("legs", mode="before")
+    @classmethod
+    def _of_their_kinds(cls, found: Any) -> Any:
+        if not isinstance(found, dict):
+            return found
+        legs: dict[str, Any] = {}
+        for name, entry in found.items():
+            kind = entry.get("kind") if isinstance(entry, dict) else getattr(entry, "kind", None)
+            if kind not in KINDS:
+                raise ValueError(f"leg {name!r} is of the kind {kind!r}; this version knows {', '.join(KINDS)}")
+            legs[name] = KINDS[kind].entry.model_validate(entry)
+        return legs
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> "Manifest":
+        if UAE not in self.systems:
+            raise ValueError(f"there is no system {UAE!r}")
+        for system, entry in self.systems.items():
+            for name in entry.legs:
+                if name not in self.legs:
+                    raise ValueError(f"system {system!r} asks leg {name!r}, which is missing from legs")
+        return self
+
+    def dense(self, system: str = UAE) -> DenseEntry:
+        """The dense leg of a system.
+
+        Raises:
+            ArtefactError: it has none.
+        """
+        for name in self.systems[system].legs if system in self.systems else ():
+            entry = self.legs[name]
+            if isinstance(entry, DenseEntry):
+                return entry
+        raise ArtefactError(f"release {self.fingerprint[:12]} has no dense leg in a system {system!r}")
+
+    def needs_torch(self) -> bool:
+        """Whether a leg is served by torch."""
+        return any(isinstance(leg, DenseEntry) and leg.serving.backend == "torch" for leg in self.legs.values())
+
+    def sealed(self) -> dict[str, Any]:
+        """What is written to manifest.json, with the fingerprint over all of it."""
+        body = self.model_dump(mode="json", exclude={"fingerprint"})
+        return body | {"fingerprint": seal(body)}
+
+
+def seal(manifest: Mapping[str, Any]) -> str:
+    """The fingerprint of a release: a hash of all that its manifest says."""
+    body = {name: value for name, value in manifest.items() if name != "fingerprint"}
+    return sha256_bytes(json.dumps(body, sort_keys=True))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read a release's manifest, of this format or an earlier one, and check every file against it.
+
+    Raises:
+        ArtefactError: the format is unknown; a file is missing, was changed, is too many, of a strange kind or leads out of the
+            folder; a leg is missing; or an encoder is another one than its index was built with.
+    """
+    folder = Path(folder)
+    manifest = _parsed(folder, read_json(folder / "manifest.json"))
+    for name in manifest.files:
+        _inside(folder, name)
+        if PurePosixPath(name).suffix not in _SUFFIXES:
+            raise ArtefactError(
+                f"{folder / name} is of no kind that a release holds ({', '.join(sorted(_SUFFIXES))}): do not use it"
+            )
+    for name, leg in manifest.legs.items():
+        _inside(folder, leg.folder)
+        leg.check(name, folder, manifest.files)
+    for name, expected in manifest.files.items():
+        _check_file(folder / name, expected, _owner(manifest, name))
+    # Models are loaded by libraries that look for files themselves: there must be none but those that were hashed.
+    there = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if not path.is_dir() or path.is_symlink())
+    if extra := [name for name in there if name not in manifest.files and name != "manifest.json"]:
+        raise ArtefactError(f"{folder / extra[0]} is no part of this release: remove it, or {_AGAIN}")
+    return manifest
+
+
+def _parsed(folder: Path, found: Any) -> Manifest:
+    """The manifest in this version's format, its seal checked as it was written."""
+    number = found.get("format") if isinstance(found, dict) else None
+    if isinstance(number, int) and number > FORMAT:
+        raise ArtefactError(
+            f"{folder}: release format {number} is newer than this version of uae, which reads formats up to {FORMAT}. "
+            f"Update uae here, or {_AGAIN} with this version"
+        )
+    if number != FORMAT and number not in MIGRATIONS:
+        known = ", ".join(map(str, (*MIGRATIONS, FORMAT)))
+        raise ArtefactError(f"{folder}: release format {number!r} is unknown; this version reads the formats {known}. {_AGAIN}")
+    if seal(found) != found.get("fingerprint"):
+        raise ArtefactError(f"{folder}/manifest.json was changed after it was written: {_AGAIN}")
+    try:
+        return Manifest.model_validate(migrate(found, number))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        reason = first["msg"].removeprefix("Value error, ")
+        raise ArtefactError(f"{folder}/manifest.json: {where + ': ' if where else ''}{reason}: {_AGAIN}") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ArtefactError(f"{folder}/manifest.json is not of format {number} ({error!r}): {_AGAIN}") from None
+
+
+def _inside(folder: Path, name: str) -> None:
+    plain = PurePosixPath(name)
+    leads_out = plain.is_absolute() or ".." in plain.parts or "\\" in name or "\0" in name
+    if leads_out or not (folder / name).resolve().is_relative_to(folder.resolve()):
+        raise ArtefactError(f"{folder}/manifest.json names {name!r}, which leads out of the release's folder: do not use it")
+
+
+def _owner(manifest: Manifest, file: str) -> str:
+    """Whose file it is, for a message. The innermost folder counts: of format 2, one leg's holds the other's."""
+    owners = [name for name, leg in manifest.legs.items() if PurePosixPath(file).is_relative_to(PurePosixPath(leg.folder))]
+    owner = max(owners, key=lambda name: len(manifest.legs[name].folder), default=None)
+    release = f"release {manifest.fingerprint[:12]}"
+    return release if owner is None or file.endswith(".parquet") else f"leg {owner!r} of {release}"
+
+
+def _check_file(path: Path, expected: str, owner: str) -> None:
+    ours = f"{owner} was built with {str(expected)[:12]}"
+    if not path.is_file():
+        raise ArtefactError(f"{path} is missing; {ours}: copy the release again as a whole, or {_AGAIN}")
+    found = sha256_file(path)
+    if found != expected:
+        raise ArtefactError(f"{path} is {found[:12]}, but {ours}: it is another release's file, or damaged")

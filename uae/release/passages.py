@@ -1,0 +1,146 @@
+"""The passages of an opened release, with their documents: what legs read, what filters let through, what a search gives back."""
+
+import json
+import math
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from uae.index.filters import DocumentFilter, read_metadata
+from uae.io.errors import ArtefactError
+from uae.io.files import sha256_parts
+from uae.release.tables import RELEASE_DOCUMENTS, RELEASE_PASSAGES, read_arrow
+from uae.text.passage_template import PassageTemplate
+
+_COLUMNS = ("passage_id", "doc_id", "section", "start", "end", "text")
+_SLICE = 1000  # passages rendered together: their texts are Python objects for that long only
+
+
+class Hit(NamedTuple):
+    """A passage that was found."""
+
+    passage_id: str
+    doc_id: str
+    source: str  # of the document: the file it came from, or its id in a file
+    title: str  # the document's
+    section: str
+    start: int  # offsets into the document's text, in characters
+    end: int
+    text: str
+    score: float  # cosine similarity
+    metadata: dict[str, Any]  # the document's
+
+
+class Passages:
+    """Passages and documents of a release folder. Several threads may use it."""
+
+    def __init__(self, folder: Path):
+        """
+        Raises:
+            ArtefactError: a table is missing or damaged, a passage has no document, or metadata are no JSON object.
+        """
+        passages = read_arrow(folder / "passages.parquet", RELEASE_PASSAGES)
+        documents = read_arrow(folder / "documents.parquet", RELEASE_DOCUMENTS)
+        self._columns = {name: passages[name] for name in _COLUMNS}
+        self._titles, self._sources, self._metadata = documents["title"], documents["source"], documents["metadata"]
+        _check_metadata(folder / "documents.parquet", self._metadata)
+        doc_ids = documents["doc_id"].to_pylist()
+        positions = pc.index_in(passages["doc_id"], pa.array(doc_ids, pa.string()))
+        if positions.null_count:
+            orphan = passages["doc_id"].filter(pc.is_null(positions))[0].as_py()
+            raise ArtefactError(f"{folder}: passages.parquet has passages of document {orphan!r}, documents.parquet has it not")
+        self._documents: npt.NDArray[np.int64] = positions.to_numpy().astype(np.int64)
+        self._filter = DocumentFilter(doc_ids, documents["source"].to_pylist(), _Texts(self._metadata), self._documents)
+        # Each row's place by passage_id: equal scores are ordered by it.
+        self.places: npt.NDArray[np.int64] = np.empty(len(passages), dtype=np.int64)
+        self.places[pc.sort_indices(passages["passage_id"]).to_numpy()] = np.arange(len(passages))
+
+    def __len__(self) -> int:
+        return len(self._documents)
+
+    def rows(self, filters: Mapping[str, Any]) -> npt.NDArray[np.int64] | None:
+        """Rows that a filter (``uae.index.filters``) lets through, ascending; None: all.
+
+        Raises:
+            InputError: there is no such document or field, or a condition is malformed.
+        """
+        return self._filter.rows(filters)
+
+    def ids(self) -> npt.NDArray[np.object_]:
+        """Every row's passage_id."""
+        return np.asarray(self._columns["passage_id"].to_pylist(), dtype=object)
+
+    def doc_ids(self) -> npt.NDArray[np.object_]:
+        """Every row's doc_id."""
+        return np.asarray(self._columns["doc_id"].to_pylist(), dtype=object)
+
+    def hit(self, row: int, score: float) -> Hit:
+        values = {name: column[row].as_py() for name, column in self._columns.items()}
+        document = int(self._documents[row])
+        metadata = read_metadata(values["doc_id"], self._metadata[document].as_py())
+        named = {"source": self._sources[document].as_py(), "title": self._titles[document].as_py()}
+        return Hit(**values, **named, score=score, metadata=metadata)
+
+    def read(self, template: str, rows: Sequence[int]) -> list[str]:
+        """What a leg with this passage template reads of the passages in these rows."""
+        return list(self._rendered(PassageTemplate(template), rows))
+
+    def read_hash(self, template: str) -> str:
+        """Hash of what a leg with this passage template reads of all passages: equal to the leg's ``read_texts``."""
+        return sha256_parts(self._rendered(PassageTemplate(template), range(len(self))))
+
+    def close(self) -> None:
+        """Let go of the tables."""
+        self._columns.clear()
+        del self._titles, self._sources, self._metadata, self._filter, self._documents, self.places
+
+    def _rendered(self, template: PassageTemplate, rows: Sequence[int]) -> Iterator[str]:
+        for start in range(0, len(rows), _SLICE):
+            part = np.asarray(rows[start : start + _SLICE], dtype=np.int64)
+            sections, texts = (self._columns[name].take(pa.array(part)).to_pylist() for name in ("section", "text"))
+            titles = self._titles.take(pa.array(self._documents[part])).to_pylist()
+            yield from map(template.render, titles, sections, texts)
+
+
+def _check_metadata(path: Path, column: pa.ChunkedArray) -> None:
+    """Once, when the release is opened: later an answer could not be written, or would be no JSON."""
+    for text in pc.unique(column).to_pylist():
+        try:
+            sound = isinstance(json.loads(text, parse_float=_finite, parse_constant=_finite), dict)
+        except (TypeError, ValueError, RecursionError):
+            sound = False
+        if not sound:
+            raise ArtefactError(f"{path} has metadata that are no JSON object ({ascii(text)[:60]}): run the ingest stage again")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+class _Texts(Sequence[str]):
+    """A string column as a sequence, without a second copy of it."""
+
+    def __init__(self, column: pa.ChunkedArray):
+        self._column = column
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    @overload
+    def __getitem__(self, position: int) -> str: ...
+    @overload
+    def __getitem__(self, position: slice) -> Sequence[str]: ...
+    def __getitem__(self, position: int | slice) -> str | Sequence[str]:
+        if isinstance(position, slice):
+            return _Texts(self._column[position])
+        text: str = self._column[operator.index(position)].as_py()
+        return text
