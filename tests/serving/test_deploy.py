@@ -70,13 +70,15 @@ def test_requirements_are_exact_and_whole(bento):
 
 def test_a_release_that_torch_serves_needs_torch(tmp_path, tiny_encoder):
     release = tiny_release(tmp_path, tiny_encoder, ["The seal is torn."], "a", "torch")
-    assert names(pinned(requirements(read_manifest(release)))) > TORCH
+    assert names(pinned(requirements(read_manifest(release).needs_torch()))) > TORCH
 
 
 def test_a_base_that_torch_serves_needs_torch(tiny):
     manifest = read_manifest(tiny)
-    assert not TORCH & set(requirements(manifest))
-    assert set(requirements(manifest | {"base": {"serving": {"backend": "torch"}}})) > TORCH
+    assert not TORCH & set(requirements(manifest.needs_torch()))
+    dense = manifest.dense()
+    base = dense.model_copy(update={"serving": dense.serving.model_copy(update={"backend": "torch"})})
+    assert set(requirements(manifest.model_copy(update={"legs": manifest.legs | {"base": base}}).needs_torch())) > TORCH
 
 
 def test_extras_and_markers_of_requirements_are_followed(tmp_path, monkeypatch):
@@ -163,12 +165,14 @@ def test_only_what_serving_needs_is_inside(bento, tiny):
     inside = {path.relative_to(bento / "src").as_posix() for path in (bento / "src").rglob("*") if path.is_file()}
     code = {name for name in inside if not name.startswith(("release/", "deploy/page/"))}
     assert {name.rpartition("/")[0] for name in code} <= {
-        *("", "uae", "uae/io", "uae/retrievers", "uae/index", "uae/release", "uae/serving", "deploy"),
+        *("", "uae", "uae/io", "uae/retrievers", "uae/index", "uae/release", "uae/release/legs", "uae/serving", "uae/text", "deploy"),
     }
     assert not code & {
         "uae/cli/main.py",
         "uae/pipeline/chain.py",
         "uae/release/build.py",
+        "uae/release/build_dense.py",
+        "uae/release/choose_form.py",
         "uae/retrievers/onnx_export.py",
         "deploy/build.py",
     }

@@ -4,8 +4,13 @@ TABLES = ("uae/io/files.py", "uae/io/tables.py")
 MODELS = ("uae/io/models.py", "uae/io/gguf.py", "uae/io/weights.py")
 ENCODER = ("uae/io/compute.py", "uae/retrievers/dense.py", "uae/retrievers/protocol.py")
 RELEASE = (
-    "uae/release/open.py",
+    "uae/release/legs",
+    "uae/release/manifest.py",
+    "uae/release/migrations.py",
     "uae/release/parity.py",
+    "uae/release/passages.py",
+    "uae/release/tables.py",
+    "uae/text/passage_template.py",
     "uae/index",
     "uae/retrievers/onnx_encoder.py",
     "uae/retrievers/torch_encoder.py",

@@ -110,6 +110,7 @@ STAGE = Stage(
     keeps=("judgements",),
     code=(
         "uae/evaluation",
+        "uae/release/open.py",
         *RELEASE,
         "uae/measures",
         "uae/retrievers/lexical.py",

@@ -47,6 +47,7 @@ STAGE = Stage(
         "uae/release",
         "uae/index",
         "uae/retrievers",
+        "uae/text/passage_template.py",
         *MODELS,
         "uae/io/compute.py",
         *TABLES,

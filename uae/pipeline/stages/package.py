@@ -40,6 +40,7 @@ STAGE = Stage(
         "uae/registry/package.py",
         *REGISTRY,
         "uae/registry/versions.py",
+        "uae/release/open.py",
         *RELEASE,
         "uae/release/store.py",
         "uae/serving",
