@@ -165,7 +165,18 @@ def test_only_what_serving_needs_is_inside(bento, tiny):
     inside = {path.relative_to(bento / "src").as_posix() for path in (bento / "src").rglob("*") if path.is_file()}
     code = {name for name in inside if not name.startswith(("release/", "deploy/page/"))}
     assert {name.rpartition("/")[0] for name in code} <= {
-        *("", "uae", "uae/io", "uae/retrievers", "uae/index", "uae/release", "uae/release/legs", "uae/serving", "uae/text", "deploy"),
+        *(
+            "",
+            "uae",
+            "uae/io",
+            "uae/retrievers",
+            "uae/index",
+            "uae/release",
+            "uae/release/legs",
+            "uae/serving",
+            "uae/text",
+            "deploy",
+        ),
     }
     assert not code & {
         "uae/cli/main.py",
