@@ -106,6 +106,83 @@ def test_a_query_judged_in_two_splits_stays_in_the_first(write):
     assert source.skipped["query judged in two splits, kept in the first"] == 1
 
 
+def test_a_title_stands_in_for_an_empty_text(write, sections_of, evidence_of):
+    corpus = [*CORPUS, {"_id": "d4", "title": "Only a title", "text": ""}, {"_id": "d5", "title": "Null", "text": None}]
+    source = beir.read(write(corpus, test=[("q1", "d4", 1), ("q2", "d5", 1)]))
+    assert [sections_of(document) for document in source.documents[3:]] == [[("", "Only a title")], [("", "Null")]]
+    assert [evidence_of(source, question) for question in source.questions] == [["Only a title"], ["Null"]]
+    assert not source.empty
+
+
+def test_documents_without_text_and_title_can_be_left_out_with_their_judgements(write, run_ingest):
+    corpus = [*CORPUS, {"_id": "d4", "title": "", "text": " "}]
+    path = write(corpus, test=[("q1", "d1", 1), ("q2", "d4", 1)])
+    found = run_ingest(path, "beir", skip_empty=True)
+    assert found.questions["text"].tolist() == ["Where is the oil?"]
+    assert found.summary["skipped"] == {
+        "document without text": 1,
+        "judgement of a document without text": 1,
+        "query without judgements": 3,
+    }
+
+
+def test_judgements_that_point_nowhere_are_left_out_counted_and_listed(write):
+    path = write(test=[("q1", "d1", 1), ("q1", "d9", 1), ("q2", "d8", 1), ("PLAIN-2", "d2", 1)])
+    source = beir.read(path)
+    assert [question.text for question in source.questions] == ["Where is the oil?"]
+    assert source.skipped.places["judgement of a document that is not in corpus.jsonl"] == [
+        f"{path}/qrels/test.tsv, line 3: d9",
+        f"{path}/qrels/test.tsv, line 4: d8",
+    ]
+    assert source.skipped.places["judgement of a query that is not in queries.jsonl"] == [
+        f"{path}/qrels/test.tsv, line 5: PLAIN-2"
+    ]
+    assert source.skipped["query without judgements"] == 3
+
+
+@pytest.mark.parametrize("name", ["dev", "valid", "validation", "val"])
+def test_validation_has_several_names(write, name):
+    source = beir.read(write(train=[("q1", "d1", 1)], test=[("q3", "d3", 1)], **{name: [("q2", "d2", 1)]}))
+    assert [question.split for question in source.questions] == ["train", "validation", "test"]
+    assert not source.lacks_validation
+
+
+def test_files_of_other_names_are_named(write):
+    source = beir.read(write(test=[("q1", "d1", 1)], train_small=[("q2", "d2", 1)]))
+    (place,) = source.skipped.places["file in qrels that no split is named after"]
+    assert place.endswith("train_small.tsv")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "q1 0 d1 1\nq2 0 d2 0\nq2 0 d3 2\n",
+        "q1\t0\td1\t1\nq2\t0\td3\t1\n",
+        "query_id\tdoc_id\trelevance\nq1\td1\t1.0\nq2\td3\t2\n",
+        "q1\td1\t1\r\nq2\td3\t1\r\n",
+        "query-id\tQ0\tcorpus-id\tscore\nq1\t0\td1\t1\nq2\t0\td3\t1\n",
+    ],
+    ids=["TREC", "TREC with tabs", "other names", "no names", "TREC with names"],
+)
+def test_judgements_in_the_forms_of_trec(write, evidence_of, tmp_path, lines):
+    path = write(test=[])
+    (tmp_path / "qrels" / "test.tsv").write_text(lines)
+    source = beir.read(path)
+    assert [evidence_of(source, question) for question in source.questions] == [
+        ["Oil is kept in the cellar."],
+        ["Ropes hang in the loft."],
+    ]
+
+
+def test_ids_may_be_numbers_and_rows_may_stand_twice(write):
+    corpus = [*CORPUS, CORPUS[0], {"_id": 4, "text": "Four."}]
+    source = beir.read(write(corpus, [*QUERIES, QUERIES[0], {"_id": 7, "text": " "}], test=[("q1", "4", 1)]))
+    assert [document.key for document in source.documents] == ["d1", "d2", "d3", "4"]
+    assert len(source.questions) == 1
+    assert (source.skipped["document that stands there twice"], source.skipped["query without text"]) == (1, 1)
+    assert source.skipped["query that stands there twice"] == 1
+
+
 @pytest.mark.parametrize(
     ("row", "fragment"),
     [

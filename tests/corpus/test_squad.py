@@ -71,6 +71,44 @@ def test_an_impossible_question_is_skipped_and_counted(write):
     assert source.skipped == {"question marked impossible": 1}
 
 
+def test_articles_with_one_context_are_one_document_with_both_questions(write):
+    """SQuAD conversions write an article a question: the context stands again with each."""
+    source = squad.read(
+        write(
+            article((FIRST, [qa("When cast?", ("1871", 52))]), title=""),
+            article((FIRST, [qa("How heavy?", ("nine hundred", 16))]), title=""),
+        )
+    )
+    (document,) = source.documents
+    assert [(question.text, question.document) for question in source.questions] == [
+        ("When cast?", document.key),
+        ("How heavy?", document.key),
+    ]
+    assert source.skipped == {"article with the paragraphs of an earlier one, which has its questions": 1}
+
+
+def test_a_paragraph_that_stands_twice_in_an_article_is_read_once(write, sections_of, evidence_of):
+    source = squad.read(
+        write(article((FIRST, [qa("When cast?", ("1871", 52))]), (SECOND, []), (FIRST, [qa("How heavy?", ("nine hundred", 16))])))
+    )
+    assert sections_of(source.documents[0]) == [("", FIRST), ("", SECOND)]
+    assert [evidence_of(source, question) for question in source.questions] == [["1871"], ["nine hundred"]]
+    assert source.skipped == {"paragraph with the text of an earlier one, which has its questions": 1}
+
+
+def test_a_blank_question_is_left_out_only_where_it_is_marked_impossible(write):
+    source = squad.read(write(article((FIRST, [qa(" ", is_impossible=True), qa("How heavy?", ("nine hundred", 16))]))))
+    assert [question.text for question in source.questions] == ["How heavy?"]
+    assert source.skipped == {"blank question marked impossible": 1}
+    assert "question q1: the field 'question' is empty" in refused(write(article((FIRST, [qa(" ", ("nine", 16))]))))
+
+
+def test_an_article_without_text_is_empty_and_its_questions_are_counted(write):
+    source = squad.read(write(article((" ", [qa("When?")])), article((SECOND, []), title="Other")))
+    assert len(source.documents) == len(source.empty) == 1
+    assert source.skipped["question about a document without text"] == 1
+
+
 def test_covid_qa_rows_with_integer_ids_and_no_title(write):
     """COVID-QA has integer ids, a document_id with each paragraph and question, and no titles."""
     paragraph = {

@@ -41,7 +41,7 @@ def parse(text: str) -> Page:
         start = end + 2 if parts else 0
         end = start + len(content)
         if block in _HEADINGS:
-            headings.append(Heading(int(block[1]), content, start, end, end))
+            headings.append(Heading(int(block[1]), content, start, start, end, end))
         parts.append(content)
     return outline(title, "\n\n".join(parts), headings)
 

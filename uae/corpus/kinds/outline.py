@@ -15,8 +15,9 @@ class Page(NamedTuple):
 class Heading(NamedTuple):
     level: int  # 1 for h1
     text: str
-    start: int  # offsets of the heading's own words in the page's text, in characters
-    end: int
+    start: int  # offsets in the page's text, in characters: where the heading begins, with its marks
+    words: int  # where its own words begin
+    end: int  # where they end
     body: int  # where the text below it begins
 
 
@@ -44,7 +45,7 @@ def outline(title: str, text: str, headings: Sequence[Heading]) -> Page:
         if text[heading.body : end].strip():
             sections.append(Section(_path(trail), heading.body, end))
         elif heading in trail and not (below and below.level > heading.level):
-            sections.append(Section(above, heading.start, heading.end))
+            sections.append(Section(above, heading.words, heading.end))
     return Page(title, text, tuple(section for section in sections if text[section.start : section.end].strip()))
 
 
