@@ -308,7 +308,9 @@ def _apply(values: dict[str, Any], override: str) -> None:
         if name is not last:
             target = target[name]
     try:
-        target[last] = _parse(text)
+        value = _parse(text)
+        # A command line has no remarks: what stands after " #" is a part of the value, such as a folder's name.
+        target[last] = text.strip() if isinstance(value, str) and text.strip().startswith(f"{value} ") else value
     except ValueError:
         raise ConfigError(f"--set {override}: the value is not YAML; put it in quotes") from None
 
