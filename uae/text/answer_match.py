@@ -1,4 +1,4 @@
-"""Which texts hold a gold answer word for word: most likely they answer its question, whoever looked at them or not."""
+"""Which texts hold a gold answer word for word: most likely they answer its question, although nobody marked them."""
 
 import re
 import string
@@ -22,10 +22,10 @@ def texts_holding(answers: Iterable[str], texts: Sequence[str]) -> dict[str, lis
 
     Answers are looked up by their first words, so the time grows with the texts, and not with texts times answers.
     """
-    by_key = defaultdict(list)
+    by_key: defaultdict[str, list[str]] = defaultdict(list)
     for answer in sorted(answers):
         by_key[" ".join(answer.split()[:_KEY_WORDS])].append(answer)
-    found = defaultdict(list)
+    found: defaultdict[str, list[str]] = defaultdict(list)
     for text in texts:
         words = normalised(text).split()
         keys = {" ".join(words[at : at + size]) for size in range(1, _KEY_WORDS + 1) for at in range(len(words))}

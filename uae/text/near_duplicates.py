@@ -1,10 +1,11 @@
 """Near-duplicate texts: word shingles, their Jaccard similarity, and all pairs above a threshold without comparing all pairs."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
+import numpy.typing as npt
 from datasketch import MinHash
 
 from uae.text.words import words as split_into_words
@@ -26,7 +27,7 @@ def shingles(text: str, words: int = WORDS) -> frozenset[str]:
     return frozenset(" ".join(tokens[start : start + words]) for start in range(max(len(tokens) - words + 1, 1)))
 
 
-def jaccard(first: frozenset, second: frozenset) -> float:
+def jaccard(first: frozenset[Hashable], second: frozenset[Hashable]) -> float:
     """Size of the intersection over size of the union, between 0 and 1; two empty sets have nothing in common: 0."""
     common = len(first & second)
     return common / (len(first) + len(second) - common) if common else 0.0
@@ -61,18 +62,18 @@ def near_duplicate_pairs(texts: Sequence[str], threshold: float, words: int = WO
 
 
 def _rows(threshold: float) -> int:
-    """Hash values in a band: as many as keep pairs at the threshold from being missed, since more let fewer unlike texts meet."""
+    """Hash values in a band: the most that still find nearly all pairs at the threshold. With more, fewer unlike texts meet."""
     bands = {rows: _PERMUTATIONS // rows for rows in range(1, _PERMUTATIONS // 2 + 1)}
     return max(rows for rows, count in bands.items() if (1 - threshold**rows) ** count <= _MISSED)
 
 
-def _meeting(sketches: np.ndarray, rows: int) -> set[tuple[int, int]]:
+def _meeting(sketches: npt.NDArray[np.uint32], rows: int) -> set[tuple[int, int]]:
     """Pairs of texts whose sketches agree in at least one band.
 
     One band is sorted at a time, in little more memory than the sketches take (1 KB a text). datasketch's MinHashLSH keeps a
     Python set for each text and band, an order of magnitude more.
     """
-    pairs = set()
+    pairs: set[tuple[int, int]] = set()
     for start in range(0, _PERMUTATIONS - rows + 1, rows):
         band = np.ascontiguousarray(sketches[:, start : start + rows]).view(f"V{4 * rows}").ravel()
         _, bucket, sizes = np.unique(band, return_inverse=True, return_counts=True)

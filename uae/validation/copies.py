@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from uae.text.words import words
@@ -16,6 +17,8 @@ _LISTED = 32  # documents a run of words: common runs cannot tell which document
 _PART_SHIFT = np.uint64(60)
 _PARTS = 16  # one for each value of the bits that are left
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no word is lost in the product
+
+Numbers = npt.NDArray[Any]  # of hashes (uint64) or of places (int64)
 
 
 class Copy(NamedTuple):
@@ -30,11 +33,11 @@ class _Document:
     doc_id: str
     group: str
     passage_ids: list[str]  # in their order
-    runs: np.ndarray  # (number of words - 4,) uint64: a hash for the run of words that starts at each word
-    starts: np.ndarray  # (number of passages,): each passage's first word
-    ends: np.ndarray
+    runs: Numbers  # (number of words - 4,) uint64: a hash for the run of words that starts at each word
+    starts: Numbers  # (number of passages,): each passage's first word
+    ends: Numbers
 
-    def runs_of(self, place: int) -> np.ndarray:
+    def runs_of(self, place: int) -> Numbers:
         """The runs that lie within one passage; none for a passage too short to be judged."""
         start, end = self.starts[place], self.ends[place]
         return self.runs[start : end - _RUN + 1] if end - start >= MIN_WORDS else self.runs[:0]
@@ -84,11 +87,11 @@ def _read(passages: pd.DataFrame, groups: Mapping[str, str]) -> list[_Document]:
         ends = np.cumsum([len(part) for part in parts])
         starts = np.concatenate([[0], ends[:-1]])
         runs = _hashed([word for part in parts for word in part])
-        documents.append(_Document(doc_id, groups[doc_id], rows["passage_id"].tolist(), runs, starts, ends))
+        documents.append(_Document(str(doc_id), groups[str(doc_id)], rows["passage_id"].tolist(), runs, starts, ends))
     return documents
 
 
-def _hashed(sequence: list[str]) -> np.ndarray:
+def _hashed(sequence: list[str]) -> Numbers:
     if len(sequence) < _RUN:
         return np.zeros(0, dtype=np.uint64)
     hashes = pd.util.hash_array(np.array(sequence, dtype=object))
@@ -99,8 +102,8 @@ def _hashed(sequence: list[str]) -> np.ndarray:
     return runs
 
 
-def _standing_in_two_groups(documents: list[_Document]) -> np.ndarray:
-    by_group: dict[str, list[np.ndarray]] = {}
+def _standing_in_two_groups(documents: list[_Document]) -> Numbers:
+    by_group: dict[str, list[Numbers]] = {}
     for document in documents:
         by_group.setdefault(document.group, []).append(document.runs)
     if len(by_group) < 2:
@@ -115,13 +118,13 @@ def _standing_in_two_groups(documents: list[_Document]) -> np.ndarray:
     return np.concatenate(shared)
 
 
-def _distinct(values: np.ndarray) -> np.ndarray:
+def _distinct(values: Numbers) -> Numbers:
     """As np.unique, which since NumPy 2.3 hashes where sorting is several times faster."""
     ordered = np.sort(values)
     return ordered[np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])[: len(ordered)])]
 
 
-def _mostly_within(document: _Document, shared: np.ndarray, threshold: float) -> list[int]:
+def _mostly_within(document: _Document, shared: Numbers, threshold: float) -> list[int]:
     if not len(shared):
         return []
     inside = np.concatenate([[0], np.cumsum(_position(document.runs, shared) >= 0)])
@@ -133,13 +136,13 @@ def _mostly_within(document: _Document, shared: np.ndarray, threshold: float) ->
     return places
 
 
-def _position(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
+def _position(values: Numbers, ordered: Numbers) -> Numbers:
     """Where each value stands in ``ordered``; -1 for those that do not."""
     places = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
     return np.where(ordered[places] == values, places, -1)
 
 
-def _compared(runs: np.ndarray, other: _Document) -> tuple[float, str]:
+def _compared(runs: Numbers, other: _Document) -> tuple[float, str]:
     """The share of the runs that stand in ``other``, and its passage in which most of them begin, the first of several."""
     ordered = _distinct(runs)
     places = _position(other.runs, ordered)
@@ -153,7 +156,7 @@ def _compared(runs: np.ndarray, other: _Document) -> tuple[float, str]:
 class _Listing:
     """Run -> the documents that hold it. Of a run that stands in many, some of every group."""
 
-    def __init__(self, documents: list[_Document], runs: np.ndarray):
+    def __init__(self, documents: list[_Document], runs: Numbers):
         self.documents, self.runs = documents, runs
         numbers = {group: number for number, group in enumerate(sorted({document.group for document in documents}))}
         self.groups = np.array([numbers[document.group] for document in documents])
@@ -169,7 +172,7 @@ class _Listing:
         self.listed = rows["document"].to_numpy()
         self.edges = np.searchsorted(rows["run"].to_numpy(), np.arange(len(runs) + 1))
 
-    def nearest(self, runs: np.ndarray, group: str) -> list[_Document]:
+    def nearest(self, runs: Numbers, group: str) -> list[_Document]:
         """Documents of other groups that hold some of the runs, those with most of them first."""
         places = _distinct(_position(runs, self.runs))
         found = np.concatenate([self.listed[self.edges[place] : self.edges[place + 1]] for place in places])

@@ -2,8 +2,8 @@
 
 What leaks depends on where retrieval looks (``scope``).
 
-- *corpus*: all questions search the same passages, so passages belong to no split, and a question's text is all there is. One
-  that repeats another split's question leaks, whatever document it was written for: its very ranking was trained.
+- *corpus*: all questions search the same passages, so passages belong to no split, and only a question's text can leak. A
+  question that repeats one of another split leaks, whatever document it was written for: its ranking was trained.
 - *document*: each document belongs to one split, and a question means something only together with its document. "What is the
   conclusion?" may be asked of every paper, and yes, a number or a name may be the answer in two of them. So a repeated question
   leaks only if it also stands on the same document, on the same evidence, or on an equal answer of at least ``_TELLING_WORDS``
@@ -14,7 +14,7 @@ In both, questions with the same evidence and an equal answer of that length lea
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from itertools import pairwise, product
 from typing import NamedTuple
 
@@ -52,7 +52,7 @@ def leakage_facts(
     Returns:
         Columns ``item`` (an id), ``source`` and, for the suite: ``repeated_question``, ``repeated_evidence`` and
         ``copied_document`` (what it repeats and what to do, or None), ``repeated_passage`` (1 where a passage stands in another
-        split's document and is no leak). Neither the order of rows nor the process has a say in it.
+        split's document and is no leak). The result depends neither on the order of rows nor on the process.
     """
     asked = _Questions(questions, passages).repeated(scope, near_duplicate)
     corpus = _Documents(documents, passages, questions)
@@ -65,8 +65,14 @@ def leakage_facts(
     by_document = _messages(copied, corpus.say_document)
     by_passage = _messages(evidence, corpus.say_passage)
     rows = [
-        *((row.question_id, row.source, asked.get(row.question_id), None, None, 0) for row in questions.itertuples()),
-        *((row.doc_id, row.source, None, None, by_document.get(row.doc_id), 0) for row in documents.itertuples()),
+        *(
+            (question_id, source, asked.get(question_id), None, None, 0)
+            for question_id, source in zip(questions["question_id"], questions["source"], strict=True)
+        ),
+        *(
+            (doc_id, source, None, None, by_document.get(doc_id), 0)
+            for doc_id, source in zip(documents["doc_id"], documents["source"], strict=True)
+        ),
         *(
             (passage_id, corpus.place(passage_id), None, by_passage.get(passage_id), None, int(passage_id in harmless))
             for passage_id in passages["passage_id"]
@@ -96,8 +102,8 @@ class _Documents:
     def __init__(self, documents: pd.DataFrame, passages: pd.DataFrame, questions: pd.DataFrame):
         by_document = questions[questions["doc_id"] != ""].groupby("doc_id")["split"].unique()
         # A document in two splits is refused by the questions' suite. Here all that it resembles would be blamed.
-        self.splits: dict[str, str] = {doc_id: splits[0] for doc_id, splits in by_document.items() if len(splits) == 1}
-        self.sources = dict(zip(documents["doc_id"], documents["source"], strict=True))
+        self.splits: dict[str, str] = {str(doc_id): splits[0] for doc_id, splits in by_document.items() if len(splits) == 1}
+        self.sources: dict[str, str] = dict(zip(documents["doc_id"], documents["source"], strict=True))
         ids = passages["passage_id"]
         self.document_of = dict(zip(ids, passages["doc_id"], strict=True))
         self.edges_of = dict(zip(ids, zip(passages["start"], passages["end"], strict=True), strict=True))
@@ -170,15 +176,14 @@ class _Questions:
 
     def repeated(self, scope: str, near_duplicate: float) -> dict[str, str]:
         """Question -> what it repeats."""
-        grounds = self._grounds if scope == "document" else lambda question_id: {("corpus",)}
         shares: dict[tuple[str, str], float] = {}
-        for group in self._groups(grounds):
+        for group in self._groups(self._grounds if scope == "document" else _anywhere):
             shares |= self._alike(group, near_duplicate)
         asked = _messages((_Repeat(*pair, share) for pair, share in shares.items()), self._say_question)
         same = {pair for group in self._groups(self._facts) for pair in self._firsts(group, group)}
         return _messages((_Repeat(*pair, 1.0) for pair in same), self._say_fact) | asked
 
-    def _grounds(self, question_id: str) -> set[tuple]:
+    def _grounds(self, question_id: str) -> set[tuple[str, ...]]:
         """Two questions of the same words ask for the same thing if they share one of these."""
         doc_id = self.rows[question_id]["doc_id"]
         return (
@@ -187,7 +192,7 @@ class _Questions:
             | {("answer", text) for text in self._telling_answers(question_id)}
         )
 
-    def _facts(self, question_id: str) -> set[tuple]:
+    def _facts(self, question_id: str) -> set[tuple[str, ...]]:
         """Two questions that share one of these ask for the same thing, whatever their words."""
         return set(product(self._evidence(question_id), self._telling_answers(question_id)))
 
@@ -198,9 +203,9 @@ class _Questions:
         answers = [words(answer) for answer in self.rows[question_id]["answers"]]
         return {" ".join(answer) for answer in answers if len(answer) >= _TELLING_WORDS}
 
-    def _groups(self, keys: Callable[[str], set[tuple]]) -> Iterator[list[str]]:
+    def _groups(self, keys: Callable[[str], set[tuple[str, ...]]]) -> Iterator[list[str]]:
         """Questions that share a key, where they are of more than one split."""
-        groups: dict[tuple, list[str]] = defaultdict(list)
+        groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
         for question_id, text in self.texts.items():
             if text:  # one without words repeats nothing
                 for key in keys(question_id):
@@ -215,7 +220,8 @@ class _Questions:
         texts = sorted(by_text)
         for first, second, _ in near_duplicate_pairs(texts, near_duplicate, words=1):
             one, other = texts[first], texts[second]
-            share = jaccard(_words_and_pairs(one), _words_and_pairs(other))  # words alone do not tell who infects whom
+            # Words alone are not enough: "Does a cat infect a dog?" and "Does a dog infect a cat?" have the same ones.
+            share = jaccard(_words_and_pairs(one), _words_and_pairs(other))
             if share >= near_duplicate:
                 pairs = [*self._firsts(by_text[one], by_text[other]), *self._firsts(by_text[other], by_text[one])]
                 shares |= dict.fromkeys(pairs, share)
@@ -245,6 +251,10 @@ class _Questions:
         return f"{row['split']} question that {what} in {other['split']} ({other['source']}: {text!r}): {_REMEDY}"
 
 
-def _words_and_pairs(text: str) -> frozenset:
+def _anywhere(question_id: str) -> set[tuple[str, ...]]:
+    return {("corpus",)}
+
+
+def _words_and_pairs(text: str) -> frozenset[Hashable]:
     sequence = text.split()
     return frozenset([*sequence, *pairwise(sequence)])

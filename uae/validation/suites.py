@@ -1,5 +1,7 @@
 """The expectation suites, one a table, and running them over data frames in memory."""
 
+from __future__ import annotations
+
 import contextlib
 import io
 import os
@@ -16,7 +18,7 @@ _SHOWN_ROWS = 20
 _SHOWN_LENGTH = 400  # characters of a value: a leak is told in a sentence that names the other side
 
 
-def document_suite() -> "list[Expectation]":
+def document_suite() -> list[Expectation]:
     import great_expectations.expectations as gxe
 
     return [
@@ -27,7 +29,7 @@ def document_suite() -> "list[Expectation]":
     ]
 
 
-def passage_suite(min_words: int) -> "list[Expectation]":
+def passage_suite(min_words: int) -> list[Expectation]:
     import great_expectations.expectations as gxe
 
     return [
@@ -41,11 +43,11 @@ def passage_suite(min_words: int) -> "list[Expectation]":
     ]
 
 
-def question_suite(minimum: dict[str, int], scope: str, require_answers: bool) -> "list[Expectation]":
+def question_suite(minimum: dict[str, int], scope: str, require_answers: bool) -> list[Expectation]:
     import great_expectations.expectations as gxe
     from great_expectations.expectations.row_conditions import Column
 
-    suite = [
+    suite: list[Expectation] = [
         gxe.ExpectColumnValuesToBeUnique(column="question_id"),
         gxe.ExpectColumnValuesToMatchRegex(column="text", regex=r"\S"),
         gxe.ExpectColumnValuesToBeInSet(column="split", value_set=["train", "validation", "test"]),
@@ -64,7 +66,7 @@ def question_suite(minimum: dict[str, int], scope: str, require_answers: bool) -
     return suite
 
 
-def label_suite() -> "list[Expectation]":
+def label_suite() -> list[Expectation]:
     import great_expectations.expectations as gxe
 
     return [
@@ -76,7 +78,7 @@ def label_suite() -> "list[Expectation]":
     ]
 
 
-def leakage_suite() -> "list[Expectation]":
+def leakage_suite() -> list[Expectation]:
     import great_expectations.expectations as gxe
 
     return [
@@ -87,7 +89,7 @@ def leakage_suite() -> "list[Expectation]":
     ]
 
 
-def run_suite(name: str, table: pd.DataFrame, suite: "list[Expectation]", id_column: str) -> dict[str, Any]:
+def run_suite(name: str, table: pd.DataFrame, suite: list[Expectation], id_column: str) -> dict[str, Any]:
     """Run a suite over a table.
 
     Returns:
@@ -95,10 +97,11 @@ def run_suite(name: str, table: pd.DataFrame, suite: "list[Expectation]", id_col
         "rows", "error"}]}``, where ``rows`` are up to 20 failing rows as ``{id_column, "source", "value"}``.
     """
     import great_expectations as gx
+    from great_expectations.data_context.types.base import ProgressBarsConfig
 
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # its progress bars
         context = gx.get_context(mode="ephemeral")
-        context.variables.progress_bars = {"globally": False, "metric_calculations": False}
+        context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
         asset = context.data_sources.add_pandas(name).add_dataframe_asset(name)
         batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": table})
         expectations = gx.ExpectationSuite(name=name, expectations=suite)
@@ -111,7 +114,7 @@ def run_suite(name: str, table: pd.DataFrame, suite: "list[Expectation]", id_col
     }
 
 
-def _outcome(outcome, table: pd.DataFrame, id_column: str) -> dict[str, Any]:
+def _outcome(outcome: Any, table: pd.DataFrame, id_column: str) -> dict[str, Any]:
     config, found = outcome.expectation_config, outcome.to_json_dict()["result"] or {}
     column = config.kwargs.get("column") or ", ".join(config.kwargs.get("column_list", []))
     places = [] if outcome.success else list(found.get("unexpected_index_list") or [])
