@@ -63,6 +63,25 @@ def test_a_good_source_is_read(project):
     assert sorted(written(project)) == ["documents.parquet", "passages.parquet", "questions.parquet"]
 
 
+def test_files_that_are_not_read_are_counted_and_named(project):
+    Path("docs").mkdir()
+    for name in ("lamp.md", "guide.pdf", "old.pdf", "page.rst"):
+        Path("docs", name).write_text("The lamp burns oil.")
+    Path("docs/questions.jsonl").write_text('{"question": "What burns?", "document": "lamp.md"}\n')
+    done = run(path="docs", format="folder")
+    assert done.returncode == 0
+    assert 'ingest.files: {".md": 1}' in done.stdout
+    assert '"file of a kind that is not read (.pdf)": 2, "file of a kind that is not read (.rst)": 1' in done.stdout
+    said = " ".join(done.stderr.split())
+    assert "left out: 2 x file of a kind that is not read (.pdf)" in said
+    assert "page.rst" in said
+    assert json.loads(Path("reports/ingest.json").read_text())["left_out"][0]["places"] == ["docs/guide.pdf", "docs/old.pdf"]
+
+
+def test_an_unknown_format_is_refused_with_those_there_are(project):
+    refused(run(format="docx"), "ingest.format", "the formats are folder, jsonl, squad, squad_hub, qasper, qasper_hub, beir")
+
+
 def test_a_missing_source(project):
     refused(run(path="nowhere"), "nowhere/documents.jsonl does not exist")
     assert written(project) == {}
