@@ -18,10 +18,10 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
-from uae.evaluation.answers import read_answers
+from uae.evaluation.answers import Answering, read_answers
+from uae.evaluation.comparison import gains_over
 from uae.evaluation.cost import reranking, time_queries, vector_search
-from uae.evaluation.evaluate import gains_over
-from uae.evaluation.judge import agreement, ceiling, passage_utilities, ranked_pairs, top_passage_utility
+from uae.evaluation.passage_utility import agreement, ceiling, passage_utilities, ranked_pairs, top_passage_utility
 from uae.evaluation.rerank import rerank_by_list, rerank_by_query_likelihood
 from uae.evaluation.testset import BASE, choose_questions
 from uae.experiments.compare import compare_recipes
@@ -31,10 +31,10 @@ from uae.io.models import fingerprint, resolve
 from uae.io.tables import PASSAGES, QUESTIONS, RUNS, read_table, write_table
 from uae.measures.fusion import reciprocal_rank_fusion
 from uae.measures.metrics import retrieval_metrics
-from uae.measures.statistics import kept_gain, paired_gain
+from uae.measures.statistics import Resampling, kept_gain, paired_gain
 from uae.pipeline.run import run_chain
 from uae.pipeline.settings import Settings, load_settings
-from uae.pipeline.stages.evaluate import EvaluateParameters, judging_terms
+from uae.pipeline.stages.evaluate import EvaluateParameters, llm_terms
 from uae.pipeline.workspace import Workspace
 from uae.release.build import IndexRecipe, build_release
 from uae.release.open import Release
@@ -76,19 +76,17 @@ class Bench:
         run_chain(self.settings, out, Path("models"), say, until="label")
         self.workspace = Workspace(out, Path("models"), flat_reports=True)
         self.seeds = [self.settings.seed + n for n in range(seeds)]
-        self.terms = {
-            "confidence": self.settings.evaluate.confidence,
-            "resamples": self.settings.evaluate.resamples,
-            "seed": self.settings.seed,
-        }
+        self.resampling = Resampling(self.settings.evaluate.confidence, self.settings.evaluate.resamples, self.settings.seed)
         self.passages = read_table(self.workspace.path("passages"), PASSAGES)
         self.questions = choose_questions(read_table(self.workspace.path("questions"), QUESTIONS))
         self.evidence = dict(zip(self.questions["question_id"], self.questions["evidence"], strict=True))
         self.documents = self.questions.set_index("question_id")["doc_id"]
-        self.judging = judging_terms(EvaluateParameters.of(self.settings), self.workspace)
+        self.judging = llm_terms(EvaluateParameters.of(self.settings), self.workspace)
 
     def compared(self, contenders: Sequence[str], seeds: list[int], folder: Path, questions_path: Path | None = None) -> dict:
-        return compare_recipes(PARAMS, self.overrides, contenders, len(seeds), self.workspace, folder, say, questions_path)
+        return compare_recipes(
+            PARAMS, self.overrides, contenders, len(seeds), self.workspace, folder, say, questions_path, "test"
+        )
 
     def some_questions(self, number: int) -> pd.DataFrame:
         """So many of the test questions, drawn at random."""
@@ -116,7 +114,7 @@ class Bench:
         return self.gains(*tables)
 
     def gains(self, base: pd.DataFrame, system: pd.DataFrame) -> dict:
-        gains = gains_over(base, system, documents=self.documents, **self.terms)
+        gains = gains_over(base, system, self.documents, self.resampling)
         return {metric: brief(gains[metric]) for metric in ("recall@1", "map")}
 
     def metrics(self, ranking: Rankings) -> pd.DataFrame:
@@ -179,7 +177,7 @@ def answers(bench: Bench, ranked: Mapping[str, Rankings], held_out_answered: int
         }
         for name, (base, ours) in tables.items()
     }
-    gains = {name: gains_over(*pair, documents=bench.documents, **bench.terms)["token_f1"] for name, pair in tables.items()}
+    gains = {name: gains_over(*pair, bench.documents, bench.resampling)["token_f1"] for name, pair in tables.items()}
     return means, gains
 
 
@@ -195,7 +193,8 @@ def answers_of(bench: Bench, systems: Mapping[str, Rankings], reader: Path, ques
     path = bench.out / "answers" / f"{sha256_bytes(tops, fingerprint(reader), str(e.reader_new_tokens))[:16]}.parquet"
     if not path.exists():
         tables = read_answers(
-            systems, questions, bench.passages, reader, e.reader_passages, None, e.reader_new_tokens, e.reader_batch_size,
+            systems, questions, bench.passages, reader,
+            Answering(e.reader_passages, None, e.reader_new_tokens, e.reader_batch_size),
             bench.settings.compute.device, bench.settings.compute.dtype,
         )  # fmt: skip
         rows = [
@@ -230,14 +229,14 @@ def under_both_llms(bench: Bench, ranked: Mapping[str, Rankings], judged: int, j
         first = {name: top_passage_utility(ranking, table) for name, ranking in ranked.items()}
         ours = bench.over_seeds(first)[first[BASE].index]
         both.append((first[BASE].to_numpy(), ours.to_numpy()))
-        gain = paired_gain(*both[-1], **bench.terms)
+        gain = paired_gain(*both[-1], *bench.resampling)
         found[role] = {
             "base": float(first[BASE].mean()), "uae": float(ours.mean()), "gain": gain.absolute._asdict(),
             "relative": gain.relative._asdict() if gain.relative else None, "p_value": gain.p_value, "questions": len(ours),
         }  # fmt: skip
-    kept = kept_gain(*both, **bench.terms)
+    kept = kept_gain(*both, *bench.resampling)
     found["kept"] = kept and {"mean": round(kept.mean, 3), "ci95": [round(kept.low, 3), round(kept.high, 3)]}
-    found["agreement"] = agreement(*(table[table["question_id"].isin(some)] for table in utilities.values()), **bench.terms)
+    found["agreement"] = agreement(*(table[table["question_id"].isin(some)] for table in utilities.values()), *bench.resampling)
     return found, ceiling(base, utilities["teacher"], judged_top)
 
 

@@ -18,13 +18,14 @@ import typer
 from covidqa import brief
 from sklearn.model_selection import GroupKFold
 
-from uae.evaluation.evaluate import gains_over
+from uae.evaluation.comparison import gains_over
 from uae.evaluation.testset import BASE, choose_questions
 from uae.experiments.compare import compare_recipes, parse_contender
 from uae.experiments.contenders import rankings_path
 from uae.io.models import resolve
 from uae.io.tables import PASSAGES, QUESTIONS, RUNS, read_table, write_table
 from uae.measures.metrics import retrieval_metrics
+from uae.measures.statistics import Resampling
 from uae.pipeline.settings import load_settings
 from uae.pipeline.workspace import Workspace
 
@@ -78,8 +79,8 @@ def main(
             parts.append(sum(each) / len(each))
     pooled = {name: pd.concat(parts) for name, parts in tables.items()}
     documents = read_table(workspace.path("questions"), QUESTIONS).set_index("question_id")["doc_id"]
-    terms = {"confidence": settings.evaluate.confidence, "resamples": settings.evaluate.resamples, "seed": settings.seed}
-    gains = {name: gains_over(pooled[names[0]], pooled[name], documents=documents, **terms) for name in names[1:]}
+    resampling = Resampling(settings.evaluate.confidence, settings.evaluate.resamples, settings.seed)
+    gains = {name: gains_over(pooled[names[0]], pooled[name], documents, resampling) for name in names[1:]}
     line = {
         "n_questions": len(pooled[BASE]),
         "folds": folds,

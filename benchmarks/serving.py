@@ -37,7 +37,7 @@ from uae.io.models import fingerprint, resolve
 from uae.io.tables import PASSAGES, QUESTIONS, read_table, write_table
 from uae.pipeline.chain import STAGES, run_stage
 from uae.pipeline.settings import Settings, dump_settings, load_settings
-from uae.pipeline.stages.evaluate import EvaluateParameters, judging_terms
+from uae.pipeline.stages.evaluate import EvaluateParameters, llm_terms
 from uae.pipeline.workspace import Workspace
 from uae.release.manifest import read_manifest
 from uae.release.open import Release
@@ -166,7 +166,7 @@ def against_reranking(bench: Bench, port: int, settings: Settings, timed: int, o
             question_id: ([hit.passage_id for hit in hits], [hit.score for hit in hits])
             for question_id, hits in zip(questions["question_id"], found, strict=True)
         }
-        judging = judging_terms(EvaluateParameters.of(settings), workspace)
+        judging = llm_terms(EvaluateParameters.of(settings), workspace)
         rerank = partial(
             rerank_by_query_likelihood,
             questions=questions,

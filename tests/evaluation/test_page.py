@@ -157,14 +157,40 @@ def hostile() -> str:
     return page(evaluation, **parts)
 
 
-def test_a_gain_over_documents_stands_beside_the_one_over_questions():
+def over_documents() -> dict:
+    """An evaluation in which documents decide otherwise than questions."""
     evaluation = largest()
-    evaluation["gains"]["uae"]["recall@1"]["by_document"] = gain(0.12, 0.3307, 0.0123) | {"documents": 24}
-    header, *rows = table_named(soup_of(evaluation), "UAE over the base encoder")
-    assert header[-3:] == ["documents resampled", "p", "documents"]
-    assert [row[-1] for row in rows] == ["24", "", ""]
-    assert "+33.1" in rows[0][-3]
+    evaluation["intervals"] = {"over": "documents", "documents": 24, "why": "questions on one document are not independent"}
+    wide = {"mean": 0.33, "low": -0.21, "high": 0.87}
+    evaluation["gains"]["uae"]["recall@1"]["by_document"] = {
+        "absolute": {"mean": 0.12, "low": -0.09, "high": 0.33}, "relative": wide, "p_value": 0.214, "documents": 24,
+    }  # fmt: skip
+    evaluation["systems"]["uae"]["recall@1"]["by_document"] = {"mean": 0.48, "low": 0.222, "high": 0.777, "documents": 24}
+    return evaluation
+
+
+def test_intervals_over_documents_are_what_the_whole_page_goes_by():
+    soup = soup_of(over_documents())
+    header, *rows = table_named(soup, "UAE over the base encoder")
+    assert header[-3:] == ["documents", "over questions: relative gain", "p"]
+    assert rows[0][1:] == [
+        "+0.120 [-0.090, +0.330]", "+33.0% [-21.0%, +87.0%]", "0.214", "292", "24", "+33.0% [+22.0%, +46.0%]", "<0.001"
+    ]  # fmt: skip
+    assert [row[-1] for row in rows[1:]] == ["", ""]
     assert table_named(soup_of(largest()), "UAE over the base encoder")[0][-1] == "questions"
+    box = soup.select_one("header .verdict")
+    assert box["class"] == ["verdict", "unsure"]
+    assert "+33% (95% interval over 24 documents -21% to +87%, p = 0.214), is not significant" in words(box)
+    assert "intervals over 24 documents: questions on one document are not independent" in words(soup.header)
+    assert "[0.222, 0.777]" in words(soup.find(attrs={"aria-label": "All systems", "role": "region"}))
+
+
+@pytest.mark.parametrize(("documents", "said"), [(3, True), (24, False)])
+def test_few_documents_are_a_caution(documents, said):
+    evaluation = over_documents()
+    evaluation["gains"]["uae"]["recall@1"]["by_document"]["documents"] = documents
+    found = words(soup_of(evaluation).select_one(".cautions"))
+    assert (f"Only {documents} documents. Intervals over so few documents are too narrow" in found) is said
 
 
 def test_the_first_sentence_says_it_all(soup):

@@ -14,6 +14,7 @@ from uae.io.errors import ArtefactError, ConfigError
 from uae.io.files import write_json
 from uae.io.tables import CANDIDATES, LABELS, PASSAGES, QUESTIONS, read_table, write_table
 from uae.measures.metrics import retrieval_metrics
+from uae.measures.statistics import Resampling, holm
 from uae.pipeline.settings import load_settings
 from uae.teacher.asking import answer_id
 from uae.teacher.store import LabelStore
@@ -81,11 +82,10 @@ def run(project, base, contenders=(UAE, GOLD), seeds=(1, 2), folder="out", scope
         seeds,
         # compare() keeps refreshed candidates in a place of its own.
         MoreLabels(scope, ask, Path("unused"), project / "out" / "refreshed_labels"),
+        split,
         [1, 5],
-        200,
-        0.95,
+        Resampling(0.95, 200, seeds[0]),
         "cpu",
-        split=split,
     )
 
 
@@ -104,6 +104,33 @@ def test_figures_are_those_of_the_fitted_students(project, tiny_encoder):
     assert result["gains"]["uae"]["map"]["absolute"]["mean"] == pytest.approx(np.mean(means) - base)
     assert result["gains_over"]["uae"]["gold"]["map"]["questions"] == result["questions"] == 6
     assert set(result["systems"]) == {"base", "uae", "gold"}
+
+
+def test_gains_are_corrected_for_the_number_of_contenders(project, tiny_encoder):
+    third = contender("slow", learning_rate=1e-3)
+    many = run(project, tiny_encoder, (UAE, GOLD, third), seeds=(1,))
+    alone = run(project, tiny_encoder, (UAE,), seeds=(1,))["gains"]["uae"]["map"]
+    among = many["gains"]["uae"]["map"]
+    assert {name: alone[name] for name in ("absolute", "p_value")} == {name: among[name] for name in ("absolute", "p_value")}
+    assert alone["corrected"]["p_value"] == alone["p_value"]
+    assert alone["corrected"]["absolute"] == alone["absolute"]
+    wide, narrow = among["corrected"]["absolute"], among["absolute"]
+    assert wide["low"] <= narrow["low"] < narrow["high"] <= wide["high"]
+    assert wide["high"] - wide["low"] > narrow["high"] - narrow["low"]
+    p_values = {name: gains["map"]["p_value"] for name, gains in many["gains"].items()}
+    assert {name: gains["map"]["corrected"]["p_value"] for name, gains in many["gains"].items()} == holm(p_values)
+    assert list(many["gains_over"]["uae"]) == ["gold", "slow"]
+    assert many["intervals"] == {"over": "questions", "documents": 1, "why": many["intervals"]["why"]}
+
+
+def test_rankings_are_not_taken_from_other_texts(project, tiny_encoder):
+    run(project, tiny_encoder, (UAE,), (1,))
+    before = sorted((project / "out" / "runs").iterdir())
+    passages = read_table(project / "passages.parquet", PASSAGES)
+    passages.loc[12, "text"] = "Something else stands under the same id."
+    write_table(project / "passages.parquet", PASSAGES, passages)
+    run(project, tiny_encoder, (UAE,), (1,))
+    assert len(sorted((project / "out" / "runs").iterdir())) == 2 * len(before)
 
 
 def test_a_second_call_fits_nothing_and_a_changed_recipe_only_itself(project, tiny_encoder, monkeypatch):

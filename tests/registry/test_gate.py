@@ -149,13 +149,18 @@ class Registry:
         self.moved.append((model, alias, version))
 
 
-def gate(project: Path, release: Path, monkeypatch, change=None, written=MappingProxyType({})) -> tuple[dict, list]:
-    """Promote after an evaluation on the project's tables, which ``change`` then changes; ``written``: other values in it."""
+def gate(project: Path, release: Path, monkeypatch, change=None, written=MappingProxyType({}), test=None) -> tuple[dict, list]:
+    """Promote after an evaluation on the project's tables, which ``change`` then changes.
+
+    ``written``: other values in the evaluation; ``test``: so many test questions instead of all.
+    """
     registry, root = Registry(), release.parent
     monkeypatch.setattr(uae.registry.promote, "connect", lambda *arguments: registry)
     monkeypatch.setattr(uae.registry.promote, "run_of", lambda *arguments: "run")
     monkeypatch.setattr(uae.registry.promote, "_register", lambda *arguments: SimpleNamespace(version="1", run_id="run"))
     passages, questions = read_table(project / "passages.parquet", PASSAGES), read_table(project / "questions.parquet", QUESTIONS)
+    if test is not None:
+        questions.loc[questions.index[questions["split"] == "test"][test:], "split"] = "validation"
     dataset = set_hash(choose_questions(questions), passages, "corpus")
     systems = {"base": {"map": {"mean": 0.1}}, "uae": {"map": {"mean": 0.9}}}
     evaluation = {"release": read_manifest(release).fingerprint, "dataset": dataset, "scope": "corpus", "systems": systems}
@@ -201,6 +206,13 @@ def test_figures_of_another_test_set_are_not_compared(project, tmp_path, monkeyp
         gate(project, release, monkeypatch, change, written)
     assert not caught.value.transient
     assert not (tmp_path / "promotion.json").exists()
+
+
+def test_one_test_question_is_enough_to_decide(project, tmp_path, monkeypatch):
+    result, _ = gate(project, changed(project, tmp_path / "release", lambda folder, manifest: None), monkeypatch, test=1)
+    assert result["promoted"]
+    assert "1 questions' served vectors" in result["reasons"][1]
+    json.loads((tmp_path / "promotion.json").read_text(), parse_constant=pytest.fail)
 
 
 def test_training_questions_may_change_after_an_evaluation(project, tmp_path, monkeypatch):

@@ -125,8 +125,9 @@ def compare(
     ),
     run: Annotated[Path | None, typer.Option(help="A folder of uae run to take the labels from; else the project.")] = None,
     split: Annotated[
-        Literal["validation", "test"], typer.Option(help="Whose questions measure. Choose recipes on validation.")
-    ] = "test",
+        Literal["validation", "test"],
+        typer.Option(help="Whose questions measure. Choose recipes on validation."),
+    ] = "validation",
     params: Params = Path("params.yaml"),
     overrides: Overrides = _NONE,
 ) -> None:

@@ -39,10 +39,12 @@ def print_summary(workspace: Workspace) -> None:
     console.print(_table(evaluation))
     answered, asked = evaluation["counts"]["answered_questions"], evaluation["counts"]["test_questions"]
     console.print(
-        f"{asked} test questions over {evaluation['counts']['test_documents'] or 'all'} documents, {answered} of them answered "
-        f"by the reader LLM; retrieval scope: {evaluation['scope']}; {evaluation['confidence']:.0%} bootstrap intervals, "
-        f"{evaluation['resamples']} resamples; seed {evaluation['seeds'][0]}."
+        f"{asked} test questions about {evaluation['counts']['test_documents'] or 'all'} documents, {answered} of them answered "
+        f"by the reader LLM; retrieval scope: {evaluation['scope']}; {evaluation['resamples']} resamples; seed "
+        f"{evaluation['seeds'][0]}.",
+        soft_wrap=True,
     )
+    console.print(_intervals(evaluation), soft_wrap=True)
     console.print()
     alias, registered = promotion["alias"], f"Registered: {promotion['model']} version {promotion['version']}"
     if promotion["promoted"]:
@@ -76,12 +78,11 @@ def print_summary(workspace: Workspace) -> None:
 
 
 def print_comparison(result: dict[str, Any]) -> None:
-    """A row a contender: its metrics as means over seeds, and its gains with intervals."""
+    """A row a contender: its metrics as means over seeds, and its gains, corrected for the number of contenders."""
     console = Console(highlight=False, width=None if Console().is_terminal else 190)
     (first, against), *_ = result["gains_over"].items()
-    asked = f"{result['questions']} {result['split']} questions"
-    over = f"{asked} over {result['documents'] or 'all'} documents, {len(result['seeds'])} seeds"
-    table = Table(box=box.SIMPLE_HEAD, title=over, title_justify="left")
+    title = f"{result['questions']} {result['split']} questions about {result['documents'] or 'all'} documents"
+    table = Table(box=box.SIMPLE_HEAD, title=f"{title}, {len(result['seeds'])} seeds", title_justify="left")
     metrics = [metric for metric in _METRICS if metric in result["systems"]["base"]]
     names = [_NAMES.get(metric, metric.capitalize()) for metric in metrics]
     for heading in ("", *names, "gain in Recall@1", "gain in MAP", f"MAP - {first}", "p", "steps"):
@@ -91,12 +92,28 @@ def print_comparison(result: dict[str, Any]) -> None:
         table.add_row(
             name,
             *(f"{values[metric]['mean']:.3f}" for metric in metrics),
-            *(_relative(gains[metric]) if gains and metric in gains else "" for metric in ("recall@1", "map")),
-            "{mean:+.3f} [{low:+.3f}, {high:+.3f}]".format(**other["absolute"]) if other else "",
-            _p_value(other["p_value"]) if other else "",
+            *(_relative(gains[metric]["corrected"]) if gains and metric in gains else "" for metric in ("recall@1", "map")),
+            "{mean:+.3f} [{low:+.3f}, {high:+.3f}]".format(**other["corrected"]["absolute"]) if other else "",
+            _p_value(other["corrected"]["p_value"]) if other else "",
             str(max(run["steps"] for run in result["training"][name]["runs"])) if gains else "",
         )
     console.print(table)
+    console.print(_intervals(result), soft_wrap=True)
+    against_first = f" and {len(against)} against {first}" if against else ""
+    console.print(
+        f"Corrected for multiplicity: p-values by Holm, intervals by Bonferroni, over {len(result['gains'])} contenders against "
+        f"base{against_first}, each metric by itself. compare.json also holds them uncorrected.",
+        soft_wrap=True,
+    )
+    if result["split"] == "test":
+        console.print("These are test questions: whoever chooses a recipe by them has no honest figure left.", soft_wrap=True)
+
+
+def _intervals(result: dict[str, Any]) -> str:
+    from uae.evaluation.comparison import interval_words
+
+    known = result.get("intervals") or {"over": "questions", "why": "an older version evaluated this; run uae evaluate again"}
+    return f"{result['confidence']:.0%} bootstrap intervals and p-values {interval_words(known)}."
 
 
 def print_plan(costs: Sequence[dict[str, Any]]) -> None:
@@ -189,6 +206,8 @@ def _release(installed: "Installed") -> str:
 
 
 def _table(evaluation: dict[str, Any]) -> Table:
+    from uae.evaluation.comparison import decisive
+
     table = Table(box=box.SIMPLE_HEAD, title="Base encoder against UAE on the test questions", title_justify="left")
     for heading in ("", "base", "UAE", "relative gain"):
         table.add_column(heading, no_wrap=True)
@@ -197,7 +216,7 @@ def _table(evaluation: dict[str, Any]) -> Table:
     for metric in _METRICS:
         if metric not in gains:
             continue
-        base, uae, gain = systems["base"][metric], systems["uae"][metric], gains[metric]
+        base, uae, gain = (decisive(found[metric]) for found in (systems["base"], systems["uae"], gains))
         table.add_row(
             _NAMES.get(metric, metric.capitalize()),
             f"{base['mean']:.3f} [{base['low']:.3f}, {base['high']:.3f}]",

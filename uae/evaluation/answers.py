@@ -1,6 +1,7 @@
 """A reader LLM answers each question from the passages that a system retrieved for it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +11,8 @@ from tqdm import tqdm
 from uae.measures.fusion import Rankings
 from uae.measures.metrics import answer_metrics
 from uae.teacher.engines.local import load_causal_lm
+
+ANSWER_METRICS = ("token_f1", "exact_match")
 
 # A small reader needs to see the form of an answer: what the examples are worth is measured by benchmarks/reader_prompts.py.
 _EXAMPLES = """Passage: Entry to the museum costs six crowns, or four after noon.
@@ -21,6 +24,16 @@ Question: Who put in new lights?
 Answer: Mr Olsen
 
 """
+
+
+@dataclass(frozen=True)
+class Answering:
+    """How a reader LLM is asked."""
+
+    passages: int  # the first so many of a ranking are given to it
+    questions: int | None  # only the first so many are answered; None: all
+    new_tokens: int  # of an answer, at most
+    batch_size: int
 
 
 class Reader:
@@ -67,26 +80,23 @@ def read_answers(
     questions: pd.DataFrame,
     passages: pd.DataFrame,
     reader_path: Path,
-    top: int,
-    limit: int | None,
-    new_tokens: int,
-    batch_size: int,
+    answering: Answering,
     device: str,
     dtype: str,
 ) -> dict[str, pd.DataFrame]:
-    """A reader's answers from each system's first ``top`` passages, on the first ``limit`` questions that have gold answers.
+    """A reader's answers from what each system ranks first, on questions that have gold answers.
 
     Returns:
         system -> a table by question_id: answer, token_f1, exact_match.
     """
-    asked = questions[questions["answers"].str.len() > 0][:limit]
+    asked = questions[questions["answers"].str.len() > 0][: answering.questions]
     if asked.empty:
-        columns = ["answer", "token_f1", "exact_match"]
+        columns = ["answer", *ANSWER_METRICS]
         return {system: pd.DataFrame(columns=columns, index=pd.Index([], name="question_id")) for system in rankings}
     texts = passages.set_index("passage_id")["text"]
-    reader = Reader(reader_path, device, dtype, new_tokens, batch_size)
+    reader = Reader(reader_path, device, dtype, answering.new_tokens, answering.batch_size)
     requests = [
-        (question, [texts[passage_id] for passage_id in ranked[question_id][0][:top]])
+        (question, [texts[passage_id] for passage_id in ranked[question_id][0][: answering.passages]])
         for ranked in rankings.values()
         for question_id, question in zip(asked["question_id"], asked["text"], strict=True)
     ]

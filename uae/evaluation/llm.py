@@ -1,18 +1,20 @@
-"""What evaluation asks an LLM beside answers: re-ranking, the teacher's ceiling, and whether an LLM of another family agrees."""
+"""What evaluation asks LLMs besides answers: re-ranking, the teacher's ceiling, and whether an LLM of another family agrees."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from uae.evaluation.comparison import gain_of, independent_units, mean_of
 from uae.evaluation.cost import lexical_search, reranking, time_queries, vector_search
-from uae.evaluation.judge import agreement, ceiling, passage_utilities, ranked_pairs, top_passage_utility
+from uae.evaluation.passage_utility import agreement, ceiling, passage_utilities, ranked_pairs, top_passage_utility
 from uae.evaluation.rerank import rerank_by_list, rerank_by_query_likelihood
 from uae.evaluation.testset import BASE, UAE
 from uae.measures.fusion import Rankings
-from uae.measures.statistics import kept_gain, mean_with_interval, paired_gain
+from uae.measures.statistics import Resampling, kept_gain, sums_by_group
 from uae.release.open import Release
 from uae.retrievers.lexical import Bm25
 from uae.teacher.asking import Asked
@@ -24,8 +26,8 @@ _FOUND = 10  # passages that a query asks for when its time is taken
 
 
 @dataclass(frozen=True)
-class Judging:
-    """Which LLMs, and how much they are asked."""
+class LlmTerms:
+    """Which LLMs are asked about passages, and how much."""
 
     questions: int  # the first so many test questions with gold answers
     top_k: int  # of the base encoder's ranking: what is re-ranked and judged
@@ -48,107 +50,107 @@ class Judging:
 
 
 def with_llm(
-    judging: Judging,
+    llm: LlmTerms,
     rankings: Mapping[str, Rankings],
     questions: pd.DataFrame,
     passages: pd.DataFrame,
     release_path: Path,
     scope: str,
-    confidence: float,
-    resamples: int,
-    seed: int,
-) -> tuple[dict[str, Rankings], dict]:
+    resampling: Resampling,
+) -> tuple[dict[str, Rankings], dict[str, Any]]:
     """Rankings of re-rankers and ceiling, on their questions, and the parts ``cost`` and ``held_out`` of the evaluation."""
-    asked = questions[questions["answers"].str.len() > 0][: judging.questions]
+    asked = questions[questions["answers"].str.len() > 0][: llm.questions]
     if asked.empty:
         return {}, {}
     chosen = {system: {key: ranked[key] for key in asked["question_id"]} for system, ranked in rankings.items()}
-    terms = {"confidence": confidence, "resamples": resamples, "seed": seed}
-    judged = _utilities(judging, judging.teacher, chosen, asked, passages)
-    found = {CEILING: ceiling(chosen[BASE], judged, judging.top_k)}
-    parts = {"held_out": held_out(judging, judged, chosen, asked, passages, **terms)}
-    reranker = judging.open_reranker()
+    judged = _utilities(llm, llm.teacher, chosen, asked, passages)
+    found = {CEILING: ceiling(chosen[BASE], judged, llm.top_k)}
+    parts = {"held_out": held_out(llm, judged, chosen, asked, passages, resampling)}
+    reranker = llm.open_reranker()
     rerankers = {
         QUERY_LIKELIHOOD: partial(
-            rerank_by_query_likelihood, questions=asked, passages=passages, teacher=reranker, template=judging.query_template,
-            top=judging.top_k,
+            rerank_by_query_likelihood, questions=asked, passages=passages, teacher=reranker, template=llm.query_template,
+            top=llm.top_k,
         ),
         LIST_WISE: partial(
             rerank_by_list, questions=asked, passages=passages, model=reranker.model, tokenizer=reranker.tokenizer,
-            top=judging.top_k, window=judging.window,
+            top=llm.top_k, window=llm.window,
         ),
     }  # fmt: skip
     for name, rerank in rerankers.items():
         found[name] = rerank(chosen[BASE])
-    if judging.timed_queries:
-        release = Release(release_path, judging.device)
+    if llm.timed_queries:
+        release = Release(release_path, llm.device)
         systems = {
             "bm25": lexical_search(Bm25(passages), asked, scope, _FOUND),
             UAE: vector_search(release, asked, scope, _FOUND),
             **{name: reranking(rerank, chosen[BASE]) for name, rerank in rerankers.items()},
         }
-        parts["cost"] = time_queries(systems, asked["question_id"].tolist()[: judging.timed_queries])
+        parts["cost"] = time_queries(systems, asked["question_id"].tolist()[: llm.timed_queries])
     return found, parts
 
 
 def held_out(
-    judging: Judging,
+    llm: LlmTerms,
     judged: pd.DataFrame,
     chosen: Mapping[str, Rankings],
     asked: pd.DataFrame,
     passages: pd.DataFrame,
-    confidence: float,
-    resamples: int,
-    seed: int,
-) -> dict:
+    resampling: Resampling,
+) -> dict[str, Any]:
     """The utility of the first passage under the teacher and, where there is one, under an LLM of another family.
 
     ``kept`` is the share of the gain that the other LLM sees, each LLM's gain relative to what the base encoder's first
     passages are worth to it: nats of two LLMs do not compare. ``kept_absolute`` compares them all the same.
     """
     utilities = {"teacher": judged}
-    if judging.held_out is not None:
-        utilities["held out"] = _utilities(judging, judging.held_out, chosen, asked, passages)
-    result: dict = {"teachers": []}
-    ends = []
-    for role, table in utilities.items():
-        name = (judging.teacher if role == "teacher" else judging.held_out).name
-        first = {system: top_passage_utility(ranked, table) for system, ranked in chosen.items()}
-        means = {
-            system: mean_with_interval(values.to_numpy(), confidence, resamples, seed)._asdict() | {"questions": len(values)}
-            for system, values in first.items()
-        }
-        ends.append((first[BASE].to_numpy(), first[UAE].to_numpy()))
-        gain = paired_gain(*ends[-1], confidence, resamples, seed)
-        result["teachers"].append(
+    if llm.held_out is not None:
+        utilities["held out"] = _utilities(llm, llm.held_out, chosen, asked, passages)
+    documents = asked.set_index("question_id")["doc_id"]
+    names = {"teacher": llm.teacher.name, "held out": llm.held_out.name if llm.held_out else ""}
+    first = {
+        role: {system: top_passage_utility(ranked, table) for system, ranked in chosen.items()}
+        for role, table in utilities.items()
+    }
+    result: dict[str, Any] = {
+        "teachers": [
             {
-                "name": name,
+                "name": names[role],
                 "role": role,
-                "top_passage_utility": means,
-                "gain": {
-                    "absolute": gain.absolute._asdict(),
-                    "relative": gain.relative._asdict() if gain.relative else None,
-                    "p_value": gain.p_value,
-                    "questions": len(first[BASE]),
-                },
+                "top_passage_utility": {system: mean_of(values, documents, resampling) for system, values in of_systems.items()},
+                "gain": gain_of(of_systems[BASE], of_systems[UAE], documents, resampling),
             }
-        )
-    if judging.held_out is not None:
-        result["agreement"] = agreement(judged, utilities["held out"], confidence, resamples, seed)
-        ours, theirs = (teacher["gain"] for teacher in result["teachers"])
-        if kept := kept_gain(*ends, confidence, resamples, seed):
-            result["kept"], *result["kept_interval"] = kept
-        if ours["absolute"]["mean"] > 0:
-            result["kept_absolute"] = theirs["absolute"]["mean"] / ours["absolute"]["mean"]
+            for role, of_systems in first.items()
+        ]
+    }
+    if llm.held_out is not None:
+        result["agreement"] = agreement(judged, utilities["held out"], *resampling)
+        result |= _kept(first, documents, resampling)
+    return result
+
+
+def _kept(first: Mapping[str, Mapping[str, pd.Series]], documents: pd.Series, resampling: Resampling) -> dict[str, Any]:
+    """How much of the teacher's gain the held-out LLM sees, where that can be said."""
+    ours, theirs = ((of_systems[BASE], of_systems[UAE]) for of_systems in first.values())
+    pairs = [(base.to_numpy(), uae.to_numpy()) for base, uae in (ours, theirs)]
+    asked = documents[ours[0].index]
+    if independent_units(asked).over == "documents":
+        groups = asked.to_numpy()
+        pairs = [(sums_by_group(base, groups), sums_by_group(uae, groups)) for base, uae in pairs]
+    result: dict[str, Any] = {}
+    if kept := kept_gain(*pairs, *resampling):
+        result["kept"], *result["kept_interval"] = kept
+    if (gain := float((ours[1] - ours[0]).mean())) > 0:
+        result["kept_absolute"] = float((theirs[1] - theirs[0]).mean()) / gain
     return result
 
 
 def _utilities(
-    judging: Judging, llm: Asked, chosen: Mapping[str, Rankings], asked: pd.DataFrame, passages: pd.DataFrame
+    llm: LlmTerms, teacher: Asked, chosen: Mapping[str, Rankings], asked: pd.DataFrame, passages: pd.DataFrame
 ) -> pd.DataFrame:
     """Of the base encoder's first passages, and of what each system ranks first."""
-    pairs = pd.concat([ranked_pairs([chosen[BASE]], judging.top_k), ranked_pairs(chosen.values(), 1)]).drop_duplicates()
+    pairs = pd.concat([ranked_pairs([chosen[BASE]], llm.top_k), ranked_pairs(chosen.values(), 1)]).drop_duplicates()
     return passage_utilities(
-        llm, pairs.reset_index(drop=True), asked, passages, judging.answers_per_question,
-        store_path=judging.store_path, readings_per_part=judging.readings_per_part, **judging.aggregation,
+        teacher, pairs.reset_index(drop=True), asked, passages, llm.answers_per_question,
+        store_path=llm.store_path, readings_per_part=llm.readings_per_part, **llm.aggregation,
     )  # fmt: skip

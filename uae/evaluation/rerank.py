@@ -48,9 +48,8 @@ def rerank_by_query_likelihood(
     Unsupervised passage re-ranking (Sachan et al., EMNLP 2022, arXiv 2204.07496). A question's tokens are the same after every
     passage, so that their sum would order alike.
 
-    Nothing is kept. For an evaluation that shall go on after an interruption, ``judge.passage_utilities`` of a teacher with
-    method ``query_likelihood`` keeps the readings, and ``reorder`` by them gives the same order: what it subtracts is the
-    question's own.
+    Nothing is kept: an interrupted call starts anew. ``passage_utility.passage_utilities`` of a teacher with the method
+    ``query_likelihood`` keeps its readings, and ``reorder`` by them gives the same order.
 
     Args:
         questions, passages: of their schemas; those that are ranked must be among them.

@@ -30,7 +30,7 @@ def compare_recipes(
     folder: Path,
     announce: Callable[[str], None],
     questions_path: Path | None = None,
-    split: str = "test",
+    split: str = "validation",
 ) -> dict[str, Any]:
     """See ``uae.experiments.contenders.compare``.
 
@@ -38,12 +38,14 @@ def compare_recipes(
         questions_path: None: the workspace's.
         contenders: ``NAME: KEY=VALUE ...``, parameters of train or utility; or an objective's name alone. Empty: all objectives.
         seeds: how many, counted from the parameter file's.
+        split: whose questions measure.
 
     Raises:
         ConfigError: a contender cannot be read, or two have one name.
     """
     from uae.experiments.contenders import Contender, compare
     from uae.io.models import resolve
+    from uae.measures.statistics import Resampling
 
     settings = load_settings(params, overrides)
     entered = []
@@ -63,12 +65,11 @@ def compare_recipes(
         contenders=entered,
         seeds=range(p.seed, p.seed + seeds),
         more=more_labels(common, workspace, folder / "refreshed_labels"),
+        split=split,
         cutoffs=p.evaluate.cutoffs,
-        resamples=p.evaluate.resamples,
-        confidence=p.evaluate.confidence,
+        resampling=Resampling(p.evaluate.confidence, p.evaluate.resamples, p.seed),
         device=p.device,
         announce=announce,
-        split=split,
     )
 
 

@@ -3,18 +3,18 @@
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from uae.evaluation.evaluate import gains_over, summarise
+from uae.evaluation.comparison import Measured, decisive, gains_over, independent_units, summarise
 from uae.evaluation.testset import BASE, choose_questions, rank_with, test_set_hash
 from uae.io.files import read_json, sha256_bytes, write_json, write_text
 from uae.io.models import fingerprint
 from uae.io.tables import RUNS, read_table, write_table
 from uae.measures.metrics import retrieval_metrics
+from uae.measures.statistics import Resampling, bonferroni, holm
 from uae.training.checkpoints import checkpoints_beside, identity
 from uae.training.curve import learning_curve
 from uae.training.data import TrainingData
@@ -39,22 +39,26 @@ def compare(
     contenders: Sequence[Contender],
     seeds: Sequence[int],
     more: MoreLabels,
+    split: str,
     cutoffs: Sequence[int],
-    resamples: int,
-    confidence: float,
+    resampling: Resampling,
     device: str,
     announce: Callable[[str], None] = lambda text: None,
-    split: str = "test",
 ) -> dict[str, Any]:
     """Fit every contender with every seed and measure it on the questions of a split. Finished parts are kept in ``folder``.
 
     A recipe that was chosen on the test questions has no honest figure on them: choose on ``validation``.
 
-    A question's metric is its mean over seeds; intervals and p-values are over questions. Each contender stands against the base
-    encoder and against the first contender.
+    A question's metric is its mean over seeds; intervals and p-values are over questions or documents, as
+    ``comparison.independent_units`` says. Each contender stands against the base encoder and against the first contender. Among
+    many contenders one looks good by chance. So each gain has, besides what ``evaluate`` says of it, ``corrected``: p-values by
+    Holm and intervals by Bonferroni, over the contenders of a family, each metric by itself.
+
+    Args:
+        resampling: its confidence holds for one interval; in ``corrected`` for all of a family together.
 
     Returns:
-        ``{"split", "questions", "documents", "seeds", "systems": {name: {metric: estimate}},
+        ``{"split", "questions", "documents", "intervals", "seeds", "confidence", "systems": {name: {metric: estimate}},
         "by_seed": {name: {metric: [mean, ...]}}, "gains": {name: {metric: gain over base}},
         "gains_over": {first: {name: {metric: gain}}}, "training": {name: {...}}}``, estimates and gains as ``evaluate`` has
         them; also written to ``folder/compare.json``.
@@ -85,7 +89,7 @@ def compare(
             student = folder / "students" / one
             summaries.append(_fitted(student, prepared, base_path, contender.options, seed, device))
             each.append(retrieval_metrics(rank(f"{contender.name}-{seed}", student), evidence, cutoffs))
-        scores[contender.name] = sum(each) / len(each)
+        scores[contender.name] = sum(each[1:], each[0]) / len(each)
         by_seed[contender.name] = {metric: [float(table[metric].mean()) for table in each] for metric in base.columns}
         questions = len(prepared.examples["train"])
         training[contender.name] = {
@@ -94,22 +98,49 @@ def compare(
             "questions": questions,
             "runs": summaries,
         }
-    terms = {"confidence": confidence, "resamples": resamples, "seed": seeds[0]}
-    gains = partial(gains_over, documents=asked.set_index("question_id")["doc_id"], **terms)
-    first, *others = [contender.name for contender in contenders]
     result = {
         "split": split,
-        "questions": len(asked),
-        "documents": int(asked["doc_id"].nunique()),
         "seeds": list(seeds),
-        "systems": {name: summarise(table, **terms) for name, table in scores.items()},
+        **_measured(scores, asked.set_index("question_id")["doc_id"], resampling),
         "by_seed": by_seed,
-        "gains": {name: gains(base, scores[name]) for name in (first, *others)},
-        "gains_over": {first: {name: gains(scores[first], scores[name]) for name in others}},
         "training": training,
     }
     write_json(folder / "compare.json", result)
     return result
+
+
+def _measured(scores: Mapping[str, pd.DataFrame], documents: pd.Series, resampling: Resampling) -> dict[str, Any]:
+    """Means by system, and the two families of gains. The first system is the base encoder."""
+    first, *others = [name for name in scores if name != BASE]
+    independent = independent_units(documents)
+    return {
+        "questions": len(documents),
+        "documents": independent.documents,
+        "intervals": independent._asdict(),
+        "confidence": resampling.confidence,
+        "systems": {name: summarise(table, documents, resampling) for name, table in scores.items()},
+        "gains": _family(scores, BASE, [first, *others], documents, resampling),
+        "gains_over": {first: _family(scores, first, others, documents, resampling)},
+    }
+
+
+def _family(
+    scores: Mapping[str, pd.DataFrame], base: str, names: Sequence[str], documents: pd.Series, resampling: Resampling
+) -> dict[str, dict[str, Measured]]:
+    """Gains of several systems over one. ``corrected`` holds the interval and p-value to go by, for all of them together."""
+    widened = bonferroni(resampling, len(names))
+    gains = {name: gains_over(scores[base], scores[name], documents, resampling) for name in names}
+    wide = {name: gains_over(scores[base], scores[name], documents, widened) for name in names}
+    for metric in scores[base].columns:
+        adjusted = holm({name: decisive(gains[name][metric])["p_value"] for name in names})
+        for name in names:
+            intervals = decisive(wide[name][metric])
+            gains[name][metric]["corrected"] = {
+                "absolute": intervals["absolute"],
+                "relative": intervals["relative"],
+                "p_value": adjusted[name],
+            }
+    return gains
 
 
 def _fitted(student: Path, prepared: Prepared, base_path: Path, options: TrainOptions, seed: int, device: str) -> dict[str, Any]:
@@ -147,7 +178,7 @@ def rankings_path(folder: Path, name: str, encoder: Path, asked: pd.DataFrame, p
 
 
 class _Ranker:
-    """Rankings of the test questions by an encoder, kept in a table: encoding a corpus takes minutes on a CPU."""
+    """Rankings of the asked questions by an encoder, kept in a table: encoding a corpus takes minutes on a CPU."""
 
     def __init__(self, folder: Path, asked: pd.DataFrame, passages: pd.DataFrame, scope: str, device: str):
         self.folder, self.asked, self.passages, self.scope, self.device = folder, asked, passages, scope, device

@@ -18,7 +18,7 @@ from uae.pipeline.teachers import asked_teachers, open_local, template_of
 from uae.pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
-    from uae.evaluation.llm import Judging
+    from uae.evaluation.llm import LlmTerms
 
 
 class EvaluateParameters(Parameters):
@@ -33,8 +33,10 @@ class EvaluateParameters(Parameters):
 
 
 def run(p: EvaluateParameters, w: Workspace) -> dict[str, Any]:
-    from uae.evaluation.evaluate import Reading, Written, evaluate
+    from uae.evaluation.answers import Answering
+    from uae.evaluation.evaluate import Inputs, Written, evaluate
     from uae.io.models import resolve
+    from uae.measures.statistics import Resampling
 
     w.path("judgements").mkdir(parents=True, exist_ok=True)
     readers = {"reader": resolve(p.models.reader, w.model_cache)}
@@ -42,14 +44,16 @@ def run(p: EvaluateParameters, w: Workspace) -> dict[str, Any]:
         readers["held out"] = resolve(p.models.held_out, w.model_cache)
     e = p.evaluate
     return evaluate(
-        passages_path=w.path("passages"),
-        questions_path=w.path("questions"),
-        base_path=resolve(p.models.student, w.model_cache),
-        release_path=w.path("release"),
-        rival_paths={path.name: path for path in sorted(w.path("rivals").iterdir()) if path.is_dir()},
-        reader_paths=readers,
-        training_curve_path=w.path("training_curve"),
-        written=Written(
+        Inputs(
+            passages=w.path("passages"),
+            questions=w.path("questions"),
+            base=resolve(p.models.student, w.model_cache),
+            release=w.path("release"),
+            rivals={path.name: path for path in sorted(w.path("rivals").iterdir()) if path.is_dir()},
+            readers=readers,
+            training_curve=w.path("training_curve"),
+        ),
+        Written(
             evaluation=w.path("evaluation"),
             cost=w.path("query_cost"),
             page=w.path("evaluation_page"),
@@ -58,19 +62,17 @@ def run(p: EvaluateParameters, w: Workspace) -> dict[str, Any]:
         ),
         scope=p.scope,
         cutoffs=e.cutoffs,
-        reading=Reading(e.reader_passages, e.reader_questions, e.reader_new_tokens, e.reader_batch_size),
-        resamples=e.resamples,
-        confidence=e.confidence,
-        judging=judging_terms(p, w) if e.llm.questions else None,
+        answering=Answering(e.reader_passages, e.reader_questions, e.reader_new_tokens, e.reader_batch_size),
+        resampling=Resampling(e.confidence, e.resamples, p.seed),
+        llm=llm_terms(p, w) if e.llm.questions else None,
         device=p.compute.device,
         dtype=p.compute.dtype,
-        seed=p.seed,
     )
 
 
-def judging_terms(p: EvaluateParameters, w: Workspace) -> "Judging":
+def llm_terms(p: EvaluateParameters, w: Workspace) -> "LlmTerms":
     """What the evaluation asks LLMs, as ``uae.evaluation`` takes it."""
-    from uae.evaluation.llm import Judging
+    from uae.evaluation.llm import LlmTerms
     from uae.io.models import fingerprint, resolve
 
     llm = p.evaluate.llm
@@ -81,7 +83,7 @@ def judging_terms(p: EvaluateParameters, w: Workspace) -> "Judging":
         found = fingerprint(path)
         held_out = replace(teacher, name="held out", fingerprint=found, open=lambda: open_local(path, found, p.label, p.compute))
     reader = resolve(p.models.reader, w.model_cache)
-    return Judging(
+    return LlmTerms(
         questions=llm.questions,
         top_k=llm.top_k,
         window=llm.window,

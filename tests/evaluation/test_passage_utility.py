@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from uae.evaluation.judge import agreement, ceiling, passage_utilities, ranked_pairs, top_passage_utility
+from uae.evaluation.passage_utility import agreement, ceiling, passage_utilities, ranked_pairs, top_passage_utility
 from uae.evaluation.rerank import reorder, rerank_by_query_likelihood
 from uae.io.errors import ArtefactError, InputError, ModelError
 from uae.teacher.asking import Asked

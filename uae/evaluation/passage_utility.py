@@ -1,7 +1,7 @@
-"""Rankings judged by an LLM: what the passages are worth to it, with the gold answer known.
+"""What passages are worth to an LLM that knows the gold answer, and rankings measured by that.
 
-With the teacher's own utilities this gives its ceiling, with those of a model of another family the question whether what was
-learnt from one LLM helps another.
+The teacher's own utilities give its ceiling. Those of an LLM of another family show whether what was learnt from one LLM helps
+another.
 """
 
 from collections.abc import Iterable
