@@ -1,12 +1,10 @@
-"""What the routes do, apart from HTTP: the switch with the release that is served, its batches, and threads to search it."""
+"""Retrieval without HTTP: the switch with the release that is served, its batcher, and the threads that search its index."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-
-import numpy as np
 
 from deploy.config import Config
 from deploy.finding import Finding
@@ -15,7 +13,7 @@ from deploy.metrics import Metrics
 from deploy.schemas import ApiError
 from uae.release.open import Release
 from uae.release.store import ReleaseStore, read_origin
-from uae.serving.batching import MicroBatcher, QueueFull
+from uae.serving.batching import Closed, MicroBatcher, QueueFull, Vectors
 from uae.serving.switch import NotReady, Served, Switch
 
 # Tokenising so many characters on the event loop takes less time than handing them to a thread.
@@ -33,6 +31,7 @@ class Retrieval:
 
     def _open(self, folder: Path) -> Served:
         config = self.config
+        origin = read_origin(folder)  # before the release is opened: where it cannot be read, nothing has to be closed
         release = Release(folder, config.device, config.threads or None)
         batcher = MicroBatcher(
             release.encode,
@@ -44,7 +43,7 @@ class Retrieval:
             observe=self.metrics.batch,
         )
         self._loaded_at[release.fingerprint] = datetime.now(UTC)
-        return Served(release, batcher, read_origin(folder))
+        return Served(release, batcher, origin)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -82,10 +81,12 @@ class Retrieval:
                 yield served
         except NotReady:
             raise ApiError(503, "not_ready", "no release is loaded yet", headers={"Retry-After": "5"}) from None
+        except Closed as error:
+            raise ApiError(503, "not_ready", str(error), headers={"Retry-After": "1"}) from None
         except QueueFull as error:
             raise ApiError(429, "queue_full", str(error), headers={"Retry-After": str(error.retry_after_s)}) from None
 
-    async def encode(self, served: Served, texts: Sequence[str], kind: str, system: str) -> tuple[np.ndarray, int]:
+    async def encode(self, served: Served, texts: Sequence[str], kind: str, system: str) -> tuple[Vectors, int]:
         """Unit vectors, shape (n, dim), and the number of tokens read."""
         if sum(map(len, texts)) <= _INLINE_CHARACTERS:
             lengths = served.release.token_lengths(texts, kind)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uae.serving.batching import MicroBatcher, QueueFull
+from uae.io.errors import ArtefactError
+from uae.serving.batching import Closed, MicroBatcher, QueueFull
 
 LIMITS = {"max_texts": 8, "max_tokens": 1000, "padding": 0.5, "max_waiting": 100, "workers": 1}
 
@@ -258,3 +259,138 @@ def test_every_text_is_encoded_once_within_the_bounds_and_comes_back_in_its_plac
         if len(batch) > 1:
             assert told.padded_tokens <= max_tokens
             assert told.padded_tokens - sum(tokens) <= 64 + padding * sum(tokens)
+
+
+# Whatever the encoder does, every request ends.
+
+
+def answering(answer):
+    """A batcher over an encoder that gives ``answer(texts)``."""
+    return MicroBatcher(lambda texts, kind, system: answer(texts), observe=[].append, **LIMITS)
+
+
+def raising(error: BaseException):
+    def answer(_):
+        raise error
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (lambda texts: np.ones((len(texts) - 1, 4), np.float32), r"given 1 texts and returned an array of shape \(0, 4\)"),
+        (lambda texts: np.ones((len(texts) + 1, 4), np.float32), r"given 1 texts and returned an array of shape \(2, 4\)"),
+        (lambda texts: np.ones(4, np.float32), r"returned an array of shape \(4,\)"),
+        (lambda texts: None, "returned NoneType"),
+        (lambda texts: np.full((len(texts), 4), np.nan, np.float32), "not finite"),
+        (raising(ValueError("cannot read this")), "cannot read this"),
+        (raising(StopIteration()), r"ended with StopIteration\(\)"),
+        (raising(KeyboardInterrupt()), "ended with KeyboardInterrupt"),
+        (raising(SystemExit(3)), r"ended with SystemExit\(3\)"),
+    ],
+    ids=["too few", "too many", "one vector", "none", "nan", "error", "StopIteration", "KeyboardInterrupt", "SystemExit"],
+)
+def test_every_request_ends_whatever_the_encoder_returns_or_raises(answer, reason):
+    async def run():
+        made = answering(answer)
+        found = await asyncio.wait_for(asyncio.gather(ask(made, "1-a", "2-a"), ask(made, "3-a"), return_exceptions=True), 10)
+        assert made.waiting == 0
+        await asyncio.wait_for(made.close(), 10)
+        return found
+
+    for error in asyncio.run(run()):
+        assert isinstance(error, Exception)
+        with pytest.raises(type(error), match=reason):
+            raise error
+
+
+def test_vectors_of_different_lengths_are_refused_and_the_next_request_is_answered():
+    async def run():
+        made = answering(lambda texts: np.ones((len(texts), 3 if texts[0].startswith("9") else 4), np.float32))
+        with pytest.raises(ArtefactError, match="different lengths"):
+            await asyncio.wait_for(ask(made, "1-a", "9-much-longer", lengths=[3, 900]), 10)
+        assert (await asyncio.wait_for(ask(made, "1-a"), 10)).shape == (1, 4)
+        await made.close()
+
+    asyncio.run(run())
+
+
+def test_an_observer_that_fails_holds_up_nobody():
+    async def run():
+        made = MicroBatcher(Encoder(), observe=lambda batch: 1 / 0, **LIMITS | {"max_texts": 1})
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        found = await asyncio.wait_for(asyncio.gather(*[ask(made, f"{n}-a") for n in range(3)]), 10)
+        await made.close()
+        return found
+
+    assert [rows[0][1] for rows in asyncio.run(run())] == [0, 1, 2]
+
+
+def test_texts_without_lengths_and_no_texts_are_refused_at_once():
+    async def run():
+        made = batcher(Encoder())
+        for texts, lengths in ((["1-a", "2-a"], [3]), ([], [])):
+            with pytest.raises(ValueError, match="each text needs one"):
+                await asyncio.wait_for(made.encode(texts, lengths, "query", "uae"), 10)
+        await made.close()
+
+    asyncio.run(run())
+
+
+def test_closing_under_waiting_requests_tells_them_so():
+    async def run():
+        encoder = Encoder(held=True)
+        made = batcher(encoder, max_texts=1)
+        first = ask(made, "1-a")
+        await in_the_model(encoder)
+        waiting = [ask(made, "2-a"), ask(made, "3-a", "4-a")]
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(made.close())
+        found = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 10)
+        assert [type(each) for each in found] == [Closed, Closed]
+        encoder.let_go.set()
+        await asyncio.wait_for(closing, 10)
+        assert (await first)[0][1] == 1
+        with pytest.raises(Closed):
+            await ask(made, "5-a")
+
+    asyncio.run(run())
+
+
+def test_a_long_request_goes_in_pieces_and_lets_others_in_between():
+    async def run():
+        encoder = Encoder(held=True)
+        made = batcher(encoder, max_texts=4, max_waiting=5)  # less than the request has texts
+        texts = [f"{n}-long" for n in range(12)]
+        lengths = [100 - n for n in range(12)]
+        long = ask(made, *texts, lengths=lengths)
+        await in_the_model(encoder)
+        other = ask(made, "99-x", lengths=[50])
+        await asyncio.sleep(0)
+        encoder.let_go.set()
+        found, short = await asyncio.gather(long, other)
+        await made.close()
+        assert found.tolist() == [vector(text, "query", "uae") for text in texts]
+        assert short[0][1] == 99
+        assert encoder.batches[0] == [f"{n}-long" for n in range(11, 7, -1)]  # the shortest first
+        assert "99-x" in encoder.batches[1]
+        assert made.waiting == 0
+
+    asyncio.run(run())
+
+
+def test_a_long_request_that_is_cancelled_stops_between_its_pieces():
+    async def run():
+        encoder = Encoder(held=True)
+        made = batcher(encoder, max_texts=2)
+        long = ask(made, *[f"{n}-a" for n in range(20)])
+        await in_the_model(encoder)
+        long.cancel()
+        await asyncio.wait([long])
+        encoder.let_go.set()
+        await asyncio.wait_for(ask(made, "50-b"), 10)
+        await made.close()
+        assert [len(batch) for batch in encoder.batches] == [2, 1]
+
+    asyncio.run(run())

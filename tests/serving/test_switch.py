@@ -361,6 +361,29 @@ def test_a_broken_release_is_not_tried_again_at_once_but_after_another_activatio
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("ends", ["rolled back", "withdrawn"])
+def test_a_failure_is_forgotten_when_what_is_asked_for_is_served_again(store, ends):
+    async def scenario():
+        opener = Opener()
+        opener.fails[B] = ArtefactError("B is broken")
+        switch = Switch(opener, drain_s=5)
+        say_active(store, A)
+        watching = asyncio.create_task(switch.watch(store, every_s=0.01, retry_s=60))
+        await until(lambda: switch.current)
+        say_active(store, B)
+        await until(lambda: switch.state()["last_error"])
+        if ends == "rolled back":
+            say_active(store, A)
+        else:
+            (store.folder / "active.json").unlink()
+        await until(lambda: switch.state()["last_error"] is None)
+        assert (switch.current.fingerprint, switch.switches, switch.failures) == (A, 1, 1)
+        watching.cancel()
+        await switch.close()
+
+    asyncio.run(scenario())
+
+
 def test_a_passing_failure_is_tried_again_by_itself(store):
     async def scenario():
         opener = Opener()

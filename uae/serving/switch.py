@@ -1,27 +1,28 @@
 """The release that is served now, and the swap to another one while requests run.
 
 A request leases what is served for as long as it works with it, so that each answer comes from one release. A swap loads the new
-one beside the old, in a thread; then one assignment decides whom the next request gets. The old one is closed by the swap when
-the last of its leases is back: under no request, and never twice.
+release beside the old one, in a thread. Then one assignment decides which of them the next request gets. The swap closes the old
+release when the last lease of it is back, so no request loses its release, and none is closed twice.
 
-The loading thread has the priority of all others. On Linux the threads that it starts would inherit a lower one for good, and
-ONNX Runtime starts there those that answer requests later.
+The loading thread has the same priority as all others. On Linux, threads inherit the priority of the thread that starts them, and
+ONNX Runtime starts there the threads that answer requests later.
 """
 
 import asyncio
 import contextlib
 import ctypes
 import logging
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from uae.io.errors import ArtefactError, UaeError
 from uae.io.files import read_json
 from uae.release.open import Release
 from uae.release.store import ReleaseStore
+from uae.serving.batching import Vectors
 
 _WARMING_TEXTS = 8
 _LONGEST_RETRY_S = 300.0
@@ -34,7 +35,16 @@ class NotReady(UaeError):
 
 
 class Batcher(Protocol):
-    """What the switch asks of ``uae.serving.batching``."""
+    """What the switch and those who lease from it ask of ``uae.serving.batching``."""
+
+    @property
+    def waiting(self) -> int:
+        """Texts that wait for the model."""
+        ...
+
+    async def encode(self, texts: Sequence[str], lengths: Sequence[int], kind: str, system: str) -> Vectors:
+        """Vectors of texts, shape (n, dim)."""
+        ...
 
     async def close(self) -> None:
         """Called when no request is left in it: stop its tasks and threads."""
@@ -43,7 +53,7 @@ class Batcher(Protocol):
 class Served:
     """An opened release and the batcher in front of it. A request has both through ``Switch.lease`` and keeps neither."""
 
-    def __init__(self, release: Release, batcher: Batcher, origin: dict | None):
+    def __init__(self, release: Release, batcher: Batcher, origin: dict[str, Any] | None):
         """
         Args:
             origin: where the release came from, ``uae.release.store.read_origin(folder)``.
@@ -97,18 +107,18 @@ class Switch:
         self._followed = 0
         self._loader = ThreadPoolExecutor(1, "release-loading")
         self._leaving: list[_Held] = []
-        self._tasks: set[asyncio.Task] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self.loading: str | None = None  # the folder
         self.switches = 0
         self.failures = 0
-        self.last_error: str | None = None  # of the latest load, None where it succeeded
+        self.last_error: str | None = None  # why what is asked for is not served; None where it is
 
     @property
     def current(self) -> Served | None:
         """What the next lease gets. To look at; to work with it, lease it."""
         return self._held.served if self._held else None
 
-    def state(self) -> dict:
+    def state(self) -> dict[str, Any]:
         """For metrics and ``/v1/release``: what is loaded, is being loaded, and has not been closed yet."""
         return {
             "release": self._held.served.fingerprint if self._held else None,
@@ -158,6 +168,7 @@ class Switch:
                 return False
             try:
                 if self.current and self.current.fingerprint == _fingerprint(folder):
+                    self.last_error = None  # a release that could not be loaded was rolled back
                     return True
                 served = await self._load(folder)
             except Exception as error:
@@ -214,6 +225,7 @@ class Switch:
                 self._failed(str(error) if isinstance(error, UaeError) else f"{store.folder}: {error!r}")
             else:
                 if active is None:
+                    self.last_error = None  # what could not be read is asked for no longer
                     return
             if active:
                 with contextlib.suppress(Exception):  # to() has logged and counted it
@@ -244,7 +256,7 @@ class Switch:
             return await asyncio.wrap_future(work)
         except asyncio.CancelledError:
             # The thread cannot be stopped: what it opens after all is closed by it.
-            work.add_done_callback(lambda done: done.cancelled() or done.exception() or done.result().release.close())
+            work.add_done_callback(_close_result)
             raise
         finally:
             self.loading = None
@@ -269,11 +281,16 @@ class Switch:
             log.info("release %s is closed", held.served.fingerprint[:12])
         self._leaving.remove(held)
 
-    def _background(self, coroutine) -> asyncio.Task:
+    def _background(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)  # the event loop keeps no strong reference
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _close_result(done: Future[Served]) -> None:
+    if not done.cancelled() and not done.exception():
+        done.result().release.close()
 
 
 def _give_back_memory() -> None:
@@ -288,4 +305,4 @@ def _fingerprint(folder: Path) -> str:
     manifest = read_json(Path(folder) / "manifest.json")
     if not isinstance(manifest, dict) or not isinstance(manifest.get("fingerprint"), str):
         raise ArtefactError(f"{folder}/manifest.json names no fingerprint: this is no release")
-    return manifest["fingerprint"]
+    return str(manifest["fingerprint"])
