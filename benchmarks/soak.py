@@ -31,7 +31,7 @@ JSON = "application/json"
 _SLOW_READERS = 0.003  # their share of all requests
 _SEND_S = 2  # UAE_SEND_SECONDS of the server
 _GROWTH_MB = 10  # in the second half; the first fills pools and caches
-_LARGEST_BODY = 2_000_000  # UAE_MAX_BODY_BYTES; a larger one is refused while it is sent, and the answer may be lost
+_LARGEST_BODY = 8_000_000  # UAE_MAX_BODY_BYTES; a larger one is refused while it is sent, and the answer may be lost
 # What is counted of requests whose client did not wait for the answer, or could not.
 _OWN = {"hung up", "not read", "refused while sent"}
 _LOST = {"no answer", "connection closed"}

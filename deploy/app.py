@@ -1,4 +1,4 @@
-"""The HTTP application: the API's routes, the page, and in front of them the layers."""
+"""The HTTP application: the API's routes, the MCP tool, the page, and in front of them the layers."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, HTMLResponse
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Match
+from starlette.routing import BaseRoute, Match, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
@@ -17,7 +17,10 @@ from deploy.auth import ApiKeys, RequireKey
 from deploy.config import Config
 from deploy.limits import Limits
 from deploy.logs import Call, Outermost, open_log
+from deploy.mcp_tool import PATH as MCP
+from deploy.mcp_tool import McpTool
 from deploy.metrics import Metrics
+from deploy.requests import request_models
 from deploy.retrieval import Retrieval
 from deploy.routes import V1
 from deploy.schemas import ApiError
@@ -52,19 +55,23 @@ def create_app(config: Config, log: Any = None) -> FastAPI:
     retrieval = Retrieval(config, metrics)
     metrics.watch(retrieval.switch, lambda: load.running, lambda: retrieval.finding.waiting, lambda: load.unsent)
 
+    requests = request_models(config)
+    tool = McpTool(config, retrieval, requests.tool)
+
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with retrieval.running():
+        async with retrieval.running(), tool.running():
             yield
 
     app = FastAPI(title=_TITLE, version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.retrieval = retrieval
-    app.include_router(V1(config, retrieval).router)
+    app.include_router(V1(config, retrieval, requests).router)
+    app.router.routes.append(Route(MCP, tool, methods=["POST"], include_in_schema=False))
     _add_pages(app, metrics)
     app.router.routes.append(_Unknown())
     app.add_exception_handler(HTTPException, _http_error)
     # The last one added is the outermost.
-    app.add_middleware(Limits, config, frozenset({"/v1/search", "/v1/embeddings"}), load)
+    app.add_middleware(Limits, config, frozenset({"/v1/search", "/v1/embeddings", MCP}), load)
     if config.keys_file:
         app.add_middleware(RequireKey, ApiKeys(config.keys_file), metrics, config.metrics_open)
     else:
@@ -92,10 +99,9 @@ def _add_pages(app: FastAPI, metrics: Metrics) -> None:
 
 
 class _Unknown(BaseRoute):
-    """Stands last, and answers what nothing else matches with 404, in our shape.
+    """Stands last. It answers what no other route matches with 404, in the shape of our errors.
 
-    It matches in part only: a known path with another method comes first, and so do BentoML's own routes, where it is asked
-    before them.
+    It matches in part only. So a known path with another method comes first, and so do BentoML's own routes.
     """
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
@@ -105,7 +111,8 @@ class _Unknown(BaseRoute):
         raise HTTPException(404)
 
 
-async def _http_error(request: Request, error: HTTPException) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
     known = {404: ("not_found", "there is nothing here"), 405: ("method_not_allowed", "this path takes another method")}
     code, message = known.get(error.status_code, ("http_error", "the request cannot be answered"))
     call: Call = request.scope["uae"]

@@ -87,7 +87,7 @@ class ApiKeys:
 
 
 class RequireKey:
-    """ASGI: what lies under /v1/, and /metrics where it is told to, is only for those who have a key."""
+    """ASGI: what lies under /v1/, /mcp, and /metrics where the settings say so, is only for those who have a key."""
 
     def __init__(self, app: ASGIApp, keys: ApiKeys, metrics: Metrics, metrics_open: bool):
         self.app, self.keys, self.metrics, self.metrics_open = app, keys, metrics, metrics_open
@@ -100,12 +100,13 @@ class RequireKey:
         await self.app(scope, receive, send)
 
     def _guards(self, path: str) -> bool:
-        return path.startswith("/v1/") or (path == "/metrics" and not self.metrics_open)
+        return path.startswith(("/v1/", "/mcp")) or (path == "/metrics" and not self.metrics_open)
 
 
 def _given(scope: Scope) -> bytes:
     other = b""
-    for name, value in scope["headers"]:
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    for name, value in headers:
         if name == b"authorization" and value[:7].lower() == b"bearer ":
             return value[7:].strip()
         if name == b"x-api-key":

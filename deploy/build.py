@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from modulefinder import ModuleFinder
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -23,16 +24,16 @@ from uae.release.manifest import read_manifest
 from uae.release.store import write_origin
 
 _SERVICE = "deploy.service"
-# What the code imports itself, whatever serves the release. Each brings what it stands on.
+# What the code imports itself, whatever serves the release. Each brings its own requirements.
 _SERVING = (
     "bentoml", "fastapi", "starlette", "structlog", "prometheus-client", "pydantic", "faiss-cpu", "onnxruntime", "tokenizers",
-    "numpy", "pandas", "pyarrow", "filelock",
+    "numpy", "pandas", "pyarrow", "filelock", "mcp", "mcp-types",
 )  # fmt: skip
 _TORCH = ("torch", "transformers", "sentence-transformers", "tqdm")
 _HERE = Path(__file__).resolve().parent
 
 
-def build(release: Path, out: Path, name: str, version: str, origin: Mapping | None = None) -> None:
+def build(release: Path, out: Path, name: str, version: str, origin: Mapping[str, Any] | None = None) -> None:
     """Write the built Bento's folder to ``out``. It needs no checkout, and of the network only a package index, once.
 
     Args:
@@ -66,8 +67,8 @@ def build(release: Path, out: Path, name: str, version: str, origin: Mapping | N
 
 
 @functools.cache
-def _bentoml():
-    """BentoML with a store of this process's own, which keeps the build out of the user's. It reads where that is at import."""
+def _bentoml() -> Any:
+    """BentoML with a store of this process, so that the user's store stays as it is. It reads the variable at its import."""
     home = tempfile.TemporaryDirectory(prefix="bentoml-")
     atexit.register(home.cleanup)
     os.environ["BENTOML_HOME"] = home.name
@@ -88,11 +89,12 @@ def copy_code(target: Path) -> None:
         finder = ModuleFinder([scratch])
         finder.import_hook(_SERVICE)
         for module in finder.modules.values():
-            if module.__file__ is None:  # built into Python
+            file: str | None = getattr(module, "__file__", None)
+            if file is None:  # built into Python
                 continue
-            place = target / Path(module.__file__).relative_to(scratch)
+            place = target / Path(file).relative_to(scratch)
             place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(module.__file__, place)
+            shutil.copyfile(file, place)
     shutil.copytree(_HERE / "page", target / "deploy" / "page")
 
 

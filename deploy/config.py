@@ -1,4 +1,4 @@
-"""What the service is told by its environment: every ``UAE_`` variable, its unit and its default, read once at the start."""
+"""The service's settings: every ``UAE_`` variable of the environment, its unit and its default. Read once, at the start."""
 
 import difflib
 import re
@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from uae.io.errors import ConfigError
 
 _PREFIX = "UAE_"
-# What Kubernetes sets in every container for a service whose name begins with "uae" is none of ours.
+# Kubernetes sets these in every container for a service whose name begins with "uae". They are not ours.
 _KUBERNETES = re.compile(r"UAE_(.+_)?(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_\d+_(TCP|UDP|SCTP)(_.+)?)?)")
-# Whoever sets such a variable thinks that the service is locked. The labelling's own key locks nothing.
+# Whoever sets such a variable believes that it locks the service. The labelling's key is for another service.
 _LOOKS_LIKE_A_KEY = re.compile(r"UAE_(?!TEACHER_API_KEY$)(.+_)?(API)?(KEYS?|SECRETS?|PASSWORDS?|TOKEN|AUTH)(_.+)?")
 
 Count = Annotated[int, Field(ge=1)]
@@ -45,10 +45,10 @@ class Config(BaseModel):
     queue_finds: Count = 128  # most searches of the index that wait for a thread; the same
 
     # Limits of one request. What exceeds them is refused with 4xx before it costs anything.
-    max_body_bytes: Count = 2_000_000
+    max_body_bytes: Count = 8_000_000  # 2,048 texts of nearly 4,000 characters each
     max_queries: Count = 64  # in one /v1/search
     max_query_characters: Count = 4000
-    max_inputs: Count = 256  # in one /v1/embeddings
+    max_inputs: Count = 2048  # in one /v1/embeddings: as many as OpenAI takes
     max_input_characters: Count = 32_000
     max_k: Count = 100
     max_filters: Count = 8  # fields in one filter
@@ -59,7 +59,7 @@ class Config(BaseModel):
     max_concurrency: Count = 256  # requests at work; one more is answered with 429
     max_buffered_bytes: Count = 64_000_000  # in memory: bodies, half-sent ones included, and answers that are not read yet
     body_seconds: Seconds = 10.0  # from a request's head to the last byte of its body; a slower client gets 408
-    request_seconds: Seconds = 10.0  # from there to the answer; then 503
+    request_seconds: Seconds = 10.0  # from there to the answer, for each `batch_texts` texts of the request; then 503
     send_seconds: Seconds = 60.0  # in which a client has to read each 64 KB of its answer; then the connection is broken
 
     # Who may ask, and what is told.
@@ -71,8 +71,9 @@ class Config(BaseModel):
     def _fits_together(self) -> Self:
         if self.store and self.release:
             raise ValueError("UAE_STORE and UAE_RELEASE are both set: a store is followed, a release is fixed; set one")
-        if self.queue_texts < max(self.max_queries, self.max_inputs):
-            raise ValueError("UAE_QUEUE_TEXTS is smaller than UAE_MAX_QUERIES or UAE_MAX_INPUTS: such a request never finds room")
+        piece = self.batch_texts * self.model_workers
+        if self.queue_texts < min(piece, max(self.max_queries, self.max_inputs)):
+            raise ValueError(f"UAE_QUEUE_TEXTS is smaller than {piece}, a batch for each worker: a long request never finds room")
         if self.max_buffered_bytes < self.max_body_bytes:
             raise ValueError("UAE_MAX_BUFFERED_BYTES is smaller than UAE_MAX_BODY_BYTES: such a request never finds room")
         return self

@@ -1,4 +1,5 @@
-"""Limits on what a request may cost, whatever it says: the size and pace of its body, its time, its company."""
+"""Limits on what one request may cost: the size of its body, how slowly the body comes, how long the answer takes, and how many
+requests are at work beside it."""
 
 import asyncio
 
@@ -15,7 +16,7 @@ _SOON = {"Retry-After": "1"}
 
 
 class Limits:
-    """ASGI: guards the paths that take a body. No other path ever reads one."""
+    """ASGI: guards the paths that take a body. No other path reads one."""
 
     def __init__(self, app: ASGIApp, config: Config, paths: frozenset[str], load: Load):
         self.app, self.config, self.paths, self.load = app, config, paths, load
@@ -35,7 +36,7 @@ class Limits:
             self.load.buffered -= sum(map(len, chunks))
 
     async def _read(self, receive: Receive, chunks: list[bytes]) -> None:
-        """Fill ``chunks``. Sizes are counted as they come, for a chunked body does not say how much there will be."""
+        """Fill ``chunks``. Sizes are counted as they come, because a chunked body does not say its length."""
         limit, size, more = self.config.max_body_bytes, 0, True
         try:
             async with asyncio.timeout(self.config.body_seconds):
@@ -51,20 +52,26 @@ class Limits:
                     chunks.append(chunk)
                     self.load.buffered += len(chunk)
                     if self.load.full(self.config.max_buffered_bytes):
-                        message = "requests and answers that are under way hold all the memory that is set apart for them"
-                        raise ApiError(429, "bodies_full", message, headers=_UNREAD | _SOON)
+                        reason = "all the memory for requests and answers is in use"
+                        raise ApiError(429, "bodies_full", reason, headers=_UNREAD | _SOON)
         except TimeoutError:
-            message = f"the body was not complete after {self.config.body_seconds:g} s"
-            raise ApiError(408, "slow_body", message, headers=_UNREAD) from None
+            reason = f"the body was not complete after {self.config.body_seconds:g} s"
+            raise ApiError(408, "slow_body", reason, headers=_UNREAD) from None
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, body: bytes) -> None:
-        """Pass the request on. What takes too long, or lost its client, is cancelled, until its answer begins."""
+        """Pass the request on. It is cancelled when it takes too long or its client has gone, until its answer begins."""
         task = asyncio.current_task()
-        gone = started = False
+        assert task is not None  # ASGI servers run each request in one
+        gone, unread = asyncio.Event(), [body]
+        started = cancelled = False
+        allowed = self.config.request_seconds
         self.load.running += 1
 
         async def replay() -> Message:
-            return {"type": "http.request", "body": body, "more_body": False}
+            if unread:
+                return {"type": "http.request", "body": unread.pop(), "more_body": False}
+            await gone.wait()
+            return {"type": "http.disconnect"}
 
         async def watched(message: Message) -> None:
             nonlocal started
@@ -75,24 +82,32 @@ class Limits:
             await send(message)
 
         async def wait_for_disconnect() -> None:
-            nonlocal gone
+            nonlocal cancelled
             while (await receive())["type"] != "http.disconnect":
                 pass
+            gone.set()
             if not started:
-                gone = True
+                cancelled = True
                 task.cancel()
 
+        def more_time(times: int) -> None:
+            nonlocal allowed
+            if not started and times > 1:
+                allowed = times * self.config.request_seconds
+                timer.reschedule(asyncio.get_running_loop().time() + allowed)
+
+        if call := scope.get("uae"):
+            call.more_time = more_time
         watch = asyncio.create_task(wait_for_disconnect())
         try:
-            async with asyncio.timeout(self.config.request_seconds) as timer:
+            async with asyncio.timeout(allowed) as timer:
                 await self.app(scope, replay, watched)
         except TimeoutError:
             if not timer.expired():
                 raise
-            message = f"no answer after {self.config.request_seconds:g} s"
-            raise ApiError(503, "timeout", message, headers=_SOON) from None
+            raise ApiError(503, "timeout", f"no answer after {allowed:g} s", headers=_SOON) from None
         except asyncio.CancelledError:
-            if not gone:
+            if not cancelled:
                 raise
             task.uncancel()
             raise ApiError(CLIENT_GONE, "client_gone", "") from None

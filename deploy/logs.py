@@ -5,12 +5,14 @@ import re
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 from pydantic_core import to_json
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.typing import Processor
 
 from deploy.metrics import Metrics
 from deploy.schemas import ApiError
@@ -36,13 +38,17 @@ class Call:
     k: int | None = None
     release: str | None = None
     texts: list[str] | None = None  # only where UAE_LOG_QUERIES allows it
+    more_time: Callable[[int], None] | None = None  # gives the request so many times UAE_REQUEST_SECONDS, from now
 
 
 def _json(event: dict[str, Any], **_: Any) -> str:
     return to_json(event, fallback=str).decode()
 
 
-_PROCESSORS = [structlog.processors.TimeStamper(fmt="iso", utc=True), structlog.processors.JSONRenderer(serializer=_json)]
+_PROCESSORS: list[Processor] = [
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    structlog.processors.JSONRenderer(serializer=_json),
+]
 
 
 def open_log(stream: Any = None) -> Any:
@@ -52,7 +58,11 @@ def open_log(stream: Any = None) -> Any:
     """
     stream = stream or sys.stdout
     handler = logging.StreamHandler(stream)
-    shape = [structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name, structlog.processors.format_exc_info]
+    shape: list[Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.format_exc_info,
+    ]
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shape, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_PROCESSORS]
@@ -106,7 +116,7 @@ class Outermost:
             self._account(scope, call, status, time.perf_counter() - started)
 
     def _account(self, scope: Scope, call: Call, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", None) or ("/page" if scope["path"].startswith("/page/") else "other")
+        route = getattr(scope.get("route"), "path", None) or _route(scope["path"])
         self.metrics.answered(route, status, seconds)
         if status >= 400:
             self.metrics.rejected(call.code or str(status))
@@ -120,6 +130,11 @@ class Outermost:
         self.log.info("request", **{name: value for name, value in line.items() if value is not None})
 
 
+def _route(path: str) -> str:
+    """Of a path that no route of FastAPI's answers: one of a fixed few names."""
+    return "/page" if path.startswith("/page/") else path if path == "/mcp" else "other"
+
+
 async def send_error(send: Send, error: ApiError, request_id: str) -> None:
     body = error.body(request_id)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
@@ -130,7 +145,8 @@ async def send_error(send: Send, error: ApiError, request_id: str) -> None:
 
 def _request_id(scope: Scope) -> str:
     """The caller's own id, if it cannot do harm in a log or a header."""
-    for name, value in scope["headers"]:
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    for name, value in headers:
         if name == b"x-request-id" and _SANE_ID.fullmatch(value):
             return value.decode()
     return uuid.uuid4().hex

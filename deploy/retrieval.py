@@ -2,22 +2,32 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+import math
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel
 
 from deploy.config import Config
 from deploy.finding import Finding
 from deploy.logs import Call
 from deploy.metrics import Metrics
+from deploy.requests import SearchRequest
 from deploy.schemas import ApiError
+from uae.io.errors import InputError
 from uae.release.open import Release
+from uae.release.passages import Hit
 from uae.release.store import ReleaseStore, read_origin
 from uae.serving.batching import Closed, MicroBatcher, QueueFull, Vectors
 from uae.serving.switch import NotReady, Served, Switch
 
 # Tokenising so many characters on the event loop takes less time than handing them to a thread.
 _INLINE_CHARACTERS = 4000
+T = TypeVar("T")
 
 
 class Retrieval:
@@ -86,8 +96,41 @@ class Retrieval:
         except QueueFull as error:
             raise ApiError(429, "queue_full", str(error), headers={"Retry-After": str(error.retry_after_s)}) from None
 
-    async def encode(self, served: Served, texts: Sequence[str], kind: str, system: str) -> tuple[Vectors, int]:
-        """Unit vectors, shape (n, dim), and the number of tokens read."""
+    async def search(
+        self, call: Call, queries: Sequence[str], body: SearchRequest, render: Callable[[str, list[list[Hit]]], T]
+    ) -> T:
+        """What ``render`` makes of the release's fingerprint and the passages of each query, best first. It runs in a thread.
+
+        Raises:
+            ApiError: as ``leased``; 422 where a filter or the system is nothing that this release knows.
+        """
+        call.k = body.k
+        async with self.leased(call) as served:
+            release = served.release
+            if body.system not in release.systems:
+                raise ApiError(422, "invalid_value", "system: this release holds no base encoder", "system")
+            rows = await self._rows(served, body.filters) if body.filters else None
+            vectors, _ = await self.encode(call, served, queries, "query", body.system)
+
+            def answer() -> T:
+                return render(release.fingerprint, release.find(vectors, body.k, rows, body.min_score, body.system))
+
+            return await self.finding.run(answer)
+
+    async def _rows(self, served: Served, filters: dict[str, Any]) -> npt.NDArray[np.int64] | None:
+        plain = {
+            name: condition.model_dump(exclude_none=True) if isinstance(condition, BaseModel) else condition
+            for name, condition in filters.items()
+        }
+        try:
+            return await self.finding.run(served.release.rows, plain)
+        except InputError as error:
+            raise ApiError(422, "invalid_filter", str(error), "filters") from None
+
+    async def encode(self, call: Call, served: Served, texts: Sequence[str], kind: str, system: str) -> tuple[Vectors, int]:
+        """Unit vectors, shape (n, dim), and the number of tokens read. A request gets time for each batch that its texts fill."""
+        if call.more_time:
+            call.more_time(math.ceil(len(texts) / self.config.batch_texts))
         if sum(map(len, texts)) <= _INLINE_CHARACTERS:
             lengths = served.release.token_lengths(texts, kind)
         else:

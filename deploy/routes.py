@@ -2,19 +2,18 @@
 
 import json
 from base64 import b64encode
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, cast
 
-import numpy as np
 from fastapi import APIRouter, Depends, Request
 from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader, HTTPBearer
-from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_json
 from starlette.responses import Response
 
 from deploy.config import Config
 from deploy.logs import Call
+from deploy.requests import EmbeddingsRequest, Requests, SearchRequest, ignored_header, parse
 from deploy.retrieval import Retrieval
 from deploy.schemas import (
     ApiError,
@@ -23,13 +22,12 @@ from deploy.schemas import (
     ModelsResponse,
     ReleaseResponse,
     SearchResponse,
-    parse,
-    request_models,
 )
-from uae.io.errors import InputError
 from uae.release.passages import Hit
+from uae.serving.batching import Vectors
 from uae.serving.switch import Served
 
+Endpoint = Callable[..., Coroutine[Any, Any, Response]]
 _ERRORS = {
     400: "The body is not JSON, or asks for what this model cannot do",
     401: "No valid API key",
@@ -37,7 +35,7 @@ _ERRORS = {
     408: "The body came too slowly",
     413: "The body is too large",
     415: "The body is not application/json, or is compressed",
-    422: "A field is missing, unknown or out of its limits",
+    422: "A field is missing, out of its limits, or nearly one of the known ones",
     429: "The queue is full: try again after Retry-After seconds",
     503: "No release is loaded yet, or the answer took too long",
 }
@@ -46,63 +44,46 @@ _ERRORS = {
 class V1:
     """``router`` has the API's routes, documented with their errors and, where the service asks for keys, with those."""
 
-    def __init__(self, config: Config, retrieval: Retrieval):
+    def __init__(self, config: Config, retrieval: Retrieval, requests: Requests):
         self._config, self._retrieval = config, retrieval
         self.router = APIRouter(tags=["v1"], route_class=_BodyRoute)
-        requests = request_models(config)
         self._add_search(requests.search)
         self._add_embeddings(requests.embeddings)
         self._add_release()
         self._add_models()
 
-    def _route(self, method: str, path: str, response: Any, *statuses: int, summary: str) -> Callable:
+    def _route(self, method: str, path: str, response: Any, *statuses: int, summary: str) -> Callable[[Endpoint], Endpoint]:
         """Decorates the endpoint of a route."""
         secured = []
         if self._config.keys_file:  # for the document; RequireKey does the asking
             secured = [Depends(HTTPBearer(auto_error=False)), Depends(APIKeyHeader(name="X-API-Key", auto_error=False))]
             statuses = (*statuses, 401)
-        responses = {status: {"model": ErrorResponse, "description": _ERRORS[status]} for status in statuses}
+        responses: dict[int | str, dict[str, Any]] = {
+            status: {"model": ErrorResponse, "description": _ERRORS[status]} for status in statuses
+        }
         return self.router.api_route(
             path, methods=[method], response_model=response, responses=responses, summary=summary, dependencies=secured
         )
 
-    def _add_search(self, model: type[BaseModel]) -> None:
+    def _add_search(self, model: type[SearchRequest]) -> None:
         summary = "The most useful passages for a question"
 
-        @self._route("POST", "/v1/search", SearchResponse, 400, 408, 413, 415, 422, 429, 503, summary=summary)
-        async def search(request: Request, body: model) -> Response:
+        async def search(request: Request, body: SearchRequest) -> Response:
             queries = [body.query] if isinstance(body.query, str) else body.query
             call = self._called(request, queries)
-            call.k = body.k
-            retrieval = self._retrieval
-            async with retrieval.leased(call) as served:
-                release = served.release
-                if body.system not in release.systems:
-                    raise ApiError(422, "invalid_value", "system: this release holds no base encoder", "system")
-                rows = await self._rows(served, body.filters) if body.filters else None
-                vectors, _ = await retrieval.encode(served, queries, "query", body.system)
 
-                def answer() -> bytes:
-                    found = release.find(vectors, body.k, rows, body.min_score, body.system)
-                    return _found(release.fingerprint, body.system, queries, found, call.request_id)
+            def answer(fingerprint: str, found: list[list[Hit]]) -> bytes:
+                return _found(fingerprint, body.system, queries, found, call.request_id)
 
-                return _json(await retrieval.finding.run(answer))
+            return _json(await self._retrieval.search(call, queries, body, answer))
 
-    async def _rows(self, served: Served, filters: dict[str, Any]) -> np.ndarray | None:
-        plain = {
-            name: condition.model_dump(exclude_none=True) if isinstance(condition, BaseModel) else condition
-            for name, condition in filters.items()
-        }
-        try:
-            return await self._retrieval.finding.run(served.release.rows, plain)
-        except InputError as error:
-            raise ApiError(422, "invalid_filter", str(error), "filters") from None
+        search.__annotations__["body"] = model  # with this service's limits, for FastAPI
+        self._route("POST", "/v1/search", SearchResponse, 400, 408, 413, 415, 422, 429, 503, summary=summary)(search)
 
-    def _add_embeddings(self, model: type[BaseModel]) -> None:
+    def _add_embeddings(self, model: type[EmbeddingsRequest]) -> None:
         summary = "Vectors of texts, as OpenAI's clients ask for them"
 
-        @self._route("POST", "/v1/embeddings", EmbeddingsResponse, 400, 404, 408, 413, 415, 422, 429, 503, summary=summary)
-        async def embeddings(request: Request, body: model) -> Response:
+        async def embeddings(request: Request, body: EmbeddingsRequest) -> Response:
             texts = [body.input] if isinstance(body.input, str) else body.input
             call = self._called(request, texts)
             retrieval = self._retrieval
@@ -114,12 +95,16 @@ class V1:
                 if body.dimensions not in (None, dimension):
                     message = f"this model's vectors have {dimension} dimensions and are not cut"
                     raise ApiError(400, "dimensions", message, "dimensions")
-                vectors, tokens = await retrieval.encode(served, texts, body.input_type, system)
+                vectors, tokens = await retrieval.encode(call, served, texts, body.input_type, system)
 
             def answer() -> bytes:
                 return _embedded(body.model, vectors, tokens, body.encoding_format)
 
             return _json(answer() if len(texts) == 1 else await retrieval.finding.run(answer))
+
+        embeddings.__annotations__["body"] = model
+        statuses = (400, 404, 408, 413, 415, 422, 429, 503)
+        self._route("POST", "/v1/embeddings", EmbeddingsResponse, *statuses, summary=summary)(embeddings)
 
     def _add_release(self) -> None:
         @self._route("GET", "/v1/release", ReleaseResponse, 503, summary="What is served")
@@ -146,15 +131,19 @@ class V1:
 
 
 class _BodyRoute(APIRoute):
-    """A route whose endpoint may take (request, body). FastAPI documents it; the body is parsed once, by the model itself."""
+    """A route whose endpoint may take (request, body). FastAPI documents it; the model itself parses the body, once."""
 
-    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         if self.body_field is None:
             return super().get_route_handler()
-        model, endpoint = self.body_field.field_info.annotation, self.endpoint
+        model: Any = self.body_field.field_info.annotation
+        endpoint = cast(Endpoint, self.endpoint)
 
         async def handle(request: Request) -> Response:
-            return await endpoint(request, parse(model, await request.body()))
+            body, ignored = parse(model, await request.body())
+            response = await endpoint(request, body)
+            response.headers.update(ignored_header(ignored))
+            return response
 
         return handle
 
@@ -168,7 +157,7 @@ def _found(fingerprint: str, system: str, queries: Sequence[str], found: Sequenc
         return json.dumps(answer).encode()
 
 
-def _embedded(model: str, vectors: np.ndarray, tokens: int, encoding: str) -> bytes:
+def _embedded(model: str, vectors: Vectors, tokens: int, encoding: str) -> bytes:
     if encoding == "base64":
         rendered = [b64encode(vector.astype("<f4").tobytes()).decode() for vector in vectors]
     else:

@@ -220,7 +220,7 @@ def test_the_document_names_every_error_and_its_examples_work(serve):
     assert set(embed["responses"]) == set(search["responses"]) | {"404"}
     for path, name in (("/v1/search", "SearchRequest"), ("/v1/embeddings", "EmbeddingsRequest")):
         schema = document["components"]["schemas"][name]
-        assert schema["additionalProperties"] is False
+        assert "additionalProperties" not in schema  # unknown fields are left out
         for example in schema["examples"]:
             assert client.post(path, json=example).status_code == 200
     assert json.dumps(document).count("max_k") == 0

@@ -16,6 +16,7 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -115,7 +116,7 @@ class MicroBatcher:
         return self._waiting
 
     async def encode(self, texts: Sequence[str], lengths: Sequence[int], kind: str, system: str) -> Vectors:
-        """Vectors of one request's texts, shape (n, dim), in their order. When it is cancelled, texts that still wait are dropped.
+        """Vectors of one request's texts, shape (n, dim), in their order. When it is cancelled, what still waits is dropped.
 
         A request of more texts than a batch holds goes in pieces, the shortest texts first. Only its first piece must find room:
         the others wait, one at a time, above ``max_waiting``.
@@ -131,7 +132,9 @@ class MicroBatcher:
             Exception: what the encoder raised on one of the texts.
         """
         if not texts or len(texts) != len(lengths):
-            raise ValueError(f"{len(texts)} texts with {len(lengths)} lengths: each text needs one, and there is at least one text")
+            raise ValueError(
+                f"{len(texts)} texts with {len(lengths)} lengths: each text needs one, and there is at least one text"
+            )
         piece = self._max_texts * self._workers
         if len(texts) <= piece:
             return await self._encode_piece(texts, lengths, (kind, system), first=True)
@@ -145,9 +148,7 @@ class MicroBatcher:
         vectors[order] = np.concatenate(found)
         return vectors
 
-    async def _encode_piece(
-        self, texts: Sequence[str], lengths: Sequence[int], route: tuple[str, str], first: bool
-    ) -> Vectors:
+    async def _encode_piece(self, texts: Sequence[str], lengths: Sequence[int], route: tuple[str, str], first: bool) -> Vectors:
         if self._closed:
             raise _closed()
         if first and self._waiting + len(texts) > self._max_waiting:
@@ -195,7 +196,7 @@ class MicroBatcher:
             except RuntimeError as error:  # no thread can be started: the machine has none left
                 self._finish(loop, batch, started, [error] * len(batch))
                 continue
-            work.add_done_callback(lambda done, batch=batch, started=started: self._finish(loop, batch, started, done.result()))
+            work.add_done_callback(partial(self._finished, loop, batch, started))
 
     def _next_batch(self) -> list[_Text]:
         oldest = self._by_age[0]  # never one that is gone: see _forget
@@ -234,6 +235,15 @@ class MicroBatcher:
             if len(texts) == 1:
                 return [_raisable(error)]
         return [one for text in batch for one in self._run([text])]
+
+    def _finished(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        batch: list[_Text],
+        started: float,
+        done: asyncio.Future[list[Vectors | Exception]],
+    ) -> None:
+        self._finish(loop, batch, started, done.result())
 
     def _finish(
         self, loop: asyncio.AbstractEventLoop, batch: list[_Text], started: float, results: list[Vectors | Exception]
@@ -293,11 +303,13 @@ class MicroBatcher:
 
 def _checked(vectors: npt.NDArray[np.floating], texts: int) -> npt.NDArray[np.floating]:
     """The encoder's answer, if it is one finite vector for each text."""
-    shape = getattr(vectors, "shape", ())
+    shape: tuple[int, ...] = getattr(vectors, "shape", ())
     if len(shape) != 2 or shape[0] != texts:
         raise ArtefactError(f"the encoder was given {texts} texts and returned {_described(vectors)}, not a vector for each")
     if not np.isfinite(vectors).all():
-        raise ArtefactError("the encoder returned a vector that is not finite: the release is damaged, or made by another version")
+        raise ArtefactError(
+            "the encoder returned a vector that is not finite: the release is damaged, or made by another version"
+        )
     return vectors
 
 

@@ -2,10 +2,14 @@
 
 from typing import Any, Literal
 
-from haystack import Document, component, default_from_dict, default_to_dict
-from haystack.utils import Secret
+from uae.serving.clients import missing
+from uae.serving.clients.service import Found, SearchService
 
-from uae.serving.clients.service import SearchService
+try:
+    from haystack import Document, component, default_from_dict, default_to_dict
+    from haystack.utils import Secret
+except ModuleNotFoundError as error:
+    missing(error)
 
 
 @component
@@ -58,9 +62,7 @@ class UaeRetriever:
         Raises:
             ValueError: ``url`` is no address, ``attempts`` is less than 1, or the key is not where it should be.
         """
-        if self._service is None:
-            key = None if self.api_key is None else self.api_key.resolve_value()
-            self._service = SearchService(self.url, key, self.timeout, self.attempts)
+        self._ready()
 
     def close(self) -> None:
         """Give back the connections of ``run``."""
@@ -107,16 +109,20 @@ class UaeRetriever:
         Raises:
             ServiceError: the service refused, or could not be asked.
         """
-        self.warm_up()
-        return _documents(*self._service.search(query, **self._with(top_k, filters, min_score)))
+        return _documents(self._ready().search(query, **self._with(top_k, filters, min_score)))
 
     @component.output_types(documents=list[Document])
     async def run_async(
         self, query: str, top_k: int | None = None, filters: dict[str, Any] | None = None, min_score: float | None = None
     ) -> dict[str, list[Document]]:
         """As ``run``, for ``Pipeline.run_async``."""
-        self.warm_up()
-        return _documents(*await self._service.search_async(query, **self._with(top_k, filters, min_score)))
+        return _documents(await self._ready().search_async(query, **self._with(top_k, filters, min_score)))
+
+    def _ready(self) -> SearchService:
+        if self._service is None:
+            key = None if self.api_key is None else self.api_key.resolve_value()
+            self._service = SearchService(self.url, key, self.timeout, self.attempts)
+        return self._service
 
     def _with(self, top_k: int | None, filters: dict[str, Any] | None, min_score: float | None) -> dict[str, Any]:
         return {
@@ -127,15 +133,15 @@ class UaeRetriever:
         }
 
 
-def _documents(release: str, passages: list[dict[str, Any]]) -> dict[str, list[Document]]:
+def _documents(found: Found) -> dict[str, list[Document]]:
     return {
         "documents": [
             Document(
                 id=passage["passage_id"],
                 content=passage["text"],
                 score=passage["score"],
-                meta={name: value for name, value in passage.items() if name != "text"} | {"release": release},
+                meta={name: value for name, value in passage.items() if name != "text"} | {"release": found.release},
             )
-            for passage in passages
+            for passage in found.passages
         ]
     }

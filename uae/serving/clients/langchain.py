@@ -3,12 +3,17 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
-from langchain_core.documents import Document
-from langchain_core.retrievers import BaseRetriever
 from pydantic import Field, PrivateAttr, SecretStr
 
-from uae.serving.clients.service import SearchService
+from uae.serving.clients import missing
+from uae.serving.clients.service import Found, SearchService
+
+try:
+    from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
+    from langchain_core.documents import Document
+    from langchain_core.retrievers import BaseRetriever
+except ModuleNotFoundError as error:
+    missing(error)
 
 
 class UaeRetriever(BaseRetriever):
@@ -47,12 +52,12 @@ class UaeRetriever(BaseRetriever):
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **settings: Any
     ) -> list[Document]:
-        return _documents(*self._service.search(query, **self._with(**settings)))
+        return _documents(self._service.search(query, **self._with(**settings)))
 
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **settings: Any
     ) -> list[Document]:
-        return _documents(*await self._service.search_async(query, **self._with(**settings)))
+        return _documents(await self._service.search_async(query, **self._with(**settings)))
 
     def _with(
         self, *, k: int | None = None, filters: Mapping[str, Any] | None = None, min_score: float | None = None
@@ -66,12 +71,12 @@ class UaeRetriever(BaseRetriever):
         }
 
 
-def _documents(release: str, passages: list[dict[str, Any]]) -> list[Document]:
+def _documents(found: Found) -> list[Document]:
     return [
         Document(
             id=passage["passage_id"],
             page_content=passage["text"],
-            metadata={name: value for name, value in passage.items() if name != "text"} | {"release": release},
+            metadata={name: value for name, value in passage.items() if name != "text"} | {"release": found.release},
         )
-        for passage in passages
+        for passage in found.passages
     ]

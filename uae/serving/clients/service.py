@@ -4,16 +4,21 @@ import asyncio
 import datetime
 import email.utils
 import random
+import ssl
 import weakref
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-import httpx
-import tenacity
+from uae.io.errors import UaeError, without_user_info
+from uae.serving.clients import missing
 
-from uae.io.errors import UaeError
+try:
+    import httpx
+    import tenacity
+except ModuleNotFoundError as error:
+    missing(error)
 
-# A service that asks for more than this many seconds is not waited for: whoever asked would have given up before.
+# A service that asks for more than this many seconds is not waited for: the caller would have given up before.
 _LONGEST_WAIT = 30.0
 # Spread out, so that clients refused together do not come back together.
 _BACKOFF = tenacity.wait_random_exponential(multiplier=0.5, max=10)
@@ -33,61 +38,67 @@ class ServiceError(UaeError):
         self.retry_after = retry_after
 
 
+class Found(NamedTuple):
+    """What one search found."""
+
+    release: str  # the fingerprint of the release that answered
+    passages: list[dict[str, Any]]  # best first, as the service sent them
+
+
 class SearchService:
-    """A service at ``url``. One object may be shared by threads and by event loops; connections are kept between calls."""
+    """A service at ``url``. One object may be shared by threads and by event loops; connections are kept between calls.
+
+    It can be copied and pickled. A copy has the settings, the key among them, and opens connections of its own.
+    """
 
     def __init__(self, url: str, api_key: str | None, timeout: float, attempts: int):
         """
         Args:
-            url: where the service is, e.g. ``http://localhost:3000``.
+            url: where the service is, e.g. ``http://localhost:3000``. With ``/v1`` at its end it is the same.
             api_key: sent as a bearer token; None: none is sent.
             timeout: seconds for connecting, and again for each wait for the answer.
-            attempts: how often a request is sent at most. Sent again are those that were refused with 429 or 503 and those whose
-                connection broke. A request that timed out is not: a service that is slow needs no second copy of it.
+            attempts: how often a request is sent at most. A request is sent again where it was refused with 429 or 503 or its
+                connection broke, and not where it timed out: a slow service needs no second copy of it.
 
         Raises:
             ValueError: ``url`` is no address, or ``attempts`` is less than 1.
         """
-        if httpx.URL(url).scheme not in ("http", "https"):
-            raise ValueError(f"url: {url!r} is not the address of a service; write it as http://host:port")
         if attempts < 1:
             raise ValueError(f"attempts: {attempts}; a request is sent at least once")
-        self.url = url.rstrip("/")
-        self._options = {
-            "headers": {} if api_key is None else {"Authorization": f"Bearer {api_key}"},
-            "timeout": timeout,
-            "verify": httpx.create_ssl_context(),  # reading the certificates takes longer than a search: done once
-        }
-        self._retrying = {
-            "stop": tenacity.stop_after_attempt(attempts),
-            "wait": _wait,
-            "retry": tenacity.retry_if_exception(_worth_another_try),
-            "reraise": True,
-        }
-        self._client = httpx.Client(**self._options)
+        self.url = service_url(url)
+        self._shown = without_user_info(self.url)  # in messages
+        self._api_key, self._timeout, self._attempts = api_key, timeout, attempts
+        self._verify: ssl.SSLContext = (
+            httpx.create_ssl_context()
+        )  # reading the certificates takes longer than a search: done once
+        self._client = httpx.Client(headers=self._headers(), timeout=timeout, verify=self._verify)
         # A connection belongs to the event loop that opened it, and goes with it.
         self._async_clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = weakref.WeakKeyDictionary()
 
+    def __reduce__(self) -> tuple[type["SearchService"], tuple[str, str | None, float, int]]:
+        return SearchService, (self.url, self._api_key, self._timeout, self._attempts)
+
     def search(
         self, query: str, k: int, filters: Mapping[str, Any] | None, min_score: float | None, system: Literal["uae", "base"]
-    ) -> tuple[str, list[dict[str, Any]]]:
-        """The best ``k`` passages of one query, best first.
-
-        Returns:
-            The fingerprint of the release that answered, and the passages as the service sent them.
+    ) -> Found:
+        """The best ``k`` passages of one query.
 
         Raises:
             ServiceError: the service refused or could not be asked; the message says which, where and why.
         """
         body = _body(query, k, filters, min_score, system)
-        return tenacity.Retrying(**self._retrying)(self._ask, body)
+        retrying = tenacity.Retrying(stop=tenacity.stop_after_attempt(self._attempts), wait=_wait, retry=_RETRY, reraise=True)
+        return retrying(self._ask, body)
 
     async def search_async(
         self, query: str, k: int, filters: Mapping[str, Any] | None, min_score: float | None, system: Literal["uae", "base"]
-    ) -> tuple[str, list[dict[str, Any]]]:
+    ) -> Found:
         """As ``search``, without holding up the event loop."""
         body = _body(query, k, filters, min_score, system)
-        return await tenacity.AsyncRetrying(**self._retrying)(self._ask_async, body)
+        retrying = tenacity.AsyncRetrying(
+            stop=tenacity.stop_after_attempt(self._attempts), wait=_wait, retry=_RETRY, reraise=True
+        )
+        return await retrying(self._ask_async, body)
 
     def close(self) -> None:
         """Give back the connections of ``search``."""
@@ -99,18 +110,22 @@ class SearchService:
         if client is not None:
             await client.aclose()
 
-    def _ask(self, body: dict[str, Any]) -> tuple[str, list[dict[str, Any]]]:
+    def _headers(self) -> dict[str, str]:
+        return {} if self._api_key is None else {"Authorization": f"Bearer {self._api_key}"}
+
+    def _ask(self, body: dict[str, Any]) -> Found:
         try:
             response = self._client.post(f"{self.url}/v1/search", json=body)
         except httpx.RequestError as error:
             raise self._no_answer(error) from error
         return self._read(response)
 
-    async def _ask_async(self, body: dict[str, Any]) -> tuple[str, list[dict[str, Any]]]:
+    async def _ask_async(self, body: dict[str, Any]) -> Found:
         loop = asyncio.get_running_loop()
         client = self._async_clients.get(loop)
         if client is None:
-            client = self._async_clients[loop] = httpx.AsyncClient(**self._options)
+            client = httpx.AsyncClient(headers=self._headers(), timeout=self._timeout, verify=self._verify)
+            self._async_clients[loop] = client
         try:
             response = await client.post(f"{self.url}/v1/search", json=body)
         except httpx.RequestError as error:
@@ -119,19 +134,20 @@ class SearchService:
 
     def _no_answer(self, error: httpx.RequestError) -> ServiceError:
         if isinstance(error, httpx.TimeoutException):
-            seconds = self._options["timeout"]
-            return ServiceError(f"{self.url} did not answer within {seconds:g} s: is it overloaded, or timeout too short?")
-        return ServiceError(f"{self.url} could not be asked: {error or type(error).__name__}. Is the service running there?")
+            seconds = f"{self._timeout:g} s"
+            return ServiceError(f"{self._shown} did not answer within {seconds}: is it overloaded, or timeout too short?")
+        return ServiceError(f"{self._shown} could not be asked: {error or type(error).__name__}. Is the service running there?")
 
-    def _read(self, response: httpx.Response) -> tuple[str, list[dict[str, Any]]]:
+    def _read(self, response: httpx.Response) -> Found:
         if response.status_code != 200:
             raise self._refusal(response)
         try:
             body = response.json()
             (result,) = body["results"]
-            return body["release"], result["passages"]
+            return Found(body["release"], result["passages"])
         except (ValueError, KeyError, TypeError) as error:
-            raise ServiceError(f"{self.url}/v1/search answered, but not as this service does: {response.text[:200]!r}") from error
+            reason = f"{self._shown}/v1/search answered, but not as this service does: {response.text[:200]!r}"
+            raise ServiceError(reason) from error
 
     def _refusal(self, response: httpx.Response) -> ServiceError:
         try:
@@ -139,13 +155,30 @@ class SearchService:
             message, field = body["error"]["message"], body["error"].get("param")
         except (ValueError, KeyError, TypeError, AttributeError):  # a proxy in between answers in its own way
             body, message, field = {}, response.text[:200] or response.reason_phrase, None
-        where = f"{self.url}/v1/search answered {response.status_code}"
+        where = f"{self._shown}/v1/search answered {response.status_code}"
         field = f" ({field})" if field else ""
         request = f" [request {body['request_id']}]" if body.get("request_id") else ""
         return ServiceError(f"{where}: {message}{field}{request}", response.status_code, _retry_after(response))
 
 
-def _body(query, k, filters, min_score, system) -> dict[str, Any]:
+def service_url(url: str) -> str:
+    """The address without ``/v1`` and slashes at its end: OpenAI's clients are given it with them, people copy it either way.
+
+    Raises:
+        ValueError: it is no address of an HTTP service.
+    """
+    try:
+        parsed = httpx.URL(url.strip())
+    except (httpx.InvalidURL, AttributeError, TypeError):
+        parsed = httpx.URL("")
+    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
+        raise ValueError(f"url: {url!r} is not the address of a service; write it as http://host:port")
+    return str(parsed).rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+def _body(
+    query: str, k: int, filters: Mapping[str, Any] | None, min_score: float | None, system: Literal["uae", "base"]
+) -> dict[str, Any]:
     return {"query": query, "k": k, "filters": dict(filters or {}), "min_score": min_score, "system": system}
 
 
@@ -169,10 +202,13 @@ def _worth_another_try(error: BaseException) -> bool:
     return error.status in (429, 503) and (error.retry_after or 0.0) <= _LONGEST_WAIT
 
 
+_RETRY = tenacity.retry_if_exception(_worth_another_try)
+
+
 def _wait(state: tenacity.RetryCallState) -> float:
     """Seconds: what the service asked for and up to half as much again, at least up to one more; or else the back-off.
 
-    Never less than it asked for; more, because it asks all whom it refuses at one moment for the same.
+    It is never less than what was asked for. It is more, because the service asks all whom it refuses at one moment for the same.
     """
-    asked = getattr(state.outcome.exception(), "retry_after", None)
+    asked = getattr(state.outcome.exception(), "retry_after", None) if state.outcome else None
     return _BACKOFF(state) if asked is None else asked + random.uniform(0, max(1.0, asked / 2))
