@@ -126,9 +126,13 @@ def read(connection: ssl.SSLSocket) -> bytes:
     return answer
 
 
-def read_all(connection: ssl.SSLSocket) -> None:
-    while connection.recv(1 << 20):
-        pass
+def read_all(connection: ssl.SSLSocket) -> int:
+    """Bytes up to the connection's end, whichever way it ends."""
+    size = 0
+    with contextlib.suppress(ConnectionResetError, ssl.SSLError):
+        while part := connection.recv(1 << 20):
+            size += len(part)
+    return size
 
 
 def test_nginx_takes_the_configuration_as_it_stands(tmp_path):
@@ -183,5 +187,4 @@ def test_a_reader_that_stops_holds_nothing_in_the_service_and_loses_its_connecti
         assert "\nuae_unsent_bytes 0.0\n" in told  # nginx has taken all of it
         assert "slow_reader" not in told
         time.sleep(2.5)
-        with pytest.raises((ConnectionResetError, ssl.SSLError)):
-            read_all(connection)
+        assert read_all(connection) < 12_000_000
