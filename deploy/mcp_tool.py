@@ -121,17 +121,13 @@ def _refused(reason: str) -> CallToolResult:
 
 def _result(fingerprint: str, found: Sequence[list[Hit]]) -> CallToolResult:
     passages = [
-        ToolPassage(source=_source(hit), title=hit.title, section=hit.section, text=hit.text, score=hit.score) for hit in found[0]
+        ToolPassage(source=hit.source, title=hit.title, section=hit.section, text=hit.text, score=hit.score) for hit in found[0]
     ]
     result = ToolResult(release=fingerprint, passages=passages)
     # The text says the same as the structure: older clients show only text to their model.
     return CallToolResult(
         content=[TextContent(type="text", text=result.model_dump_json())], structured_content=result.model_dump()
     )
-
-
-def _source(hit: Hit) -> str:
-    return str(getattr(hit, "source", hit.doc_id))
 
 
 def _check_origin(scope: Scope) -> None:

@@ -132,7 +132,11 @@ def _search_fields(config: Config) -> dict[str, Any]:
     )
     filters = Annotated[
         dict[name, condition],  # type: ignore[valid-type]
-        Field(max_length=config.max_filters, description=about, examples=[{"source": ["manual.md", "faq.md"], "year": {"gte": 2020}}]),
+        Field(
+            max_length=config.max_filters,
+            description=about,
+            examples=[{"source": ["manual.md", "faq.md"], "year": {"gte": 2020}}],
+        ),
     ]
     about = "base: the encoder before training, where the release holds it"
     return {

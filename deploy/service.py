@@ -8,7 +8,6 @@ import os
 from pathlib import Path
 
 import bentoml
-from bentoml._internal.server.http import traffic
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deploy.app import create_app
@@ -19,11 +18,11 @@ _BUNDLED = Path(__file__).resolve().parent.parent / "release"
 
 
 class _NoTimeout:
-    """What stands in for BentoML's timeout, which never cancels its timers.
+    """Takes the place of BentoML's timeout, which never cancels its timers.
 
-    Each request's context and trace would stay in memory for as long as it might have taken: ten thousand of them under load,
-    and a few tenths of a second in which everything stands still while Python's collector goes through them. What takes too
-    long is ended by deploy/limits.py and deploy/sending.py.
+    With them, each request's context and trace would stay in memory for as long as the request might have taken. Under load these
+    are ten thousands, and everything stands still for a few tenths of a second while Python's collector goes through them. What
+    takes too long is ended by deploy/limits.py and deploy/sending.py.
     """
 
     def __init__(self, app: ASGIApp, timeout: float):
@@ -33,9 +32,16 @@ class _NoTimeout:
         await self._app(scope, receive, send)
 
 
-traffic.TimeoutMiddleware = _NoTimeout
-
 _log = open_log()
+# BentoML has no setting that takes its timeout out, so a private name is replaced: the only one. Where a version has renamed it,
+# the service runs with the timeout, and says so; tests/serving/test_bento.py fails.
+try:
+    from bentoml._internal.server.http import traffic
+
+    vars(traffic)["TimeoutMiddleware"]  # KeyError where it has another name
+    vars(traffic)["TimeoutMiddleware"] = _NoTimeout
+except (ImportError, KeyError):
+    _log.warning("BentoML's timeout could not be taken out: a request may end in its 504, and memory grows under load")
 _config, _others = read_config(os.environ)
 for _name in _others:
     _log.warning("unknown variable", name=_name)
@@ -54,9 +60,9 @@ _app = create_app(_config, _log)
 class Retriever:
     """Vector search over the promoted corpus, ranked by usefulness."""
 
-    @bentoml.on_startup
+    @bentoml.on_startup  # type: ignore[untyped-decorator]
     def settle(self) -> None:
-        """What the imports have made stays until the end: the collector need not go through it again and again."""
+        """Take what the imports made out of the collector's way: it stays until the end anyway."""
         gc.collect()
         gc.freeze()
 

@@ -1,7 +1,14 @@
 """The built Bento, served by the real server in a process of its own and asked over HTTP."""
 
+import asyncio
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import httpx
 import pytest
+from mcp import Client
 from the_page import ask, shown
 
 from uae.release.open import Release
@@ -69,3 +76,37 @@ def test_the_page_shows_what_the_release_ranks(page, bento_url, release):
         assert page.locator(f".{system} .passage").all_text_contents() == [hit.text for hit in expected]
         assert page.locator(f".{system} mark").all_text_contents() == [hit.text for hit in expected]  # of one sentence each
     assert opened.fingerprint[:12] in page.locator("#release").inner_text()
+
+
+def test_bentomls_timeout_is_still_the_one_that_is_taken_out():
+    """Its name is private. Another version of BentoML may have renamed or moved it, or may have a setting for it by now."""
+    code = (
+        "import deploy.service as service\n"
+        "application = service.Retriever.to_asgi()\n"
+        "layer, names = application.build_middleware_stack(), []\n"
+        "while layer is not None:\n"
+        "    names.append(type(layer).__module__ + '.' + type(layer).__name__)\n"
+        "    layer = getattr(layer, 'app', None) or getattr(layer, '_app', None)\n"
+        "print('LAYERS', *names)\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("UAE_")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (layers,) = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("LAYERS")]
+    advice = "BentoML has changed: see deploy/service.py, where its TimeoutMiddleware is replaced, and deploy/limits.py"
+    assert "deploy.service._NoTimeout" in layers, advice
+    assert not [name for name in layers if name.startswith(("bentoml.", "_bentoml")) and "timeout" in name.lower()], advice
+
+
+def test_the_bento_answers_agents(bento_url):
+    async def run():
+        async with Client(f"{bento_url}/mcp") as client:
+            return await client.call_tool("search", {"query": "Where are the keys?", "k": 2})
+
+    with ThreadPoolExecutor(1) as thread:  # Playwright's event loop runs in this one
+        result = thread.submit(asyncio.run, run()).result(60)
+    assert not result.is_error
+    reply = httpx.post(f"{bento_url}/v1/search", json={"query": "Where are the keys?", "k": 2}, timeout=30).json()
+    assert result.structured_content["release"] == reply["release"]
+    expected = [passage["text"] for passage in reply["results"][0]["passages"]]
+    assert [passage["text"] for passage in result.structured_content["passages"]] == expected

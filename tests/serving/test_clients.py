@@ -1,4 +1,4 @@
-"""Both retriever classes against the running application, in a small RAG chain each; and how they take being refused."""
+"""LangChain's and Haystack's retrievers against the running application, in a small RAG chain each; and how they are refused."""
 
 import ast
 import asyncio
@@ -28,6 +28,7 @@ from deploy.app import create_app
 from deploy.config import Config
 from uae.serving.clients.haystack import UaeRetriever as HaystackRetriever
 from uae.serving.clients.langchain import UaeRetriever as LangChainRetriever
+from uae.serving.clients.llama_index import UaeRetriever as LlamaIndexRetriever
 from uae.serving.clients.service import SearchService, ServiceError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -325,11 +326,11 @@ def test_nothing_else_of_the_project_needs_the_extra():
         nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
         names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
         names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
-        assert not {name.split(".")[0] for name in names} & {"langchain_core", "haystack"}, file
+        assert not {name.split(".")[0] for name in names} & {"langchain_core", "haystack", "llama_index"}, file
         assert not [name for name in names if name.startswith("uae.serving.clients")], file
 
 
-def test_both_over_a_real_release(release):
+def test_all_over_a_real_release(release):
     with on_a_port(create_app(Config(release=release, device="cpu"))) as url:
         reply = httpx.post(f"{url}/v1/search", json={"query": QUESTION, "k": 3}, timeout=30).json()
         found = [(passage["text"], passage["score"], reply["release"]) for passage in reply["results"][0]["passages"]]
@@ -337,4 +338,6 @@ def test_both_over_a_real_release(release):
         assert [(each.page_content, each.metadata["score"], each.metadata["release"]) for each in documents] == found
         documents = HaystackRetriever(url, top_k=3).run(QUESTION)["documents"]
         assert [(each.content, each.score, each.meta["release"]) for each in documents] == found
+        nodes = LlamaIndexRetriever(url, similarity_top_k=3).retrieve(QUESTION)
+        assert [(each.text, each.score, each.metadata["release"]) for each in nodes] == found
         assert len(found) == 3

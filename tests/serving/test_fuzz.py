@@ -85,6 +85,15 @@ def _search(body: bytes, headers: dict[str, str] = JSON) -> tuple[str, str, byte
     return "POST", "/v1/search", body, headers
 
 
+def _mcp(body: bytes, headers: dict[str, str] | None = None) -> tuple[str, str, bytes, dict[str, str]]:
+    return "POST", "/mcp", body, JSON | {"Accept": "application/json, text/event-stream"} | (headers or {})
+
+
+def _calling(arguments: bytes) -> bytes:
+    head = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"search","arguments":'
+    return head + arguments + b"}}"
+
+
 _ATTACKS = {
     "huge": (*_search(json.dumps({"query": _MARK * 1_100_000}).encode()), {413}),
     "nested": (*_search(b'{"filters":' + b'{"a":' * 300_000), {400}),
@@ -117,6 +126,22 @@ _ATTACKS = {
     "traversal, null": ("GET", "/page/%00", b"", {}, {404}),
     "traversal, backslash": ("GET", "/page/..%5c..%5cservice.py", b"", {}, {404}),
     "a body where none is read": ("POST", "/v1/release", b"x" * 3_000_000, JSON, {405}),
+    "mcp: huge": (*_mcp(json.dumps({"query": _MARK * 1_100_000}).encode()), {413}),
+    "mcp: nested": (*_mcp(b'{"jsonrpc":' + b'{"a":' * 300_000), {400}),
+    "mcp: nested arguments": (*_mcp(_calling(b'{"query":"x","filters":' + b'{"a":' * 100 + b"1" + b"}" * 101)), {200}),
+    "mcp: many keys": (*_mcp(_calling(json.dumps({str(n): n for n in range(100_000)}).encode())), {200}),
+    "mcp: not a number": (*_mcp(_calling(b'{"query":"x","min_score":NaN}')), {200}),
+    "mcp: huge number": (*_mcp(_calling(b'{"query":"x","k":' + b"1" * 100_000 + b"}")), {400}),
+    "mcp: two questions": (*_mcp(_calling(b'{"query":"zanzibar","query":5}')), {200}),
+    "mcp: invalid utf-8": (*_mcp(_calling(b'{"query":"zanzibar \xc3\x28"}')), {400}),
+    "mcp: lone surrogate": (*_mcp(_calling(b'{"query":"\\ud83d"}')), {400}),
+    "mcp: another protocol": (*_mcp(_calling(b'{"query":"x"}'), {"Mcp-Protocol-Version": _MARK}), {400}),
+    "mcp: a session that is none": (*_mcp(_calling(b'{"query":"x"}'), {"Mcp-Session-Id": _MARK * 100}), {200}),
+    "mcp: a page of another site": (*_mcp(_calling(b'{"query":"x"}'), {"Origin": "https://zanzibar.example"}), {403}),
+    "mcp: no type": ("POST", "/mcp", b"{}", {}, {415}),
+    "mcp: pickle": ("POST", "/mcp", b"cos\nsystem\n(S'true'\ntR.", _PICKLE, {415}),
+    "mcp: a stream that never ends": ("GET", "/mcp", b"", {"Accept": "text/event-stream"}, {405}),
+    "mcp: line feed after the path": ("POST", "/mcp%0A", b"{}", JSON, {404}),
     "an absurd id": (*_search(b'{"query":"x"}', JSON | {"X-Request-ID": "x" * 5000}), {200}),
 }  # fmt: skip
 
