@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError, from_json
 
 from deploy.config import Config
 from deploy.schemas import ApiError, System
+from uae.retrievers.protocol import Side
 
 IGNORED_HEADER = "X-Ignored-Fields"
 _INT64 = 2**63 - 1
@@ -60,7 +61,7 @@ class EmbeddingsRequest(_Request):
     model: str
     encoding_format: Literal["float", "base64"]
     dimensions: int | None
-    input_type: Literal["query", "document"]
+    input_type: Side
 
 
 class Requests(NamedTuple):
@@ -150,7 +151,7 @@ def _search_fields(config: Config) -> dict[str, Any]:
 def _embeddings_fields(config: Config) -> dict[str, Any]:
     text = Annotated[str, Field(min_length=1, max_length=config.max_input_characters)]
     several = Annotated[list[text], Field(min_length=1, max_length=config.max_inputs)]
-    side = Annotated[Literal["query", "document"], Field(description="which side of the encoder")]
+    side = Annotated[Side, Field(description="which side of the encoder")]
     return {
         "input": (Annotated[text | several, BeforeValidator(_no_token_arrays)], ...),
         "model": (Annotated[str, Field(min_length=1, max_length=256, description="one of /v1/models")], ...),

@@ -22,6 +22,7 @@ from uae.io.errors import InputError
 from uae.release.open import Release
 from uae.release.passages import Hit
 from uae.release.store import ReleaseStore, read_origin
+from uae.retrievers.protocol import Side
 from uae.serving.batching import Closed, MicroBatcher, QueueFull, Vectors
 from uae.serving.switch import NotReady, Served, Switch
 
@@ -127,7 +128,7 @@ class Retrieval:
         except InputError as error:
             raise ApiError(422, "invalid_filter", str(error), "filters") from None
 
-    async def encode(self, call: Call, served: Served, texts: Sequence[str], kind: str, system: str) -> tuple[Vectors, int]:
+    async def encode(self, call: Call, served: Served, texts: Sequence[str], kind: Side, system: str) -> tuple[Vectors, int]:
         """Unit vectors, shape (n, dim), and the number of tokens read. A request gets time for each batch that its texts fill."""
         if call.more_time:
             call.more_time(math.ceil(len(texts) / self.config.batch_texts))

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from uae.io.errors import ArtefactError, UaeError
+from uae.retrievers.protocol import Side
 
 Vectors = npt.NDArray[np.float32]
 # A call of the model costs about as much as this many tokens more in another call. A text that would add more padding than that
@@ -55,7 +56,7 @@ class Batch(NamedTuple):
 class _Request:
     __slots__ = ("arrived", "missing", "result", "route", "texts", "vectors")
 
-    def __init__(self, texts: Sequence[str], route: tuple[str, str], result: asyncio.Future[Vectors], arrived: float):
+    def __init__(self, texts: Sequence[str], route: tuple[Side, str], result: asyncio.Future[Vectors], arrived: float):
         self.texts, self.route, self.result, self.arrived = texts, route, result, arrived
         self.missing = len(texts)
         self.vectors: Vectors | None = None
@@ -79,7 +80,7 @@ class MicroBatcher:
 
     def __init__(
         self,
-        encode: Callable[[list[str], str, str], npt.NDArray[np.floating]],
+        encode: Callable[[list[str], Side, str], npt.NDArray[np.floating]],
         max_texts: int,
         max_tokens: int,
         padding: float,
@@ -101,7 +102,7 @@ class MicroBatcher:
         self._max_texts, self._max_tokens, self._padding, self._max_waiting = max_texts, max_tokens, padding, max_waiting
         self._workers, self._running = workers, 0
         self._pool = ThreadPoolExecutor(workers, "encoding")
-        self._queues: dict[tuple[str, str], list[_Text]] = {}  # by kind and system, for these never share a batch; sorted
+        self._queues: dict[tuple[Side, str], list[_Text]] = {}  # by kind and system, for these never share a batch; sorted
         self._by_age: deque[_Text] = deque()  # of all queues; those that are gone are dropped when they come to the front
         self._numbers = 0
         self._waiting = self._waiting_tokens = 0
@@ -115,7 +116,7 @@ class MicroBatcher:
         """Texts that wait for the model."""
         return self._waiting
 
-    async def encode(self, texts: Sequence[str], lengths: Sequence[int], kind: str, system: str) -> Vectors:
+    async def encode(self, texts: Sequence[str], lengths: Sequence[int], kind: Side, system: str) -> Vectors:
         """Vectors of one request's texts, shape (n, dim), in their order. When it is cancelled, what still waits is dropped.
 
         A request of more texts than a batch holds goes in pieces, the shortest texts first. Only its first piece must find room:
@@ -148,7 +149,7 @@ class MicroBatcher:
         vectors[order] = np.concatenate(found)
         return vectors
 
-    async def _encode_piece(self, texts: Sequence[str], lengths: Sequence[int], route: tuple[str, str], first: bool) -> Vectors:
+    async def _encode_piece(self, texts: Sequence[str], lengths: Sequence[int], route: tuple[Side, str], first: bool) -> Vectors:
         if self._closed:
             raise _closed()
         if first and self._waiting + len(texts) > self._max_waiting:

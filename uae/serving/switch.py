@@ -22,6 +22,7 @@ from uae.io.errors import ArtefactError, UaeError
 from uae.io.files import read_json
 from uae.release.open import Release
 from uae.release.store import ReleaseStore
+from uae.retrievers.protocol import Side
 from uae.serving.batching import Vectors
 
 _WARMING_TEXTS = 8
@@ -42,7 +43,7 @@ class Batcher(Protocol):
         """Texts that wait for the model."""
         ...
 
-    async def encode(self, texts: Sequence[str], lengths: Sequence[int], kind: str, system: str) -> Vectors:
+    async def encode(self, texts: Sequence[str], lengths: Sequence[int], kind: Side, system: str) -> Vectors:
         """Vectors of texts, shape (n, dim)."""
         ...
 
