@@ -39,6 +39,7 @@ from uae.pipeline.workspace import Workspace
 from uae.release.build import IndexRecipe, build_release
 from uae.release.open import Release
 from uae.retrievers.lexical import rank_bm25
+from uae.text.passage_template import PassageTemplate
 
 UAE, GOLD, MIXED = "uae", "gold_infonce", "uae_and_evidence"
 # Candidates come from the base encoder, from the answers' words and from chance: evidence puts none into the pool.
@@ -78,6 +79,8 @@ class Bench:
         self.seeds = [self.settings.seed + n for n in range(seeds)]
         self.resampling = Resampling(self.settings.evaluate.confidence, self.settings.evaluate.resamples, self.settings.seed)
         self.passages = read_table(self.workspace.path("passages"), PASSAGES)
+        self.read_as = PassageTemplate(self.settings.passages.template)
+        self.read = self.read_as.applied(self.passages)  # with what models read as their text
         self.questions = choose_questions(read_table(self.workspace.path("questions"), QUESTIONS))
         self.evidence = dict(zip(self.questions["question_id"], self.questions["evidence"], strict=True))
         self.documents = self.questions.set_index("question_id")["doc_id"]
@@ -102,7 +105,7 @@ class Bench:
         encoder = (
             resolve(self.settings.models.student, self.workspace.model_cache) if name == BASE else folder / "students" / name
         )
-        path = rankings_path(folder, name, encoder, self.questions, self.passages, self.settings.scope)
+        path = rankings_path(folder, name, encoder, self.questions, self.read, self.settings.scope)
         return {row.question_id: (row.passage_ids, row.scores) for row in read_table(path, RUNS).itertuples()}
 
     def over(self, name: str, other: str, seeds: Sequence[int], folder: Path | None = None) -> dict:
@@ -193,7 +196,7 @@ def answers_of(bench: Bench, systems: Mapping[str, Rankings], reader: Path, ques
     path = bench.out / "answers" / f"{sha256_bytes(tops, fingerprint(reader), str(e.reader_new_tokens))[:16]}.parquet"
     if not path.exists():
         tables = read_answers(
-            systems, questions, bench.passages, reader,
+            systems, questions, bench.read, reader,
             Answering(e.reader_passages, None, e.reader_new_tokens, e.reader_batch_size),
             bench.settings.compute.device, bench.settings.compute.dtype,
         )  # fmt: skip
@@ -242,10 +245,11 @@ def under_both_llms(bench: Bench, ranked: Mapping[str, Rankings], judged: int, j
 
 def rerankers(bench: Bench) -> dict[str, Callable[[Rankings], Rankings]]:
     """LLM re-ranking of the first 20, by the teacher's model."""
-    llm, to = bench.judging.open_reranker(), {"questions": bench.questions, "passages": bench.passages, "top": RERANKED}
+    llm, to = bench.judging.open_reranker(), {"questions": bench.questions, "top": RERANKED}
+    plain, read = bench.passages, bench.read
     return {
-        "rerank": partial(rerank_by_query_likelihood, teacher=llm, template=bench.judging.query_template, **to),
-        "rerank_list": partial(rerank_by_list, model=llm.model, tokenizer=llm.tokenizer, window=RERANKED, **to),
+        "rerank": partial(rerank_by_query_likelihood, teacher=llm, passages=plain, template=bench.judging.query_template, **to),
+        "rerank_list": partial(rerank_by_list, model=llm.model, passages=read, tokenizer=llm.tokenizer, window=RERANKED, **to),
     }
 
 
@@ -287,7 +291,7 @@ def time_per_query(bench: Bench, ranking: Rankings, queries: int) -> dict:
             documents_path=w.path("documents"), passages_path=w.path("passages"), questions_path=w.path("questions"),
             encoder_path=student, base_path=None, release_path=bench.out / "release",
             recipe=IndexRecipe(**settings.index.model_dump(exclude={"base"})), scope=settings.scope,
-            passage_words=settings.ingest.passage_words, device=device,
+            passage_words=settings.ingest.passage_words, device=device, read_as=bench.read_as,
         )  # fmt: skip
         search = vector_search(Release(bench.out / "release", device), bench.questions, settings.scope, 10)
         slow = {name: reranking(rerank, ranking) for name, rerank in rerankers(bench).items()}
@@ -297,7 +301,7 @@ def time_per_query(bench: Bench, ranking: Rankings, queries: int) -> dict:
 
 def others(bench: Bench, ranked: Mapping[str, Rankings], on_some: Mapping[str, Rankings]) -> dict:
     """Retrieval of systems that are not trained, on the questions they were asked, and UAE's gain over them there."""
-    bm25 = rank_bm25(bench.questions, bench.passages, bench.settings.scope, None)
+    bm25 = rank_bm25(bench.questions, bench.read, bench.settings.scope, None)
     fused = {name: reciprocal_rank_fusion([bm25, ranking]) for name, ranking in ranked.items()}
     ours = bench.over_seeds({name: bench.metrics(ranking) for name, ranking in ranked.items()})
     tables = {

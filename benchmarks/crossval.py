@@ -28,6 +28,7 @@ from uae.measures.metrics import retrieval_metrics
 from uae.measures.statistics import Resampling
 from uae.pipeline.settings import load_settings
 from uae.pipeline.workspace import Workspace
+from uae.text.passage_template import PassageTemplate
 
 
 def held_out_folds(questions: pd.DataFrame, folds: int) -> list[pd.DataFrame]:
@@ -52,7 +53,7 @@ def main(
 ) -> None:
     workspace, params = Workspace(run, Path("models"), flat_reports=True), run / "params.yaml"
     settings = load_settings(params, overrides)
-    passages = read_table(workspace.path("passages"), PASSAGES)
+    passages = PassageTemplate(settings.passages.template).applied(read_table(workspace.path("passages"), PASSAGES))
     base = resolve(settings.models.student, workspace.model_cache)
     names = [parse_contender(text)[0] for text in contender]
     tables: dict[str, list[pd.DataFrame]] = {name: [] for name in (BASE, *names)}

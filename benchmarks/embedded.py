@@ -20,6 +20,7 @@ from uae.io.models import resolve
 from uae.io.tables import PASSAGES, QUESTIONS, read_table
 from uae.pipeline.settings import Settings
 from uae.retrievers.dense import encode, load_encoder
+from uae.text.passage_template import PassageTemplate
 
 _AT_ONCE = 50_000  # copies
 
@@ -43,13 +44,14 @@ def embed(settings: Settings, data: str, format: str, passages: int | None, ques
         texts, asked = read_table(place / "p", PASSAGES), read_table(place / "q", QUESTIONS)
     texts = texts.sample(min(passages or len(texts), len(texts)), random_state=settings.seed).sort_index()
     asked = asked.sample(min(questions, len(asked)), random_state=settings.seed).sort_index()
-    key = sha256_bytes(json.dumps([settings.models.student, list(texts["text"]), list(asked["text"])]))
+    read = PassageTemplate(settings.passages.template).texts(texts)
+    key = sha256_bytes(json.dumps([settings.models.student, read, list(asked["text"])]))
     path = folder / f"embedded-{key[:12]}.npz"
     if not path.exists():
         encoder = load_encoder(resolve(settings.models.student, Path("models")), "auto")
         np.savez(
             path,
-            passages=encode(encoder, texts["text"].tolist(), "document", "passages"),
+            passages=encode(encoder, read, "document", "passages"),
             questions=encode(encoder, asked["text"].tolist(), "query", "questions"),
         )
     with np.load(path) as stored:

@@ -10,12 +10,14 @@ from uae.corpus.ingest import ingest
 from uae.io.models import resolve
 from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table
 from uae.pipeline.settings import Settings
+from uae.text.passage_template import PassageTemplate
 
 
 def mined(
     settings: Settings, data: str, format: str, documents: int | None, top_k: int
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series]:
-    """Candidates, questions by question_id, and passages' texts by passage_id, of the whole dataset or its first documents."""
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, str]]:
+    """Candidates, questions by question_id, and what models read of passages by passage_id; of the first documents or all."""
+    read_as = PassageTemplate(settings.passages.template)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         ingest(
@@ -26,10 +28,10 @@ def mined(
         mine(
             passages_path=place / "p", questions_path=place / "q", candidates_path=place / "c",
             encoder_path=resolve(settings.models.student, Path("models")), scope="document", top_k=top_k,
-            holding_answer=0, random=0, gold=False, device="auto", seed=settings.seed,
+            holding_answer=0, random=0, gold=False, device="auto", seed=settings.seed, read_as=read_as,
         )  # fmt: skip
         return (
             read_table(place / "c", CANDIDATES),
             read_table(place / "q", QUESTIONS).set_index("question_id"),
-            read_table(place / "p", PASSAGES).set_index("passage_id")["text"],
+            read_as.by_id(read_table(place / "p", PASSAGES)),
         )

@@ -16,6 +16,7 @@ from uae.measures.metrics import answer_metrics
 from uae.pipeline.chain import STAGES, run_stage
 from uae.pipeline.settings import load_settings
 from uae.pipeline.workspace import Workspace
+from uae.text.passage_template import PassageTemplate
 
 VARIANTS = {
     "question alone": lambda question, passage: f"{passage}\n\nQuestion: {question}\nAnswer:",
@@ -30,7 +31,7 @@ def main(asked: int = 40) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         workspace = Workspace(Path(scratch))
         run_stage(STAGES["ingest"], settings, workspace)
-        texts = read_table(workspace.path("passages"), PASSAGES).set_index("passage_id")["text"]
+        texts = PassageTemplate(settings.passages.template).by_id(read_table(workspace.path("passages"), PASSAGES))
         questions = read_table(workspace.path("questions"), QUESTIONS)
     questions = questions[questions["split"] == "test"][:asked]
     reader = Reader(

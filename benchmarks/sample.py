@@ -16,6 +16,7 @@ from uae.pipeline.chain import STAGES, run_stage
 from uae.pipeline.settings import load_settings
 from uae.pipeline.workspace import Workspace
 from uae.retrievers.dense import encode, load_encoder
+from uae.text.passage_template import PassageTemplate
 
 
 def main() -> None:
@@ -25,7 +26,10 @@ def main() -> None:
         run_stage(STAGES["ingest"], settings, workspace)
         passages, questions = (read_table(workspace.path(n), s) for n, s in (("passages", PASSAGES), ("questions", QUESTIONS)))
         encoder = load_encoder(resolve(settings.models.student, workspace.model_cache), settings.compute.device)
-    vectors = encode(encoder, questions["text"].tolist(), "query"), encode(encoder, passages["text"].tolist(), "document")
+    vectors = (
+        encode(encoder, questions["text"].tolist(), "query"),
+        encode(encoder, PassageTemplate(settings.passages.template).texts(passages), "document"),
+    )
     rankings = {r.question_id: r.passage_ids for r in rank(questions, passages, *vectors, "document")}
     evidence = dict(zip(questions["question_id"], questions["evidence"], strict=True))
     table = retrieval_metrics(rankings, evidence, [1, 5]).join(questions.set_index("question_id")["split"])

@@ -14,11 +14,13 @@ from typing import Annotated
 import pandas as pd
 import typer
 
+from uae.io.models import resolve
 from uae.io.tables import PASSAGES, QUESTIONS, read_table
 from uae.measures.metrics import retrieval_metrics
 from uae.measures.ranking import rank
+from uae.pipeline.chain import STAGES, run_stage
 from uae.pipeline.settings import load_settings
-from uae.pipeline.stages import STAGES, Workspace
+from uae.pipeline.workspace import Workspace
 from uae.retrievers.dense import encode, load_encoder
 from uae.retrievers.lexical import rank_bm25
 from uae.text.passage_template import PLAIN, PassageTemplate
@@ -43,9 +45,9 @@ def measure(format: str, path: str, split: str, changed: list[str]) -> dict:
     settings = load_settings(Path("params.yaml"), [f"ingest.format={format}", f"ingest.path={path}", *changed])
     with tempfile.TemporaryDirectory() as scratch:
         workspace = Workspace(Path(scratch))
-        STAGES["ingest"](settings, workspace)
+        run_stage(STAGES["ingest"], settings, workspace)
         passages, questions = (read_table(workspace.path(n), s) for n, s in (("passages", PASSAGES), ("questions", QUESTIONS)))
-        encoder = load_encoder(workspace.model(settings.models.student), settings.compute.device)
+        encoder = load_encoder(resolve(settings.models.student, workspace.model_cache), settings.compute.device)
     asked = questions[(questions["evidence"].str.len() > 0) & (questions["split"].eq(split) | (split == ""))].reset_index(
         drop=True
     )

@@ -12,6 +12,7 @@ from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table, write_tab
 from uae.measures.ranking import rank
 from uae.retrievers.dense import encode, load_encoder
 from uae.text.answer_match import normalised, telling, texts_holding
+from uae.text.passage_template import TEXT_ALONE, PassageTemplate
 
 _LABELLED_SPLITS = ("train", "validation")
 
@@ -28,6 +29,7 @@ def mine(
     gold: bool,
     device: str,
     seed: int,
+    read_as: PassageTemplate = TEXT_ALONE,
 ) -> dict:
     """Write the pairs to label for the train and validation questions. Returns counts.
 
@@ -38,6 +40,7 @@ def mine(
         holding_answer: passages that hold one of the question's gold answers word for word (see ``holders``), at most so many,
             the base encoder's first ones. Where nobody marked evidence, they are most likely what it would be.
         random: drawn from the rest of the scope.
+        read_as: what the encoder reads of a passage. Answers are looked for in the text alone.
         gold: the evidence passages, too.
 
     Raises:
@@ -52,7 +55,7 @@ def mine(
         passages = passages[passages["doc_id"].isin(set(questions["doc_id"]))]
     encoder = load_encoder(encoder_path, device)
     question_vectors = encode(encoder, questions["text"].tolist(), "query", "questions")
-    passage_vectors = encode(encoder, passages["text"].tolist(), "document", "passages")
+    passage_vectors = encode(encoder, read_as.texts(passages), "document", "passages")
     rankings = rank(questions, passages, question_vectors, passage_vectors, scope)
     holding = holders(questions, passages, scope) if holding_answer else {}
     rows = []

@@ -20,6 +20,7 @@ from uae.measures.metrics import retrieval_metrics
 from uae.measures.statistics import Resampling
 from uae.release.manifest import read_manifest
 from uae.retrievers.lexical import rank_bm25
+from uae.text.passage_template import PassageTemplate
 
 BM25, HYBRID = "bm25", "hybrid"
 _CURVE_DEPTH = 10
@@ -78,18 +79,20 @@ def evaluate(
     """
     manifest = read_manifest(inputs.release)
     passages, everything = read_table(inputs.passages, PASSAGES), read_table(inputs.questions, QUESTIONS)
+    read_as = PassageTemplate(manifest.dense().passage_template)  # every system reads passages as the release does
+    read = read_as.applied(passages)
     questions = choose_questions(everything)
     documents = questions.set_index("question_id")["doc_id"]
     folders = {BASE: inputs.base, **inputs.rivals, UAE: manifest.dense().encoder_folder(inputs.release)}
-    rankings = _retrieve(folders, questions, passages, scope, device)
+    rankings = _retrieve(folders, questions, read, scope, device)
     parts: dict[str, Any] = {}
     if llm is not None:
-        more, parts = with_llm(llm, rankings, questions, passages, inputs.release, scope, resampling)
+        more, parts = with_llm(llm, rankings, questions, passages, read_as, inputs.release, scope, resampling)
         rankings |= more
     evidence = dict(zip(questions["question_id"], questions["evidence"], strict=True))
     found = {system: rankings[system] for system in folders}
     answers = {
-        name: read_answers(found, questions, passages, path, answering, device, dtype) for name, path in inputs.readers.items()
+        name: read_answers(found, questions, read, path, answering, device, dtype) for name, path in inputs.readers.items()
     }
     first = next(iter(answers.values()))
     scores = _scores(rankings, evidence, cutoffs, first)

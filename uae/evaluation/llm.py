@@ -20,6 +20,7 @@ from uae.retrievers.lexical import Bm25
 from uae.teacher.asking import Asked
 from uae.teacher.engines.local import CausalTeacher, load_teacher
 from uae.teacher.prompts import Template
+from uae.text.passage_template import PassageTemplate
 
 QUERY_LIKELIHOOD, LIST_WISE, CEILING = "rerank_query_likelihood", "rerank_list", "ceiling"
 _FOUND = 10  # passages that a query asks for when its time is taken
@@ -54,6 +55,7 @@ def with_llm(
     rankings: Mapping[str, Rankings],
     questions: pd.DataFrame,
     passages: pd.DataFrame,
+    read_as: PassageTemplate,
     release_path: Path,
     scope: str,
     resampling: Resampling,
@@ -66,14 +68,14 @@ def with_llm(
     judged = _utilities(llm, llm.teacher, chosen, asked, passages)
     found = {CEILING: ceiling(chosen[BASE], judged, llm.top_k)}
     parts = {"held_out": held_out(llm, judged, chosen, asked, passages, resampling)}
-    reranker = llm.open_reranker()
+    reranker, read = llm.open_reranker(), read_as.applied(passages)
     rerankers = {
         QUERY_LIKELIHOOD: partial(
             rerank_by_query_likelihood, questions=asked, passages=passages, teacher=reranker, template=llm.query_template,
             top=llm.top_k,
         ),
         LIST_WISE: partial(
-            rerank_by_list, questions=asked, passages=passages, model=reranker.model, tokenizer=reranker.tokenizer,
+            rerank_by_list, questions=asked, passages=read, model=reranker.model, tokenizer=reranker.tokenizer,
             top=llm.top_k, window=llm.window,
         ),
     }  # fmt: skip
@@ -82,7 +84,7 @@ def with_llm(
     if llm.timed_queries:
         release = Release(release_path, llm.device)
         systems = {
-            "bm25": lexical_search(Bm25(passages), asked, scope, _FOUND),
+            "bm25": lexical_search(Bm25(read), asked, scope, _FOUND),
             UAE: vector_search(release, asked, scope, _FOUND),
             **{name: reranking(rerank, chosen[BASE]) for name, rerank in rerankers.items()},
         }

@@ -63,11 +63,11 @@ def passage_utilities(
     """
     if pairs.empty:
         return pairs[_PAIR].assign(utility=pd.Series(dtype=np.float64))
-    by_id, texts = questions.set_index("question_id"), passages.set_index("passage_id")["text"]
+    by_id = questions.set_index("question_id")
     store = LabelStore(store_path, readings_per_part)
     with store.writing():
         work = [
-            (asked, template, list(wanted(asked, template, pairs, by_id, texts, answers_per_question)))
+            (asked, template, list(wanted(asked, template, pairs, by_id, template.passages(passages), answers_per_question)))
             for template in asked.templates
         ]
         done = store.keys()

@@ -53,12 +53,13 @@ def rerank_by_query_likelihood(
 
     Args:
         questions, passages: of their schemas; those that are ranked must be among them.
-        template: its question piece has no placeholder: the question is what is scored, and stands in the answer's place.
+        template: its question piece has no placeholder: the question is what is scored, and stands in the answer's place. It
+            also says what is read of a passage.
 
     Raises:
         InputError, ModelError: as ``Teacher.plan`` and ``Teacher.read``.
     """
-    asked, texts = _texts(questions, "question_id"), _texts(passages, "passage_id")
+    asked, texts = _texts(questions, "question_id"), template.passages(passages)
     pairs = sorted((passage_id, question_id) for question_id, (ids, _) in rankings.items() for passage_id in ids[:top])
     work = [
         Pair(
@@ -97,7 +98,7 @@ def rerank_by_list(
     Scores say how many passages stand behind, itself counted: logits of two windows do not compare.
 
     Args:
-        questions, passages: of their schemas; those that are ranked must be among them.
+        questions, passages: of their schemas; those that are ranked must be among them. A passage's text is what the model reads.
         model, tokenizer: as ``uae.teacher.engines.local.load_causal_lm`` gives them.
         window: passages in one prompt at most, 2 to 52.
 

@@ -172,8 +172,12 @@ def _fitted(student: Path, prepared: Prepared, base_path: Path, options: TrainOp
 
 
 def rankings_path(folder: Path, name: str, encoder: Path, asked: pd.DataFrame, passages: pd.DataFrame, scope: str) -> Path:
-    """Where a comparison keeps this encoder's rankings of these questions."""
-    of = sha256_bytes(test_set_hash(asked, passages, scope), fingerprint(encoder))[:12]
+    """Where a comparison keeps this encoder's rankings of these questions.
+
+    Args:
+        passages: as the encoder reads them (``PassageTemplate.applied``).
+    """
+    of = sha256_bytes(test_set_hash(asked, passages, scope), fingerprint(encoder), *passages["text"])[:12]
     return folder / "runs" / f"{name}-{of}.parquet"
 
 

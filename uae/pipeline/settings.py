@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 from uae.corpus.adapters import ADAPTERS
 from uae.io.errors import ConfigError, without_user_info
 from uae.io.options import Count, Fraction, NearDuplicate, Options, Positive
+from uae.text.passage_template import PassageTemplate
 from uae.training.options import TrainOptions
 
 Scope = Literal["document", "corpus"]
@@ -59,6 +60,19 @@ class IngestSettings(Options):
         if name not in ADAPTERS:
             raise ValueError(f"the formats are {', '.join(ADAPTERS)}")
         return name
+
+
+class PassageSettings(Options):
+    template: str
+
+    @field_validator("template")
+    @classmethod
+    def _can_be_filled(cls, value: str) -> str:
+        try:
+            PassageTemplate(value)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return value
 
 
 class QuestionCounts(Options):
@@ -210,6 +224,7 @@ class Settings(Options):
     models: ModelSettings
     teachers: Annotated[dict[Name, TeacherSettings], Field(min_length=1)]
     ingest: IngestSettings
+    passages: PassageSettings
     validate_: Annotated[ValidateSettings, Field(alias="validate")]
     candidates: CandidateSettings
     label: LabelSettings

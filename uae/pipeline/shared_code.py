@@ -15,5 +15,6 @@ RELEASE = (
     "uae/retrievers/onnx_encoder.py",
     "uae/retrievers/torch_encoder.py",
     "uae/retrievers/serving_forms.py",
+    "uae/text/passage_template.py",
 )
 REGISTRY = ("uae/registry/tracking.py", "uae/registry/anchor.py", "uae/registry/place.py", "uae/registry/errors.py")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from uae.pipeline.settings import ComputeSettings, LabelSettings, TeacherSettings, TemplateSettings
+from uae.pipeline.settings import ComputeSettings, LabelSettings, PassageSettings, TeacherSettings, TemplateSettings
 from uae.pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 
 def asked_teachers(
-    teachers: Mapping[str, TeacherSettings], sizes: LabelSettings, compute: ComputeSettings, w: Workspace
+    teachers: Mapping[str, TeacherSettings],
+    passages: PassageSettings,
+    sizes: LabelSettings,
+    compute: ComputeSettings,
+    w: Workspace,
 ) -> "list[Asked]":
     """Every teacher with its questions. A local model is fetched now and opened when it is asked."""
     from uae.teacher.asking import Asked
@@ -30,18 +34,18 @@ def asked_teachers(
                 method=teacher.method,
                 grades=teacher.grades or (),
                 weight=teacher.weight,
-                templates=tuple(template_of(template) for template in teacher.templates),
-                check_templates=tuple(template_of(template) for template in teacher.check_templates),
+                templates=tuple(template_of(template, passages) for template in teacher.templates),
+                check_templates=tuple(template_of(template, passages) for template in teacher.check_templates),
                 open=open_teacher,
             )
         )
     return asked
 
 
-def template_of(template: TemplateSettings) -> "Template":
+def template_of(template: TemplateSettings, passages: PassageSettings) -> "Template":
     from uae.teacher.prompts import Template
 
-    return Template(**template.model_dump())
+    return Template(**template.model_dump(), passage_template=passages.template)
 
 
 def open_local(folder: Path, fingerprint: str, sizes: LabelSettings, compute: ComputeSettings) -> "Teacher":

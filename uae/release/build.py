@@ -12,9 +12,8 @@ from uae.release.legs.dense import DenseEntry
 from uae.release.manifest import BASE, UAE, Manifest, SystemEntry
 from uae.release.migrations import FORMAT
 from uae.release.tables import RELEASE_DOCUMENTS, RELEASE_PASSAGES
-from uae.text.passage_template import PLAIN, PassageTemplate
+from uae.text.passage_template import TEXT_ALONE, PassageTemplate
 
-TEXT_ALONE = PassageTemplate(PLAIN)
 __all__ = ["BuiltRelease", "IndexRecipe", "build_release"]
 
 _DENSE = "dense"

@@ -35,13 +35,13 @@ def labelling_cost(
         ArtefactError: a stage before has not run, or the store has damaged parts.
     """
     candidates = read_table(candidates_path, CANDIDATES)
-    passages = read_table(passages_path, PASSAGES).set_index("passage_id")["text"]
+    passages = read_table(passages_path, PASSAGES)
     questions = read_table(questions_path, QUESTIONS).set_index("question_id")
     done = stored_keys([store_path, *adopts])
     work = {asked.name: [] for asked in teachers}
     stored = {asked.name: 0 for asked in teachers}
     for asked, template, table in passes(teachers, candidates, check_questions):
-        pairs = list(wanted(asked, template, table, questions, passages, answers_per_question))
+        pairs = list(wanted(asked, template, table, questions, template.passages(passages), answers_per_question))
         stored[asked.name] += sum(pair.key in done for pair in pairs)
         work[asked.name] += [(template, w) for w in windows(pairs) if any(pair.key not in done for pair in w)]
     return [_cost(asked, work[asked.name], stored[asked.name], done, calibration_s) for asked in teachers]

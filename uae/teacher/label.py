@@ -80,10 +80,10 @@ def ask(
         adopts: stores whose readings are copied instead of being asked again.
     """
     candidates = read_table(candidates_path, CANDIDATES)
-    passages = read_table(passages_path, PASSAGES).set_index("passage_id")["text"]
+    passages = read_table(passages_path, PASSAGES)
     questions = read_table(questions_path, QUESTIONS).set_index("question_id")
     work = [
-        (asked, template, list(wanted(asked, template, table, questions, passages, answers_per_question)))
+        (asked, template, list(wanted(asked, template, table, questions, template.passages(passages), answers_per_question)))
         for asked, template, table in passes(teachers, candidates, check_questions)
     ]
     store = LabelStore(store_path, readings_per_part)

@@ -2,20 +2,35 @@
 
 from dataclasses import dataclass
 
+import pandas as pd
+
 from uae.io.files import sha256_bytes
+from uae.text.passage_template import PLAIN, PassageTemplate
 
 
 @dataclass(frozen=True)
 class Template:
-    """Three pieces with one placeholder each. The prompt without a passage is the same text less the first piece."""
+    """Three pieces with one placeholder each. The prompt without a passage is the same text less the first piece.
+
+    ``passage_template`` says what stands for {passage}: the passage's text, or its title and section as well.
+    """
 
     passage: str
     question: str
     answer: str
+    passage_template: str = PLAIN
 
     @property
     def hash(self) -> str:
-        return sha256_bytes(self.passage, self.question, self.answer)[:16]
+        """Readings are stored under it: where a prompt's words change, the teacher is asked anew."""
+        pieces = [self.passage, self.question, self.answer]
+        if self.passage_template != PLAIN:
+            pieces.append(self.passage_template)
+        return sha256_bytes(*pieces)[:16]
+
+    def passages(self, table: pd.DataFrame) -> dict[str, str]:
+        """passage_id -> what stands for {passage}. ``table`` is of the schema PASSAGES."""
+        return PassageTemplate(self.passage_template).by_id(table)
 
     def prompt(self, question: str, passage: str | None) -> str:
         # replace(), not format(): the texts may hold braces

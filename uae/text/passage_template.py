@@ -60,6 +60,13 @@ class PassageTemplate:
         columns: Sequence[pd.Series] = [passages[name] for name in _NAMES]
         return [self.render(title, section, text) for title, section, text in zip(*columns, strict=True)]
 
+    def by_id(self, passages: pd.DataFrame) -> dict[str, str]:
+        """passage_id -> what models read of it."""
+        return dict(zip(passages["passage_id"], self.texts(passages), strict=True))
+
     def applied(self, passages: pd.DataFrame) -> pd.DataFrame:
         """The same rows with what models read as their text."""
         return passages.assign(text=self.texts(passages))
+
+
+TEXT_ALONE = PassageTemplate(PLAIN)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table
+from uae.text.passage_template import TEXT_ALONE, PassageTemplate
 from uae.training.examples import Example, build_examples, evidence_texts, labelled_pairs, require_questions
 from uae.training.false_negatives import known_false_negatives
 from uae.training.options import TrainOptions
@@ -32,10 +33,15 @@ class TrainingData:
         store_path: Path,
         manifest_path: Path,
         aggregation: Mapping[str, str],
+        read_as: PassageTemplate = TEXT_ALONE,
     ) -> "TrainingData":
+        """
+        Args:
+            read_as: what the student reads of a passage: it becomes the passage's text here.
+        """
         return cls(
             candidates=read_table(candidates_path, CANDIDATES),
-            passages=read_table(passages_path, PASSAGES),
+            passages=read_as.applied(read_table(passages_path, PASSAGES)),
             questions=read_table(questions_path, QUESTIONS),
             stores=(store_path,),
             manifest_path=manifest_path,

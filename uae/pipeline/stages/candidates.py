@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from uae.pipeline.settings import CandidateSettings, Scope
+from uae.pipeline.settings import CandidateSettings, PassageSettings, Scope
 from uae.pipeline.shared_code import ENCODER, MODELS, TABLES
 from uae.pipeline.stage import Key, Parameters, Stage
 from uae.pipeline.workspace import Workspace
@@ -13,12 +13,14 @@ class CandidateParameters(Parameters):
     scope: Scope
     device: Annotated[str, Key("compute.device")]
     student: Annotated[str, Key("models.student")]
+    passages: PassageSettings
     candidates: CandidateSettings
 
 
 def run(p: CandidateParameters, w: Workspace) -> dict[str, Any]:
     from uae.candidates.mine import mine
     from uae.io.models import resolve
+    from uae.text.passage_template import PassageTemplate
 
     return mine(
         passages_path=w.path("passages"),
@@ -32,6 +34,7 @@ def run(p: CandidateParameters, w: Workspace) -> dict[str, Any]:
         gold=p.candidates.gold,
         device=p.device,
         seed=p.seed,
+        read_as=PassageTemplate(p.passages.template),
     )
 
 
@@ -45,6 +48,7 @@ STAGE = Stage(
     code=(
         "uae/candidates",
         "uae/text/answer_match.py",
+        "uae/text/passage_template.py",
         "uae/measures/ranking.py",
         *MODELS,
         *ENCODER,

@@ -8,6 +8,7 @@ from uae.pipeline.settings import (
     EvaluateSettings,
     LabelSettings,
     ModelSettings,
+    PassageSettings,
     Scope,
     TeacherSettings,
     UtilitySettings,
@@ -27,6 +28,7 @@ class EvaluateParameters(Parameters):
     compute: ComputeSettings
     models: ModelSettings
     teachers: dict[str, TeacherSettings]
+    passages: PassageSettings
     label: LabelSettings
     utility: UtilitySettings
     evaluate: EvaluateSettings
@@ -76,7 +78,7 @@ def llm_terms(p: EvaluateParameters, w: Workspace) -> "LlmTerms":
     from uae.io.models import fingerprint, resolve
 
     llm = p.evaluate.llm
-    teacher = asked_teachers(p.teachers, p.label, p.compute, w)[0]
+    teacher = asked_teachers(p.teachers, p.passages, p.label, p.compute, w)[0]
     held_out = None
     if p.models.held_out:
         path = resolve(p.models.held_out, w.model_cache)
@@ -90,7 +92,7 @@ def llm_terms(p: EvaluateParameters, w: Workspace) -> "LlmTerms":
         timed_queries=llm.timed_queries,
         reranker_path=reader,
         reranker_fingerprint=fingerprint(reader),
-        query_template=template_of(llm.query_template),
+        query_template=template_of(llm.query_template, p.passages),
         device=p.compute.device,
         dtype=p.compute.dtype,
         teacher=teacher,

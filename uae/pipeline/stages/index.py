@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from uae.pipeline.settings import IndexSettings, Scope
+from uae.pipeline.settings import IndexSettings, PassageSettings, Scope
 from uae.pipeline.shared_code import MODELS, TABLES
 from uae.pipeline.stage import Key, Parameters, Stage
 from uae.pipeline.workspace import Workspace
@@ -13,12 +13,14 @@ class IndexParameters(Parameters):
     device: Annotated[str, Key("compute.device")]
     student: Annotated[str, Key("models.student")]
     passage_words: Annotated[int, Key("ingest.passage_words")]
+    passages: PassageSettings
     index: IndexSettings
 
 
 def run(p: IndexParameters, w: Workspace) -> dict[str, Any]:
     from uae.io.models import resolve
     from uae.release.build import IndexRecipe, build_release
+    from uae.text.passage_template import PassageTemplate
 
     built = build_release(
         documents_path=w.path("documents"),
@@ -31,6 +33,7 @@ def run(p: IndexParameters, w: Workspace) -> dict[str, Any]:
         scope=p.scope,
         passage_words=p.passage_words,
         device=p.device,
+        read_as=PassageTemplate(p.passages.template),
     )
     return built.manifest.model_dump(mode="json") | {"index_reused": built.index_reused}
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from uae.pipeline.settings import ComputeSettings, LabelSettings, TeacherSettings, UtilitySettings
+from uae.pipeline.settings import ComputeSettings, LabelSettings, PassageSettings, TeacherSettings, UtilitySettings
 from uae.pipeline.shared_code import MODELS, TABLES
 from uae.pipeline.stage import Parameters, Stage
 from uae.pipeline.teachers import asked_teachers
@@ -14,6 +14,7 @@ from uae.pipeline.workspace import Workspace
 class LabelParameters(Parameters):
     compute: ComputeSettings
     teachers: dict[str, TeacherSettings]
+    passages: PassageSettings
     label: LabelSettings
     utility: UtilitySettings
 
@@ -25,7 +26,7 @@ def run(p: LabelParameters, w: Workspace) -> dict[str, Any]:
     summary = label(
         **_tables(w),
         manifest_path=w.path("label_manifest"),
-        teachers=asked_teachers(p.teachers, p.label, p.compute, w),
+        teachers=asked_teachers(p.teachers, p.passages, p.label, p.compute, w),
         answers_per_question=p.label.answers_per_question,
         check_questions=p.label.check_questions,
         readings_per_part=p.label.readings_per_part,
@@ -57,7 +58,7 @@ def plan_labels(p: LabelParameters, w: Workspace, calibration_s: float) -> Seque
 
     return labelling_cost(
         **_tables(w),
-        teachers=asked_teachers(p.teachers, p.label, p.compute, w),
+        teachers=asked_teachers(p.teachers, p.passages, p.label, p.compute, w),
         answers_per_question=p.label.answers_per_question,
         check_questions=p.label.check_questions,
         calibration_s=calibration_s,
@@ -96,6 +97,7 @@ STAGE = Stage(
     keeps=("labels",),
     code=(
         "uae/teacher",
+        "uae/text/passage_template.py",
         "uae/validation",
         "uae/measures/metrics.py",
         "uae/measures/statistics.py",

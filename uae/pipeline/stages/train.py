@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from uae.pipeline.settings import (
     ComputeSettings,
     LabelSettings,
+    PassageSettings,
     Scope,
     TeacherSettings,
     TrackingSettings,
@@ -28,6 +29,7 @@ class TrainParameters(Parameters):
     compute: ComputeSettings
     student: Annotated[str, Key("models.student")]
     teachers: dict[str, TeacherSettings]
+    passages: PassageSettings
     label: LabelSettings
     utility: UtilitySettings
     train: TrainOptions
@@ -70,6 +72,7 @@ def run(p: TrainParameters, w: Workspace) -> dict[str, Any]:
 
 def training_data(p: TrainParameters, w: Workspace, questions_path: Path) -> "TrainingData":
     """The labelled pairs of the workspace."""
+    from uae.text.passage_template import PassageTemplate
     from uae.training.data import TrainingData
 
     return TrainingData.read(
@@ -79,6 +82,7 @@ def training_data(p: TrainParameters, w: Workspace, questions_path: Path) -> "Tr
         store_path=w.path("labels"),
         manifest_path=w.path("label_manifest"),
         aggregation=aggregation(p.utility),
+        read_as=PassageTemplate(p.passages.template),
     )
 
 
@@ -98,7 +102,7 @@ def more_labels(p: TrainParameters, w: Workspace, store_path: Path) -> "MoreLabe
             passages_path=w.path("passages"),
             questions_path=w.path("questions"),
             store_path=store_path,
-            teachers=asked_teachers(p.teachers, p.label, p.compute, w),
+            teachers=asked_teachers(p.teachers, p.passages, p.label, p.compute, w),
             answers_per_question=p.label.answers_per_question,
             check_questions=0,
             readings_per_part=p.label.readings_per_part,
@@ -119,6 +123,7 @@ STAGE = Stage(
     code=(
         "uae/training",
         "uae/teacher",
+        "uae/text/passage_template.py",
         *REGISTRY,
         "uae/text/answer_match.py",
         "uae/text/near_duplicates.py",
