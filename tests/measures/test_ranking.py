@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 
 from uae.io.errors import InputError
+from uae.measures import ranking
 from uae.measures.ranking import rank
 
 PASSAGES = pd.DataFrame({"passage_id": ["pd", "pa", "pc", "pb", "pe"], "doc_id": ["d1", "d1", "d2", "d1", "d2"]})
@@ -96,5 +97,26 @@ def test_no_questions_give_no_rankings():
 
 
 def test_vectors_of_another_number_than_questions_are_an_error():
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="2 questions and 1 vectors"):
         list(rank(ask("d1", "d1"), PASSAGES, vectors(EAST), VECTORS, "document"))
+
+
+@pytest.mark.parametrize("depth", [None, 0, 1, 7, 60])
+@pytest.mark.parametrize("scope", ["document", "corpus"])
+def test_blocks_change_nothing(monkeypatch, depth, scope):
+    """Many ties over the blocks' borders, and documents whose rows do not stand together."""
+    generator = np.random.default_rng(3)
+    rows = generator.integers(-1, 2, size=(53, 4)).astype(np.float32)
+    passages = pd.DataFrame(
+        {"passage_id": [f"p{n:02}" for n in generator.permutation(53)], "doc_id": ["d1", "d2", "d3"] * 17 + ["d1"] * 2}
+    )
+    asked, questions = ask(*["d2", "d1", "d9", "d3"] * 4), generator.integers(-1, 2, size=(16, 4)).astype(np.float32)
+    whole = list(rank(asked, passages, questions, rows, scope, depth))
+    monkeypatch.setattr(ranking, "_PASSAGES", 5)
+    monkeypatch.setattr(ranking, "_QUESTIONS", 3)
+    assert list(rank(asked, passages, questions, rows, scope, depth)) == whole
+    for found, doc_id, vector in zip(whole, asked["doc_id"], questions, strict=True):
+        within = passages["doc_id"].eq(doc_id) | (scope == "corpus")
+        scores = dict(zip(passages["passage_id"][within], (rows @ vector)[within], strict=True))
+        assert found.passage_ids == sorted(scores, key=lambda key: (-scores[key], key))[:depth]
+        assert found.scores == [scores[key] for key in found.passage_ids]

@@ -10,7 +10,7 @@ import regex
 import Stemmer
 from bm25s.stopwords import STOPWORDS_EN
 
-from uae.io.errors import InputError
+from uae.measures.ranking import best_first, check_scope, places, rows_by_document
 
 # Lucene's own. Passages of one corpus are of about one length, so that b decides little.
 _K1, _B = 1.2, 0.75
@@ -38,9 +38,9 @@ class Bm25:
         else:
             self._index = None
         self._ids = passages["passage_id"].to_numpy()
-        self._by_id = np.argsort(np.argsort(self._ids))
+        self._by_id = places(self._ids)
         self._everywhere = np.arange(len(self._ids))
-        self._rows = passages.reset_index(drop=True).groupby("doc_id").indices
+        self._rows = rows_by_document(passages)
 
     def search(self, text: str, doc_id: str | None, depth: int | None) -> tuple[list[str], list[float]]:
         """The best ``depth`` passages (None: all) of one document (None: of all), and their scores, ties by id.
@@ -50,7 +50,7 @@ class Bm25:
         rows = self._everywhere if doc_id is None else self._rows.get(doc_id, self._everywhere[:0])
         # Rounded: sums of the same numbers in another order differ in their last bits, and must tie.
         scores = np.round(self._scores(_terms(text))[rows], 9)
-        best = np.lexsort((self._by_id[rows], -scores))[:depth]
+        best = best_first(scores, self._by_id[rows], depth)
         return self._ids[rows[best]].tolist(), scores[best].tolist()
 
     def _scores(self, terms: list[str]) -> np.ndarray:
@@ -70,11 +70,7 @@ def rank_bm25(
     Raises:
         InputError: scope is ``document`` and a question belongs to none.
     """
-    if scope == "document" and (orphans := questions.loc[questions["doc_id"] == "", "source"].tolist()):
-        raise InputError(
-            f"{orphans[0]}: this question belongs to no document (nor do {len(orphans) - 1} more), so it cannot be answered "
-            "within one: set scope to corpus"
-        )
+    check_scope(questions, scope)
     index = Bm25(passages)
     return {
         question_id: index.search(text, doc_id if scope == "document" else None, depth)
