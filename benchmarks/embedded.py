@@ -38,7 +38,7 @@ def embed(settings: Settings, data: str, format: str, passages: int | None, ques
         place = Path(scratch)
         ingest(
             path=data, format=format, documents_path=place / "d", passages_path=place / "p", questions_path=place / "q",
-            max_documents=None, passage_words=settings.ingest.passage_words,
+            report_path=place / "r", max_documents=None, passage_words=settings.ingest.passage_words,
             split={"train": 1.0, "validation": 0.0, "test": 0.0}, seed=settings.seed,
         )  # fmt: skip
         texts, asked = read_table(place / "p", PASSAGES), read_table(place / "q", QUESTIONS)

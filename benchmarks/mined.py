@@ -22,7 +22,7 @@ def mined(
         place = Path(folder)
         ingest(
             path=data, format=format, documents_path=place / "d", passages_path=place / "p", questions_path=place / "q",
-            max_documents=documents, passage_words=settings.ingest.passage_words,
+            report_path=place / "r", max_documents=documents, passage_words=settings.ingest.passage_words,
             split={"train": 1.0, "validation": 0.0, "test": 0.0}, seed=settings.seed,
         )  # fmt: skip
         mine(

@@ -6,6 +6,7 @@ import pytest
 from uae.candidates import mine as stage
 from uae.io.errors import ArtefactError
 from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table, write_table
+from uae.text.passage_template import PassageTemplate
 
 WORDS = ["oil", "wick", "horn", "bell", "rope", "clock", "glass", "storm"]
 
@@ -44,11 +45,11 @@ def mine(tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "load_encoder", lambda folder, device: None)
     monkeypatch.setattr(stage, "encode", encode)
 
-    def run(questions=QUESTION_ROWS, scope="document", top_k=2, random=2, gold=True, holding=0, passages=PASSAGE_ROWS):
+    def run(questions=QUESTION_ROWS, scope="document", top_k=2, random=2, gold=True, holding=0, passages=PASSAGE_ROWS, **more):
         paths = [tmp_path / f"{name}.parquet" for name in ("passages", "questions", "candidates")]
         write_table(paths[0], PASSAGES, passages)
         write_table(paths[1], QUESTIONS, questions)
-        summary = stage.mine(*paths, tmp_path, scope, top_k, holding, random, gold, "cpu", 13)
+        summary = stage.mine(*paths, tmp_path, scope, top_k, holding, random, gold, "cpu", 13, **more)
         return summary, read_table(paths[2], CANDIDATES)
 
     return run
@@ -124,3 +125,11 @@ def test_more_questions_change_no_other_questions_pairs(mine):
 def test_nothing_to_label_is_said(mine, questions):
     with pytest.raises(ArtefactError, match=r"questions\.parquet: no question is in the split train or validation"):
         mine(questions)
+
+
+def test_the_encoder_reads_headings_and_answers_are_looked_for_in_the_text_alone(mine):
+    rows = [row | {"text": f"It holds {n}.", "section": f"The {row['text']}"} for n, row in enumerate(PASSAGE_ROWS)]
+    asked = [question(1, "d1", "bell", answers=["the bell"])]
+    read_as = PassageTemplate("{section}\n{text}")
+    _, table = mine(asked, top_k=1, random=0, gold=False, holding=9, passages=rows, read_as=read_as)
+    assert table[["passage_id", "source"]].to_numpy().tolist() == [["d1-3", "dense"]]

@@ -17,6 +17,7 @@ from uae.io.errors import ArtefactError, InputError
 from uae.io.files import sha256_file
 from uae.io.models import fingerprint
 from uae.io.tables import DOCUMENTS, PASSAGES, read_table, write_table
+from uae.registry.promote import measure_release
 from uae.release.build import BuiltRelease, IndexRecipe, build_release
 from uae.release.manifest import read_manifest, seal
 from uae.release.open import Release
@@ -24,6 +25,7 @@ from uae.release.tables import RELEASE_DOCUMENTS, RELEASE_PASSAGES
 from uae.retrievers.dense import encode, load_encoder
 from uae.retrievers.document_side import document_fingerprint
 from uae.retrievers.torch_encoder import TorchEncoder
+from uae.text.passage_template import PassageTemplate
 from uae.training.towers import build_student
 
 GRAPH = "legs/dense/serving/encoder.onnx"
@@ -609,3 +611,49 @@ def test_what_is_no_text_is_an_input_error(release):
     for texts in ([3], [None], "one text"):
         with pytest.raises(InputError):
             opened.encode(texts, "query")
+
+
+HEADED = PassageTemplate("{title}: {section}\n{text}")
+
+
+def test_the_index_holds_what_the_template_makes_of_a_passage_and_the_hits_the_plain_text(project, tiny_encoder):
+    plain = read_manifest(project / "release")
+    built = build(project, tiny_encoder, base_path=tiny_encoder, read_as=HEADED)
+    templates = [manifest.dense().passage_template for manifest in (plain, built.manifest)]
+    assert templates == ["{text}", HEADED.template]
+    assert built.manifest.fingerprint != plain.fingerprint
+    assert not built.index_reused
+    encoder = load_encoder(tiny_encoder, "cpu")
+    read = [f"Title {'d1' if n < 3 else 'd2'}: S\n{text}" for n, text in enumerate(TEXTS)]
+    expected = encode(encoder, [QUESTION], "query") @ encode(encoder, read, "document").T
+    opened = Release(project / "release", "cpu")  # which encodes a few passages anew and compares them with the index
+    (hits,) = opened.search([QUESTION], k=5)
+    assert [hit.score for hit in hits] == pytest.approx(sorted(expected[0], reverse=True), abs=1e-5)
+    assert sorted(hit.text for hit in hits) == sorted(TEXTS)
+
+
+def test_a_release_is_opened_only_with_its_own_template(project, tiny_encoder):
+    build(project, tiny_encoder, read_as=HEADED)
+    path = project / "release" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["legs"]["dense"]["passage_template"] = "{text}"
+    path.write_text(json.dumps(manifest | {"fingerprint": seal(manifest)}))
+    with pytest.raises(ArtefactError, match="does not hold the vectors of encoder"):
+        Release(project / "release", "cpu")
+
+
+def test_a_champion_is_measured_with_its_own_template(project, tiny_encoder):
+    """The same encoder, once trained on headings: only the template of its manifest tells."""
+    passages = read_table(project / "passages.parquet", PASSAGES)
+    headings = [f"Shelf {n} of the {word} room" for n, word in enumerate(("boiler", "lamp", "tool", "chart", "rope"))]
+    passages = passages.assign(text="It is on the left.", section=headings)
+    asked = [
+        {"question_id": f"q{n}", "text": heading, "doc_id": "", "evidence": [f"p{n}"], "source": ""}
+        for n, heading in enumerate(headings)
+    ]
+    write_table(project / "passages.parquet", PASSAGES, passages)
+    measured = {}
+    for name, template in (("plain", "{text}"), ("headed", "{section}\n{text}")):
+        build(project, tiny_encoder, out=name, read_as=PassageTemplate(template))
+        measured[name] = measure_release(project / name, pd.DataFrame(asked), passages, "corpus", "cpu", [1])["recall@1"]
+    assert measured == {"plain": 0.2, "headed": 1.0}  # equal texts tie, and the first id wins

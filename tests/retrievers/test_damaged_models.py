@@ -17,10 +17,11 @@ from uae.retrievers.dense import check_vectors, encode, load_encoder
 from uae.retrievers.document_side import document_fingerprint
 from uae.retrievers.torch_encoder import TorchEncoder
 from uae.teacher.engines.local import load_teacher
-from uae.training.reward import RewardRecipe, fit_reward_model
+from uae.training.options import RewardOptions
+from uae.training.reward import fit_reward_model
 from uae.training.towers import build_student
 
-QUICK = RewardRecipe(folds=2, epochs=1, batch_size=2, learning_rate=1e-3, warmup=0.0, weight_decay=0.0, dropout=0.0)
+QUICK = RewardOptions(share=1.0, folds=2, epochs=1, batch_size=2, learning_rate=1e-3, warmup=0.0, weight_decay=0.0, dropout=0.0)
 
 
 def fit_reward(folder: Path) -> None:

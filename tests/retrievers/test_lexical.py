@@ -8,6 +8,7 @@ import pytest
 
 from uae.io.errors import InputError
 from uae.retrievers.lexical import rank_bm25
+from uae.text.passage_template import PassageTemplate
 
 K1, B = 1.2, 0.75
 
@@ -139,3 +140,21 @@ def test_a_question_without_a_document_is_named_in_document_scope():
     with pytest.raises(InputError, match=r"questions\.jsonl, line 2.* 1 more.*set scope to corpus"):
         rank_bm25(questions, PASSAGES, "document", None)
     assert set(rank_bm25(questions, PASSAGES, "corpus", 2)) == {"q1", "q2", "q3"}
+
+
+def test_a_heading_that_holds_the_question_is_found_once_it_is_read():
+    things = ["winch", "gauge", "hatch", "siren", "crane"]
+    passages = pd.DataFrame(
+        [
+            {"passage_id": f"p{n}", "doc_id": "d", "title": "Repairs", "section": f"Who repairs the {thing}?"}
+            | {"text": f"Call number {n} and ask for the {n}. technician."}
+            for n, thing in enumerate(things)
+        ]
+    )
+    questions = ask(*[(f"By whom is the {thing} repaired?", "d") for thing in things])
+
+    def right(read: pd.DataFrame) -> int:
+        return sum(ids[0] == f"p{n}" for n, (ids, _) in enumerate(rank_bm25(questions, read, "document", 1).values()))
+
+    assert right(passages) == 1  # nothing tells them apart: the first id wins
+    assert right(PassageTemplate("{section}\n{text}").applied(passages)) == 5

@@ -1,7 +1,7 @@
 """The promote stage: register the release, and move the alias to it only if it passes the gate."""
 
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,11 +131,21 @@ def _outcome(decision: Decision, model: str, alias: str, version: ModelVersion, 
 
 def _measure(champion, questions: pd.DataFrame, passages: pd.DataFrame, scope: str, device: str, metrics) -> dict[str, float]:
     """The champion's retrieval on the present test questions: a figure from an older test set proves nothing today."""
-    folder = release_of(champion)
-    dense = read_manifest(folder).dense()  # of whatever format this version can read
-    passages = PassageTemplate(dense.passage_template).applied(passages)  # the champion's own: as it was trained to read them
-    rankings = rank_with(dense.encoder_folder(folder), questions, passages, scope, device, "champion: passages")
     cutoffs = [int(name.partition("@")[2]) for name in metrics if name.startswith("recall@")]
+    return measure_release(release_of(champion), questions, passages, scope, device, cutoffs)
+
+
+def measure_release(
+    folder: Path, questions: pd.DataFrame, passages: pd.DataFrame, scope: str, device: str, cutoffs: Sequence[int]
+) -> dict[str, float]:
+    """Retrieval by a release's trained encoder, which reads the passages as its own template says.
+
+    Args:
+        questions, passages: of their schemas.
+    """
+    dense = read_manifest(folder).dense()  # of whatever format this version can read
+    read = PassageTemplate(dense.passage_template).applied(passages)
+    rankings = rank_with(dense.encoder_folder(folder), questions, read, scope, device, "champion: passages")
     evidence = dict(zip(questions["question_id"], questions["evidence"], strict=True))
     return retrieval_metrics({q: ids for q, (ids, _) in rankings.items()}, evidence, cutoffs).mean().to_dict()
 
