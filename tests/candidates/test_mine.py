@@ -133,3 +133,18 @@ def test_the_encoder_reads_headings_and_answers_are_looked_for_in_the_text_alone
     read_as = PassageTemplate("{section}\n{text}")
     _, table = mine(asked, top_k=1, random=0, gold=False, holding=9, passages=rows, read_as=read_as)
     assert table[["passage_id", "source"]].to_numpy().tolist() == [["d1-3", "dense"]]
+
+
+@pytest.mark.parametrize("scope", ["document", "corpus"])
+def test_every_count_at_its_smallest_gives_one_candidate_a_question(mine, scope):
+    summary, table = mine(scope=scope, top_k=1, random=0, gold=False, holding=0)
+    assert table.groupby("question_id").size().tolist() == [1, 1]
+    assert (summary["candidates"], summary["candidates_by_source"]) == (2, {"dense": 2})
+    only, table = mine(scope=scope, top_k=1, random=1, holding=1, questions=QUESTION_ROWS[:1], passages=PASSAGE_ROWS[:1])
+    assert table["passage_id"].tolist() == ["d1-0"]
+    assert only["candidates_per_question"] == 1
+
+
+def test_questions_without_any_passage_in_their_scope_are_a_clear_error(mine):
+    with pytest.raises(ArtefactError, match="no question has a passage in its scope"):
+        mine([question(1, "d9", "oil")])

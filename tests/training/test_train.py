@@ -7,90 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from sentence_transformers import SentenceTransformerTrainer
+from small_training import AGGREGATION, changed, finds_nothing_useful, run
 
 from uae.io.errors import ArtefactError
 from uae.io.files import read_json, write_json
 from uae.io.models import fingerprint
-from uae.io.tables import CANDIDATES, LABELS, PASSAGES, QUESTIONS, read_table, write_table
+from uae.io.tables import CANDIDATES, QUESTIONS, read_table, write_table
 from uae.retrievers.dense import encode, load_encoder
-from uae.teacher.asking import answer_id
-from uae.teacher.store import KEY, LabelStore
-from uae.training.data import TrainingData
 from uae.training.objectives import OBJECTIVES
-from uae.training.options import TrainOptions
-from uae.training.refresh import MoreLabels
-from uae.training.train import train
-
-
-@pytest.fixture
-def labelled(tmp_path) -> Path:
-    """Twelve questions over six passages each; the teacher finds the passage of the same number useful."""
-    names = ["seal", "fan", "key", "lamp", "door", "coil", "pump", "hose", "rack", "tray", "lock", "vent"]
-    questions, passages, pairs, readings = [], [], [], []
-    for n, name in enumerate(names):
-        place = {"doc_id": f"d{n % 4}", "title": "", "source": f"d{n % 4}", "section": "", "start": 0, "end": 1}
-        passages.append(
-            place | {"passage_id": f"p{n:02}", "position": n, "text": f"It stands on shelf {n}, beside {names[n - 5]}."}
-        )
-        questions.append(
-            {"question_id": f"q{n:02}", "text": f"Where is the {name}?", "answers": [f"shelf {n}"], "doc_id": f"d{n % 4}"}
-            | {"evidence": [f"p{n:02}"], "split": "train" if n < 8 else "validation", "origin": "human", "source": ""}
-        )
-        common = {"question_id": f"q{n:02}", "answer_id": answer_id(f"shelf {n}"), "template": "t", "teacher": "T"}
-        readings.append(common | {"passage_id": "", "nll_sum": 9.0, "n_tokens": 3, "truncated": False})
-        for step in range(6):
-            other = f"p{(n + step) % 12:02}"
-            pairs.append({"question_id": f"q{n:02}", "passage_id": other, "source": "dense", "rank": step + 1, "score": 0.5})
-            nll = 1.0 if step == 0 else 9.0
-            readings.append(common | {"passage_id": other, "nll_sum": nll, "n_tokens": 3, "truncated": False})
-    write_table(tmp_path / "questions.parquet", QUESTIONS, questions)
-    write_table(tmp_path / "passages.parquet", PASSAGES, passages)
-    write_table(tmp_path / "candidates.parquet", CANDIDATES, pairs)
-    store = LabelStore(tmp_path / "labels", 1000)
-    with store.writing():
-        store.append([{name: row[name] for name in LABELS.names} for row in readings], {"backend": "made up"})
-    teacher = {"name": "main", "fingerprint": "T", "method": "answer_likelihood", "grades": [], "weight": 1.0}
-    teacher |= {"templates": {"t": {}}, "check_templates": {}}
-    write_json(tmp_path / "labels.json", {"teachers": [teacher], "answers_per_question": 1})
-    return tmp_path
-
-
-AGGREGATION = {"answers": "mean", "templates": "mean", "teachers": "none"}
-PARAMETERS = {"utility_infonce": {"evidence_share": 0.0}, "plackett_luce": {"rankings": 16, "places": 10}}
-REWARD = {"share": 0.0, "folds": 2, "epochs": 1, "batch_size": 4, "learning_rate": 1e-3, "warmup": 0.0, "weight_decay": 0.0}
-REWARD |= {"dropout": 0.0}
-OPTIONS = TrainOptions.model_validate(
-    {
-        "objective": "utility_infonce", "objectives": PARAMETERS, "towers": "both", "epochs": 6, "batch_size": 4,
-        "gradient_accumulation": 1, "learning_rate": 3e-3, "warmup": 0.0, "weight_decay": 0.0, "dropout": 0.0,
-        "student_temperature": 0.05, "in_batch_negatives": True, "passage_queries": 0.0, "evaluations_per_epoch": 1,
-        "patience": 6, "calibrate_temperature": False, "near_duplicate": None, "harmful_are_negatives": False,
-        "least_best_utility": None, "refresh": {"rounds": 0, "top_k": 3}, "reward": REWARD, "rivals": (),
-    }
-)  # fmt: skip
-
-
-def changed(evidence_share=0.0, rounds=0, reward=0.0, **changes) -> TrainOptions:
-    """Without checks: a learning rate of 0, which shows that nothing changes, is no legal value."""
-    nested = {
-        "refresh": OPTIONS.refresh.model_copy(update={"rounds": rounds}),
-        "reward": OPTIONS.reward.model_copy(update={"share": reward}),
-        "objectives": type(OPTIONS.objectives)(**PARAMETERS | {"utility_infonce": {"evidence_share": evidence_share}}),
-    }
-    return OPTIONS.model_copy(update=nested | changes)
-
-
-def run(
-    root: Path, base: Path, out: str, log=lambda metrics, step: None, aggregation=AGGREGATION, calibrate=False, ask=None, seed=1,
-    temperature=0.5, **changes,
-) -> dict:  # fmt: skip
-    files = ("candidates.parquet", "passages.parquet", "questions.parquet", "labels", "labels.json")
-    more = MoreLabels("corpus", ask, root / f"{out}-refreshed.parquet", root / f"{out}-refreshed")
-    return train(
-        TrainingData.read(*(root / name for name in files), aggregation), base, root / out, root / f"{out}-rivals",
-        root / f"{out}.csv", root / f"{out}-reward", more, changed(calibrate_temperature=calibrate, **changes), temperature,
-        "cpu", seed, log,
-    )  # fmt: skip
 
 
 def losses_and_scores(curve: Path) -> tuple[list[float], list[float]]:
@@ -319,26 +243,6 @@ def test_cheap_towers_leave_document_vectors_as_they_are(labelled, tiny_encoder,
     texts = ["It stands on shelf 4.", "Where is the fan?"]
     assert np.array_equal(encode(base, texts, "document"), encode(student, texts, "document"))
     assert not np.allclose(encode(base, texts, "query"), encode(student, texts, "query"))
-
-
-def finds_nothing_useful(root: Path, out: str):
-    """A teacher for ``refreshing``."""
-
-    def ask(path):
-        table = read_table(path, CANDIDATES)
-        fresh = table[table["source"] == "refreshed"]
-        store = LabelStore(root / f"{out}-refreshed", 1000)
-        with store.writing():
-            rows = [
-                {"question_id": row.question_id, "passage_id": row.passage_id, "template": "t", "teacher": "T", "nll_sum": 12.0}
-                | {"answer_id": answer_id(f"shelf {int(row.question_id[1:])}"), "n_tokens": 3, "truncated": False}
-                for row in fresh.itertuples()
-            ]
-            known = store.keys()
-            store.append([row for row in rows if tuple(row[name] for name in KEY) not in known], {"backend": "made up"})
-            store.seal()
-
-    return ask
 
 
 def test_what_the_student_ranks_high_is_put_to_the_teacher(labelled, tiny_encoder):

@@ -44,7 +44,7 @@ def mine(
         gold: the evidence passages, too.
 
     Raises:
-        ArtefactError: no question is in these splits.
+        ArtefactError: no question is in these splits, or none has a passage in its scope.
     """
     passages = read_table(passages_path, PASSAGES)
     questions = read_table(questions_path, QUESTIONS)
@@ -67,6 +67,10 @@ def mine(
             "answer": [passage_id for passage_id in ranking.passage_ids if passage_id in held][:holding_answer],
         }
         rows += pick(ranking.question_id, ranking.passage_ids, ranking.scores, sources, random, seed)
+    if not rows:
+        raise ArtefactError(
+            f"{passages_path}: no question has a passage in its scope ({scope}): name their documents or set scope=corpus"
+        )
     write_table(candidates_path, CANDIDATES, rows)
     table = pd.DataFrame(rows)
     return {
