@@ -75,7 +75,7 @@ def create_app(config: Config, log: Any = None) -> FastAPI:
     if config.keys_file:
         app.add_middleware(RequireKey, ApiKeys(config.keys_file), metrics, config.metrics_open)
     else:
-        log.warning("there are no API keys: whoever reaches this service may ask; UAE_KEYS_FILE would name a file of them")
+        log.warning("there are no API keys: everybody who reaches this service may ask; UAE_KEYS_FILE names a file of keys")
     app.add_middleware(Unambiguous)
     app.add_middleware(Outermost, log, metrics)
     app.add_middleware(PacedSending, config, load)

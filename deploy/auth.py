@@ -1,4 +1,4 @@
-"""API keys: a file of them, re-read when it changes, and the layer that asks for one."""
+"""API keys: a file of keys, which is read again when it changes, and the layer that asks for one."""
 
 import hashlib
 import hmac
@@ -16,7 +16,7 @@ from uae.io.errors import ConfigError
 
 _CHECK_EVERY_S = 1.0
 _SHORTEST = 16  # characters: of 64 kinds, 96 bits
-# A key may hold the mark: only after white space, or at the line's start, it begins a comment.
+# A key may contain "#". Only after white space, or at the line's start, it begins a comment.
 _COMMENT = re.compile(r"(^|\s)#.*")
 log = logging.getLogger("uae.auth")
 
@@ -41,7 +41,7 @@ class ApiKeys:
             raise ConfigError(f"UAE_KEYS_FILE: {refused[0]}")
 
     def allows(self, given: bytes) -> bool:
-        """Whether it is one of the keys. The time it takes tells nothing of which, nor of how much of it was right."""
+        """Whether it is one of the keys. The time this takes does not tell which, or how much of it was right."""
         self._refresh()
         digest = hashlib.sha256(given).digest()
         found = False
@@ -56,19 +56,19 @@ class ApiKeys:
         self._checked = now
         try:
             if self._stat() != self._stamp:
-                for reason in self._read():  # the others count all the same: one of them may have been taken out
+                for reason in self._read():  # the other keys of the file are valid all the same
                     log.error("%s; it lets nobody in", reason)
         except (OSError, UnicodeDecodeError) as error:
-            # A file that is gone for the moment of its replacement locks nobody out, and lets nobody in.
+            # While the file is being replaced it may be missing. Then the keys that were valid stay valid.
             log.error("%s cannot be read, the keys stay as they were: %s", self.path, error)
 
     def _read(self) -> list[str]:
         """Take over the file's keys.
 
         Returns:
-            Why some of them are none, each with its line, and never with the key.
+            What is wrong with some of the lines, each with its number, and never with the key.
         """
-        stamp = self._stat()  # before reading: what is written meanwhile is read the next time
+        stamp = self._stat()  # before reading, so that a change meanwhile is seen the next time
         keys, refused = [], []
         for number, line in enumerate(self.path.read_text(encoding="utf-8-sig").splitlines(), start=1):
             key = _COMMENT.sub("", line).strip()
@@ -87,7 +87,7 @@ class ApiKeys:
 
 
 class RequireKey:
-    """ASGI: what lies under /v1/, /mcp, and /metrics where the settings say so, is only for those who have a key."""
+    """ASGI: asks for a key in front of /v1/ and /mcp, and of /metrics where the settings say so."""
 
     def __init__(self, app: ASGIApp, keys: ApiKeys, metrics: Metrics, metrics_open: bool):
         self.app, self.keys, self.metrics, self.metrics_open = app, keys, metrics, metrics_open

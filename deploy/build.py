@@ -34,7 +34,7 @@ _HERE = Path(__file__).resolve().parent
 
 
 def build(release: Path, out: Path, name: str, version: str, origin: Mapping[str, Any] | None = None) -> None:
-    """Write the built Bento's folder to ``out``. It needs no checkout, and of the network only a package index, once.
+    """Write the built Bento's folder to ``out``. It needs no checkout; of the network it needs a package index, once.
 
     Args:
         origin: where the release came from, as ``uae.release.store`` keeps it; None: nobody knows.

@@ -1,4 +1,4 @@
-"""Threads that search the index, and what else would hold up the event loop; the queue before them is bounded."""
+"""Threads for searching the index and other work that would hold up the event loop. The queue in front of them is bounded."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ class Finding:
         return max(0, self._unfinished - self._threads)
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Like ``asyncio.to_thread``; cancelled, however often, it still waits: what runs in the thread uses the lease.
+        """Like ``asyncio.to_thread``. When it is cancelled it still waits for the thread, which uses the release that is leased.
 
         Raises:
             ApiError: 429, where too much waits already.

@@ -1,4 +1,4 @@
-"""One JSON line a request, and the outermost layer: ids, errors in one shape, headers that every answer bears."""
+"""One JSON line a request; and the outermost layer, which gives requests their ids, errors their shape, answers their headers."""
 
 import logging
 import re
@@ -19,7 +19,7 @@ from deploy.schemas import ApiError
 
 CLIENT_GONE = 499  # nginx's status for a client that hung up; nobody receives it
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
-_UNLOGGED = {"/metrics"}  # asked every few seconds, and it tells more than its log lines would
+_UNLOGGED = {"/metrics"}  # Prometheus asks every few seconds
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -30,7 +30,7 @@ _HEADERS = [
 
 @dataclass(slots=True)
 class Call:
-    """What is known of one request; the layers fill it in. It lies in the ASGI scope under ``uae``."""
+    """What is known of one request. The layers fill it in. It is in the ASGI scope under ``uae``."""
 
     request_id: str
     code: str | None = None  # of the error
@@ -54,7 +54,7 @@ _PROCESSORS: list[Processor] = [
 def open_log(stream: Any = None) -> Any:
     """A structlog logger that writes JSON lines to ``stream``; None: to standard output.
 
-    Whatever ``uae`` logs through the standard library (swaps, failed loads) comes out there too, and in the same shape.
+    What ``uae`` logs through the standard library (swaps, failed loads) is written there too, in the same shape.
     """
     stream = stream or sys.stdout
     handler = logging.StreamHandler(stream)

@@ -1,7 +1,7 @@
-"""What Prometheus is told.
+"""The series for Prometheus.
 
-The registry is our own, and BentoML's is switched off: it labels its series with the paths that are asked for, so that a caller
-who invents paths fills the memory.
+The registry is our own, and BentoML's is switched off. BentoML labels its series with the paths that are asked for, so a caller
+who invents paths would fill the memory.
 """
 
 from collections.abc import Callable, Iterator
@@ -65,7 +65,7 @@ class Metrics:
             self._queue_wait.observe(wait)
 
     def watch(self, switch: Switch, in_flight: Callable[[], int], finds: Callable[[], int], unsent: Callable[[], int]) -> None:
-        """Report what ``switch`` holds, what is at work, what waits for a thread, what is still to be read, whenever asked."""
+        """Read these whenever Prometheus asks: what ``switch`` holds, and how much is at work, waits for a thread, is unsent."""
         self._in_flight.set_function(in_flight)
         self._finds.set_function(finds)
         self._unsent.set_function(unsent)
@@ -76,7 +76,7 @@ class Metrics:
 
 
 class _Serving:
-    """What is served, read when it is asked for: a release that has left leaves no series behind."""
+    """What is served, read when it is asked for. A release that is no longer served has no series."""
 
     def __init__(self, switch: Switch):
         self._switch = switch

@@ -1,4 +1,4 @@
-"""What the layers, the routes and the parser would understand differently is refused before any of them acts on it."""
+"""Requests that the layers, the routes and the parser would understand differently are refused before any of them acts."""
 
 import re
 

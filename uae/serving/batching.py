@@ -232,7 +232,7 @@ class MicroBatcher:
         texts = [text.request.texts[text.place] for text in batch]
         try:
             return list(_checked(self._encode(texts, kind, system), len(texts)))
-        except BaseException as error:  # whatever it is, those who wait must hear of it
+        except BaseException as error:  # also SystemExit and its like: the requests that wait must end
             if len(texts) == 1:
                 return [_raisable(error)]
         return [one for text in batch for one in self._run([text])]

@@ -76,8 +76,8 @@ def follow(
 ) -> None:
     """Install and activate what the alias points at when it has moved, for ever or ``once``.
 
-    What was followed last is kept in the store (followed.json): a rollback by hand stays until the alias moves again, also over
-    a restart. What fails is logged and tried again, after pauses that grow to ten minutes where ``every_s`` is less.
+    The store keeps what was followed last (followed.json). So a rollback by hand stays until the alias moves again, also after a
+    restart. A failure is logged and tried again, after pauses that grow to ten minutes, or are ``every_s`` where that is more.
 
     Args:
         connect: makes a client of the registry; may raise RegistryError where that cannot be reached.

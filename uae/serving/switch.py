@@ -36,7 +36,7 @@ class NotReady(UaeError):
 
 
 class Batcher(Protocol):
-    """What the switch and those who lease from it ask of ``uae.serving.batching``."""
+    """What the switch and the holders of a lease use of ``uae.serving.batching``."""
 
     @property
     def waiting(self) -> int:
