@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import uae.release.build_dense
-from uae.io.errors import ArtefactError, InputError
+import uae.release.choose_form
+from uae.io.errors import ArtefactError, InputError, ModelError
 from uae.io.files import sha256_file
 from uae.io.models import fingerprint
 from uae.io.tables import DOCUMENTS, PASSAGES, read_table, write_table
@@ -657,3 +658,69 @@ def test_a_champion_is_measured_with_its_own_template(project, tiny_encoder):
         build(project, tiny_encoder, out=name, read_as=PassageTemplate(template))
         measured[name] = measure_release(project / name, pd.DataFrame(asked), passages, "corpus", "cpu", [1])["recall@1"]
     assert measured == {"plain": 0.2, "headed": 1.0}  # equal texts tie, and the first id wins
+
+
+def test_with_a_template_new_headings_are_new_vectors(project, tiny_encoder):
+    build(project, tiny_encoder, read_as=HEADED)
+    assert build(project, tiny_encoder, read_as=HEADED).index_reused
+    _passages(project, lambda rows: rows.assign(section="Another"))
+    assert not build(project, tiny_encoder, read_as=HEADED).index_reused
+
+
+def test_an_index_is_not_taken_over_when_our_code_encodes_passages_in_another_way(project, tiny_encoder, monkeypatch):
+    def another_way(encoder, texts, kind, progress=""):
+        return encode(encoder, [text.upper() if kind == "document" else text for text in texts], kind, progress)
+
+    assert build(project, tiny_encoder).index_reused
+    monkeypatch.setattr(uae.release.build_dense, "encode", another_way)
+    monkeypatch.setattr(uae.release.choose_form, "encode", another_way)
+    monkeypatch.setattr(uae.release.choose_form, "open_encoder", uppercase(uae.release.choose_form.open_encoder))
+    monkeypatch.setattr(uae.release.build_dense, "open_encoder", uppercase(uae.release.build_dense.open_encoder))
+    assert not build(project, tiny_encoder).index_reused
+
+
+def uppercase(open_encoder):
+    def opened(*arguments):
+        encoder = open_encoder(*arguments)
+        plain = encoder.encode
+        encoder.encode = lambda texts, kind: plain([text.upper() if kind == "document" else text for text in texts], kind)
+        return encoder
+
+    return opened
+
+
+class Wrong:
+    """An encoder that gives something else than one finite vector for each text."""
+
+    def __init__(self, encoder, change):
+        self._encoder, self._change, self.dimension = encoder, change, encoder.dimension
+        self.token_lengths, self.close = encoder.token_lengths, encoder.close
+
+    def encode(self, texts, kind):
+        return self._change(self._encoder.encode(texts, kind))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda vectors: vectors[:-1], r"an array of shape \(1, 32\) for 2 texts"),
+        (lambda vectors: vectors[:, :7], r"an array of shape \(2, 7\) for 2 texts"),
+        (lambda vectors: np.where([[True], [False]], vectors, np.nan), "numbers that are not finite, for text 1 of 2"),
+    ],
+)
+def test_what_is_not_one_finite_vector_for_each_text_is_an_error(release, change, said):
+    opened = Release(release, "cpu")
+    leg = opened._legs["dense"]
+    leg._encoder = Wrong(leg._encoder, change)
+    with pytest.raises(ModelError, match=said):
+        opened.encode(["one", "two"], "query")
+
+
+def test_a_release_is_not_built_from_vectors_that_are_not_finite(project, tiny_encoder, monkeypatch):
+    def broken(encoder, texts, kind, progress=""):
+        return np.full((len(texts), 32), np.nan, dtype=np.float32) if progress else encode(encoder, texts, kind)
+
+    monkeypatch.setattr(uae.release.build_dense, "encode", broken)
+    with pytest.raises(ModelError, match="numbers that are not finite, for text 0 of 5"):
+        build(project, tiny_encoder, "new")
+    assert not (project / "new").exists()

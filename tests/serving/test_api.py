@@ -3,7 +3,9 @@
 import base64
 import json
 import shutil
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import openai
@@ -12,6 +14,10 @@ import pytest
 from uae.io.files import write_json
 from uae.release.open import Release
 from uae.release.store import ReleaseStore
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "release"))
+
+from old_formats import write_format_2
 
 QUESTION = "Where are the keys?"
 
@@ -227,3 +233,20 @@ def test_the_document_names_every_error_and_its_examples_work(serve):
     k = document["components"]["schemas"]["SearchRequest"]["properties"]["k"]
     assert {"maximum": 100, "minimum": 1, "type": "integer"}.items() <= k["anyOf"][0].items()
     assert k["anyOf"][1] == {"type": "null"}
+
+
+def test_a_release_of_format_2_is_served(serve, release, tmp_path):
+    old = write_format_2(release, tmp_path / "old")
+    client, today = serve(release=old), serve()
+    fingerprint = json.loads((old / "manifest.json").read_text())["fingerprint"]
+    described = client.get("/v1/release").json()
+    assert described["fingerprint"] == fingerprint
+    assert described | {"fingerprint": "", "loaded_at": ""} == today.get("/v1/release").json() | {
+        "fingerprint": "",
+        "loaded_at": "",
+    }
+    for system in described["systems"]:
+        body = {"query": QUESTION, "k": 3, "system": system, "filters": {"source": ["manual-0.md", "manual-1.md"]}}
+        found, expected = (each.post("/v1/search", json=body).json() for each in (client, today))
+        assert found["release"] == fingerprint
+        assert found["results"] == expected["results"]
