@@ -1,6 +1,7 @@
 import importlib
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
@@ -11,11 +12,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
 import uae.registry.promote
-from uae.evaluation.testset import choose_questions
+from uae.evaluation.testset import choose_questions, rank_with
 from uae.evaluation.testset import test_set_hash as set_hash
 from uae.io.errors import ArtefactError, ConfigError
 from uae.io.files import sha256_file, write_json
 from uae.io.tables import DOCUMENTS, PASSAGES, QUESTIONS, read_table, write_table
+from uae.measures.metrics import retrieval_metrics
 from uae.registry.gate import Bounds, Decision, decide_better, decide_serving
 from uae.registry.promote import _register, promote
 from uae.registry.tracking import connect
@@ -24,6 +26,10 @@ from uae.release.manifest import read_manifest, seal
 from uae.release.parity import Parity
 from uae.retrievers.dense import load_encoder
 from uae.retrievers.onnx_export import export_encoder
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "release"))
+
+from old_formats import write_format_2
 
 BOUNDS = Bounds(
     metric="map", min_gain=0.125, guarded=("recall@1",), max_loss=0.02, min_cosine=0.95, max_serving_loss=0.02,
@@ -240,6 +246,34 @@ def test_a_release_that_does_not_is_refused_however_good_its_evaluation(project,
     failed = [reason for reason in result["reasons"] if reason.endswith("FAILED")]
     assert failed[0].startswith(failing)
     assert result["reasons"][0].endswith("passed")  # the gain itself
+
+
+def test_a_champion_of_an_older_format_is_measured_and_replaced(project, tmp_path, monkeypatch):
+    """The alias is not moved by hand when the format of releases changes."""
+    old = write_format_2(project / "release", tmp_path / "old")
+    champion = SimpleNamespace(version="7", run_id="run", tags={})
+    monkeypatch.setattr(uae.registry.promote, "version_of", lambda *arguments: champion)
+    monkeypatch.setattr(uae.registry.promote, "release_of", lambda version: old)
+    release = changed(project, tmp_path / "release", lambda folder, manifest: None)
+    result, moved = gate(project, release, monkeypatch)
+    questions = choose_questions(read_table(project / "questions.parquet", QUESTIONS))
+    passages = read_table(project / "passages.parquet", PASSAGES)
+    ranked = {q: ids for q, (ids, _) in rank_with(old / "encoder", questions, passages, "corpus", "cpu", "").items()}
+    measured = retrieval_metrics(ranked, dict(zip(questions["question_id"], questions["evidence"], strict=True)), [1])[
+        "map"
+    ].mean()
+    assert result["reasons"][0].startswith(f"map 0.9000 against {measured:.4f} of version 7 (champion)")
+    assert (result["replaced"], moved) == (7, [("m", "champion", "1")])
+
+
+def test_a_champion_of_an_unknown_format_says_what_to_do(project, tmp_path, monkeypatch):
+    champion = SimpleNamespace(version="7", run_id="run", tags={})
+    newer = changed(project, tmp_path / "newer", lambda folder, manifest: manifest.update(format=99))
+    monkeypatch.setattr(uae.registry.promote, "version_of", lambda *arguments: champion)
+    monkeypatch.setattr(uae.registry.promote, "release_of", lambda version: newer)
+    release = changed(project, tmp_path / "release", lambda folder, manifest: None)
+    with pytest.raises(ArtefactError, match=r"release format 99 is newer than this version of uae.*Update uae here"):
+        gate(project, release, monkeypatch)
 
 
 def test_a_version_registered_in_between_is_not_taken_for_ours(project, tmp_path, monkeypatch):
