@@ -16,7 +16,7 @@ from uae.index.filters import DocumentFilter, read_metadata
 from uae.io.errors import ArtefactError
 from uae.io.files import sha256_parts
 from uae.release.tables import RELEASE_DOCUMENTS, RELEASE_PASSAGES, read_arrow
-from uae.text.passage_template import PassageTemplate
+from uae.text.passage_template import PLAIN, PassageTemplate
 
 _COLUMNS = ("passage_id", "doc_id", "section", "start", "end", "text")
 _SLICE = 1000  # passages rendered together: their texts are Python objects for that long only
@@ -57,6 +57,7 @@ class Passages:
             raise ArtefactError(f"{folder}: passages.parquet has passages of document {orphan!r}, documents.parquet has it not")
         self._documents: npt.NDArray[np.int64] = positions.to_numpy().astype(np.int64)
         self._filter = DocumentFilter(doc_ids, documents["source"].to_pylist(), _Texts(self._metadata), self._documents)
+        self._read_hashes: dict[str, str] = {}
         # Each row's place by passage_id: equal scores are ordered by it.
         self.places: npt.NDArray[np.int64] = np.empty(len(passages), dtype=np.int64)
         self.places[pc.sort_indices(passages["passage_id"]).to_numpy()] = np.arange(len(passages))
@@ -93,7 +94,9 @@ class Passages:
 
     def read_hash(self, template: str) -> str:
         """Hash of what a leg with this passage template reads of all passages: equal to the leg's ``read_texts``."""
-        return sha256_parts(self._rendered(PassageTemplate(template), range(len(self))))
+        if template not in self._read_hashes:  # legs mostly read the same
+            self._read_hashes[template] = sha256_parts(self._rendered(PassageTemplate(template), range(len(self))))
+        return self._read_hashes[template]
 
     def close(self) -> None:
         """Let go of the tables."""
@@ -103,7 +106,11 @@ class Passages:
     def _rendered(self, template: PassageTemplate, rows: Sequence[int]) -> Iterator[str]:
         for start in range(0, len(rows), _SLICE):
             part = np.asarray(rows[start : start + _SLICE], dtype=np.int64)
-            sections, texts = (self._columns[name].take(pa.array(part)).to_pylist() for name in ("section", "text"))
+            texts = self._columns["text"].take(pa.array(part)).to_pylist()
+            if template.template == PLAIN:
+                yield from texts
+                continue
+            sections = self._columns["section"].take(pa.array(part)).to_pylist()
             titles = self._titles.take(pa.array(self._documents[part])).to_pylist()
             yield from map(template.render, titles, sections, texts)
 
