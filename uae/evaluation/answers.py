@@ -63,7 +63,7 @@ class Reader:
         limit = getattr(self.model.config, "max_position_embeddings", 1 << 20) - self.new_tokens
         self.tokenizer.truncation_side = "left"  # the question stands at the end
         inputs = self.tokenizer(prompts, return_tensors="pt", padding=True, truncation=True, max_length=limit)
-        output = self.model.generate(
+        output = self.model.generate(  # type: ignore[operator]  # torch's stub takes a method for a tensor
             **inputs.to(self.model.device),
             max_new_tokens=self.new_tokens,
             do_sample=False,

@@ -68,7 +68,7 @@ def summarise(scores: pd.DataFrame, documents: pd.Series, resampling: Resampling
         scores: a metric a column, by question_id; missing where a question was not asked.
         documents: question_id -> doc_id.
     """
-    columns = {metric: scores[metric].dropna().astype(np.float64) for metric in scores}
+    columns = {str(metric): scores[metric].dropna().astype(np.float64) for metric in scores}
     return {metric: mean_of(values, documents, resampling) for metric, values in columns.items() if len(values)}
 
 
@@ -104,11 +104,12 @@ def gain_of(base: pd.Series, system: pd.Series, documents: pd.Series, resampling
         base, system: one value a question, with the same index of question_ids.
         documents: question_id -> doc_id.
     """
-    values: tuple[Floats, Floats] = (base.to_numpy(), system.to_numpy())
-    figure = _as_figure(paired_gain(*values, *resampling)) | {"questions": len(base)}
+    before: Floats = base.to_numpy()
+    after: Floats = system.to_numpy()
+    figure = _as_figure(paired_gain(before, after, *resampling)) | {"questions": len(base)}
     groups = _groups(base.index, documents)
     if groups is not None:
-        over = _as_figure(gain_over_groups(*values, groups, *resampling))
+        over = _as_figure(gain_over_groups(before, after, groups, *resampling))
         figure["by_document"] = over | {"documents": len(np.unique(groups))}
     return figure
 

@@ -34,7 +34,7 @@ def time_queries(systems: Mapping[str, System], question_ids: Sequence[str]) -> 
     for answer in systems.values():
         answer(question_ids[0])
     names = list(systems)
-    seconds = {name: [] for name in names}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn, question_id in enumerate(question_ids):
         first = turn % len(names)
         for name in names[first:] + names[:first]:

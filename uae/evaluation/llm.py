@@ -66,8 +66,8 @@ def with_llm(
         return {}, {}
     chosen = {system: {key: ranked[key] for key in asked["question_id"]} for system, ranked in rankings.items()}
     judged = _utilities(llm, llm.teacher, chosen, asked, passages)
-    found = {CEILING: ceiling(chosen[BASE], judged, llm.top_k)}
-    parts = {"held_out": held_out(llm, judged, chosen, asked, passages, resampling)}
+    found: dict[str, Rankings] = {CEILING: ceiling(chosen[BASE], judged, llm.top_k)}
+    parts: dict[str, Any] = {"held_out": held_out(llm, judged, chosen, asked, passages, resampling)}
     reranker, read = llm.open_reranker(), read_as.applied(passages)
     rerankers = {
         QUERY_LIKELIHOOD: partial(
@@ -140,7 +140,7 @@ def _kept(first: Mapping[str, Mapping[str, pd.Series]], documents: pd.Series, re
         groups = asked.to_numpy()
         pairs = [(sums_by_group(base, groups), sums_by_group(uae, groups)) for base, uae in pairs]
     result: dict[str, Any] = {}
-    if kept := kept_gain(*pairs, *resampling):
+    if kept := kept_gain(pairs[0], pairs[1], *resampling):
         result["kept"], *result["kept_interval"] = kept
     if (gain := float((ours[1] - ours[0]).mean())) > 0:
         result["kept_absolute"] = float((theirs[1] - theirs[0]).mean()) / gain

@@ -6,6 +6,7 @@ another.
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -90,7 +91,11 @@ def ceiling(rankings: Rankings, utilities: pd.DataFrame, k: int) -> dict[str, tu
     Raises:
         ArtefactError: of a question's first ``k`` passages one has no utility.
     """
-    return reorder(_known(rankings, utilities), utilities.set_index(_PAIR)["utility"].to_dict(), k)
+    return reorder(
+        _known(rankings, utilities),
+        dict(zip(zip(utilities["question_id"], utilities["passage_id"], strict=True), utilities["utility"], strict=True)),
+        k,
+    )
 
 
 def top_passage_utility(rankings: Rankings, utilities: pd.DataFrame) -> pd.Series:
@@ -105,7 +110,7 @@ def top_passage_utility(rankings: Rankings, utilities: pd.DataFrame) -> pd.Serie
     return pd.Series(first, dtype=np.float64, name="top_utility").rename_axis("question_id")
 
 
-def agreement(first: pd.DataFrame, second: pd.DataFrame, confidence: float, resamples: int, seed: int) -> dict:
+def agreement(first: pd.DataFrame, second: pd.DataFrame, confidence: float, resamples: int, seed: int) -> dict[str, Any]:
     """Do two LLMs order the same passages alike? Spearman's rank correlation within each question, its mean over questions.
 
     Only pairs that both have count, and questions with three of them or more.

@@ -175,7 +175,7 @@ class _Lister:
     def _logits(self, prompt: list[int]) -> list[float]:
         """Of all letters, at the position after the prompt."""
         ids = torch.tensor([prompt], device=self.model.device)
-        output = self.model.generate(
+        output = self.model.generate(  # type: ignore[operator]  # torch's stub takes a method for a tensor
             ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=1,
@@ -184,7 +184,8 @@ class _Lister:
             output_logits=True,
             return_dict_in_generate=True,
         )
-        return output.logits[0][0, self.letters].tolist()
+        logits: list[float] = output.logits[0][0, self.letters].tolist()
+        return logits
 
     def _letters(self) -> list[int]:
         """The token of each letter that is one token after the prompt's end."""
@@ -194,7 +195,8 @@ class _Lister:
 
     def _ids(self, text: str) -> list[int]:
         ids = self.tokenizer(text, verbose=False)["input_ids"]  # verbose: it would warn of lengths, which are dealt with here
-        return ids[: len(ids) - self.closing]
+        kept: list[int] = ids[: len(ids) - self.closing]
+        return kept
 
 
 _END = "\nBest passage: ["

@@ -82,8 +82,8 @@ def gain_over_groups(
         groups: of each question, shape (n,): the document that it is asked about.
     """
     size = len(base) / len(np.unique(groups))
-    sums = (sums_by_group(values, groups) / size for values in (base, system))
-    return paired_gain(*sums, confidence, resamples, seed)
+    base, system = (sums_by_group(values, groups) / size for values in (base, system))
+    return paired_gain(base, system, confidence, resamples, seed)
 
 
 def kept_gain(
@@ -107,7 +107,7 @@ def kept_gain(
 def sums_by_group(values: Floats, groups: npt.NDArray[Any]) -> Floats:
     """The sum of each group's values, in the order of the sorted groups."""
     _, places = np.unique(groups, return_inverse=True)
-    return np.bincount(places, weights=values)
+    return np.bincount(places, weights=values).astype(np.float64)
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

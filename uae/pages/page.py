@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -33,7 +34,7 @@ _FIGURE = Markup(
 )
 
 
-def render(template: str, filters: Mapping[str, Callable], **values: object) -> str:
+def render(template: str, filters: Mapping[str, Callable[..., Any]], **values: object) -> str:
     """A page from a template that extends ``pages/page.html.j2``; every value is escaped, and an unknown name is an error.
 
     Args:
@@ -52,9 +53,9 @@ def plot(svg: Markup, title: str, caption: str, shape: str = "", alt: str | None
     return _FIGURE.format(svg=svg, title=title, caption=caption, shape=shape, alt=alt or title)
 
 
-def drawing() -> AbstractContextManager:
+def drawing() -> AbstractContextManager[None]:
     """Figures are made and turned into SVG within this context: it holds their style."""
-    return matplotlib.rc_context(_STYLE)
+    return matplotlib.rc_context(_STYLE)  # type: ignore[arg-type]  # its stub lists every name
 
 
 def canvas(x_label: str, y_label: str, width: float = 7.2, height: float = 3.2) -> tuple[Figure, Axes]:

@@ -1,13 +1,14 @@
 """MLflow keeps absolute addresses of artefacts in its database. This brings them up to date in a run folder that was moved."""
 
 from pathlib import Path
+from typing import Any
 
 from mlflow.store.model_registry.dbmodels.models import SqlModelVersion
 from mlflow.store.tracking.dbmodels.models import SqlExperiment, SqlLoggedModel, SqlRun
 from mlflow.utils.file_utils import local_file_uri_to_path
 from sqlalchemy import create_engine, func, or_, update
 
-_ADDRESSES = (
+_ADDRESSES: tuple[Any, ...] = (
     SqlExperiment.artifact_location,
     SqlRun.artifact_uri,
     SqlLoggedModel.artifact_location,
@@ -35,7 +36,7 @@ def anchor_artefacts(database_uri: str, kept: str, artefacts: Path) -> bool:
     present = artefacts.as_uri()
     if kept == present or not kept.startswith("file:"):
         return False
-    if not artefacts.is_dir() and Path(local_file_uri_to_path(kept)).is_dir():
+    if not artefacts.is_dir() and Path(local_file_uri_to_path(kept)).is_dir():  # type: ignore[no-untyped-call]
         return False
     engine = create_engine(database_uri)
     try:

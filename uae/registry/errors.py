@@ -73,7 +73,7 @@ def is_transient(error: BaseException) -> bool:
             return True
         if isinstance(cause, MlflowException):
             # Without a server, an unknown code counts as 500 and says nothing.
-            status = cause.get_http_status_code()
+            status: int = cause.get_http_status_code()  # type: ignore[no-untyped-call]
             if status in (429, 502, 503, 504) or (status >= 500 and isinstance(cause, RestException)):
                 return True
     return False

@@ -62,7 +62,8 @@ def decide_better(
 def decide_serving(parity: Parity, index_recall: float, bounds: Bounds) -> Decision:
     """Pass if serving neither changes the questions' vectors nor loses Recall@1 or recall@10 beyond the bounds."""
     near = parity.cosine >= bounds.min_cosine
-    found = is_within(parity.trained_recall - parity.served_recall, bounds.max_serving_loss)
+    lost = (parity.trained_recall or 0.0) - (parity.served_recall or 0.0)  # every test question has evidence: both are measured
+    found = is_within(lost, bounds.max_serving_loss)
     exact = is_within(1 - index_recall, bounds.max_index_loss)
     return Decision(
         near and found and exact,

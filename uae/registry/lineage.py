@@ -37,5 +37,5 @@ def lineage(client: MlflowClient, model: str, version: str) -> dict[str, dict[st
             "encoder": tags.get(ENCODER_TAG, "-"),
             "index (sha256)": tags.get("uae.index", "-"),
         },
-        "run": {"id": found.run_id},
+        "run": {"id": found.run_id or "-"},
     }

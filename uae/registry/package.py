@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from uae.io.errors import ArtefactError
 from uae.io.files import atomic_path, write_json
@@ -13,7 +14,7 @@ from uae.registry.versions import origin_of, release_of, version_of
 from uae.release.manifest import read_manifest
 
 
-def package(bento_path: Path, root: Path, uri: str, experiment: str, model: str, alias: str, bento: str) -> dict:
+def package(bento_path: Path, root: Path, uri: str, experiment: str, model: str, alias: str, bento: str) -> dict[str, Any]:
     """Build the Bento of whatever the alias points at, which is not the newest release where the gate refused that.
 
     ``uae`` does not import BentoML (one-way layers), so the build runs as ``python -m deploy.build``.
@@ -46,7 +47,7 @@ def package(bento_path: Path, root: Path, uri: str, experiment: str, model: str,
     return result
 
 
-def _build(release: Path, origin: Mapping, target: Path, name: str, version: str) -> None:
+def _build(release: Path, origin: Mapping[str, Any], target: Path, name: str, version: str) -> None:
     command = [sys.executable, "-m", "deploy.build", "--release", str(release), "--origin", json.dumps(origin)]
     command += ["--out", str(target), "--name", name, "--version", version]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

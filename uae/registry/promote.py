@@ -1,13 +1,14 @@
 """The promote stage: register the release, and move the alias to it only if it passes the gate."""
 
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import numpy as np
 import pandas as pd
+from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
@@ -34,9 +35,14 @@ from uae.text.passage_template import PassageTemplate
 _SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec("string", "query"), ColSpec("long", "k", required=False)]),
     outputs=Schema(
-        [ColSpec("string", "query"), ColSpec("long", "rank")]
-        + [ColSpec("string", name) for name in ("passage_id", "doc_id", "source", "title", "section")]
-        + [ColSpec("long", "start"), ColSpec("long", "end"), ColSpec("string", "text"), ColSpec("double", "score")]
+        [
+            ColSpec("string", "query"),
+            ColSpec("long", "rank"),
+            *(ColSpec("string", name) for name in ("passage_id", "doc_id", "source", "title", "section")),
+            *(ColSpec("long", name) for name in ("start", "end")),
+            ColSpec("string", "text"),
+            ColSpec("double", "score"),
+        ]
     ),
 )
 _REQUIREMENTS = ("onnxruntime", "tokenizers", "faiss-cpu", "pandas", "pyarrow", "numpy", "pydantic", "filelock", "tqdm")
@@ -58,7 +64,7 @@ def promote(
     bounds: Bounds,
     scope: str,
     device: str,
-) -> dict:
+) -> dict[str, Any]:
     """Register the release, compare it, and move the alias to it if it is better.
 
     It is compared with the champion, which is measured anew on the test set of the tables; where there is none, with the base
@@ -114,7 +120,7 @@ def _check_identity(path: Path, evaluation: Mapping[str, Any], release: str, tes
     raise ArtefactError(f"{path} {said}. Run the evaluate stage again (uae evaluate), then promote")
 
 
-def _outcome(decision: Decision, model: str, alias: str, version: ModelVersion, champion: ModelVersion | None) -> dict:
+def _outcome(decision: Decision, model: str, alias: str, version: ModelVersion, champion: ModelVersion | None) -> dict[str, Any]:
     before = int(champion.version) if champion else None
     now = int(version.version)
     return {
@@ -129,7 +135,9 @@ def _outcome(decision: Decision, model: str, alias: str, version: ModelVersion, 
     }
 
 
-def _measure(champion, questions: pd.DataFrame, passages: pd.DataFrame, scope: str, device: str, metrics) -> dict[str, float]:
+def _measure(
+    champion: ModelVersion, questions: pd.DataFrame, passages: pd.DataFrame, scope: str, device: str, metrics: Iterable[str]
+) -> dict[str, float]:
     """The champion's retrieval on the present test questions: a figure from an older test set proves nothing today."""
     cutoffs = [int(name.partition("@")[2]) for name in metrics if name.startswith("recall@")]
     return measure_release(release_of(champion), questions, passages, scope, device, cutoffs)
@@ -147,7 +155,8 @@ def measure_release(
     read = PassageTemplate(dense.passage_template).applied(passages)
     rankings = rank_with(dense.encoder_folder(folder), questions, read, scope, device, "champion: passages")
     evidence = dict(zip(questions["question_id"], questions["evidence"], strict=True))
-    return retrieval_metrics({q: ids for q, (ids, _) in rankings.items()}, evidence, cutoffs).mean().to_dict()
+    means = retrieval_metrics({q: ids for q, (ids, _) in rankings.items()}, evidence, cutoffs).mean()
+    return {str(metric): float(mean) for metric, mean in means.items()}
 
 
 def measure_serving(folder: Path, manifest: Manifest, questions: pd.DataFrame, scope: str, device: str) -> tuple[Parity, float]:
@@ -173,7 +182,16 @@ def measure_serving(folder: Path, manifest: Manifest, questions: pd.DataFrame, s
 
 
 @registry_errors("the release cannot be registered")
-def _register(client, model, run_id, release_path, manifest, evaluation, lineage, decision: Decision) -> ModelVersion:
+def _register(
+    client: MlflowClient,
+    model: str,
+    run_id: str,
+    release_path: Path,
+    manifest: Manifest,
+    evaluation: Mapping[str, Any],
+    lineage: Mapping[str, Path],
+    decision: Decision,
+) -> ModelVersion:
     """A version of this release, made once: a promotion that was killed half-way finds the one it made.
 
     A version whose artefacts were lost is left as it is, and a new one is made.
@@ -192,7 +210,7 @@ def _register(client, model, run_id, release_path, manifest, evaluation, lineage
             for system, metrics in evaluation["systems"].items():
                 values = {f"test/{system}/{name}".replace("@", "_at_"): v["mean"] for name, v in metrics.items()}
                 mlflow.log_metrics(values)
-            mlflow.log_dict(evaluation, "evaluation.json")
+            mlflow.log_dict(dict(evaluation), "evaluation.json")
             logged = mlflow.pyfunc.log_model(
                 name="release",
                 python_model=str(Path(uae.__file__).parent / "registry" / "served_model.py"),
@@ -208,7 +226,8 @@ def _register(client, model, run_id, release_path, manifest, evaluation, lineage
         number = known.version
     for name, value in tags.items():
         client.set_model_version_tag(model, number, name, value)
-    return client.get_model_version(model, number)
+    version: ModelVersion = client.get_model_version(model, number)
+    return version
 
 
 def _requirements(manifest: Manifest) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 import mlflow
 from mlflow import MlflowClient
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.data.sources import LocalArtifactDatasetSource
+from mlflow.data.sources import LocalArtifactDatasetSource  # type: ignore[attr-defined]  # made when it is imported
 from mlflow.entities import Run
 
 import uae
@@ -68,7 +68,8 @@ def training_run(params: Mapping[str, Any], inputs: Mapping[str, Path]) -> Itera
         mlflow.set_tags(code_version() | {f"dvc.{name}": value for name, value in hashes.items()})
         for name, path in inputs.items():
             source = LocalArtifactDatasetSource(Path(path).resolve().as_uri())
-            mlflow.log_input(MetaDataset(source, name=name, digest=hashes[name]), context="training")
+            dataset = MetaDataset(source, name=name, digest=hashes[name])  # type: ignore[abstract]  # as MLflow's manual has it
+            mlflow.log_input(dataset, context="training")
         yield run
 
 
@@ -81,13 +82,13 @@ def run_of(client: MlflowClient, experiment: str, encoder: str) -> str:
     Raises:
         RegistryError: MLflow cannot be asked, or cannot record the run.
     """
-    experiment_id = client.get_experiment_by_name(experiment).experiment_id
-    found = client.search_runs([experiment_id], f"tags.`{ENCODER_TAG}` = '{encoder}'", max_results=1)
+    known = client.get_experiment_by_name(experiment)
+    found = client.search_runs([known.experiment_id] if known else [], f"tags.`{ENCODER_TAG}` = '{encoder}'", max_results=1)
     if found:
-        return found[0].info.run_id
+        return str(found[0].info.run_id)
     with mlflow.start_run(run_name="train (restored)") as run:
         mlflow.set_tags(code_version() | {ENCODER_TAG: encoder})
-        return run.info.run_id
+        return str(run.info.run_id)
 
 
 def code_version() -> dict[str, str]:

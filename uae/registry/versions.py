@@ -78,7 +78,7 @@ def _do_without(version: ModelVersion) -> str:
     try:
         place = MlflowClient().get_model_version_download_uri(version.name, version.version)
     except MlflowException:
-        place = version.source
+        place = version.source or "an unknown place"
     if not version.aliases:
         return f"its artefacts belong at {place}: bring them back, or promote another release"
     forget = "; ".join(f"c.delete_registered_model_alias({version.name!r}, {alias!r})" for alias in version.aliases)
@@ -99,9 +99,10 @@ def origin_of(client: MlflowClient, version: ModelVersion) -> dict[str, Any]:
         RegistryError: the registry cannot be asked.
     """
     metrics: dict[str, float] = {}
-    for key in sorted(client.get_run(version.run_id).data.metrics) if version.run_id else ():
+    run_id = version.run_id or ""
+    for key in sorted(client.get_run(run_id).data.metrics) if run_id else ():
         if key.startswith(_METRICS):
-            history = client.get_metric_history(version.run_id, key)
+            history = client.get_metric_history(run_id, key)
             logged = [(each.timestamp, each.value) for each in history if each.timestamp <= version.creation_timestamp]
             if logged:
                 metrics[key.removeprefix(_METRICS).replace("_at_", "@")] = max(logged)[1]

@@ -1,6 +1,6 @@
 """The evaluation as one HTML page: a verdict for readers in a hurry, single questions for those who want to check it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ def _spread(estimate: Measured) -> str:
 
 
 _score = "{:.3f}".format
-_FILTERS = {
+_FILTERS: dict[str, Callable[..., Any]] = {
     "label": label,
     "metric": metric_name,
     "p": p,

@@ -36,7 +36,7 @@ def label(system: str) -> str:
     return SYSTEMS[system].name if system in SYSTEMS else system
 
 
-def look(system: str) -> dict[str, str]:
+def look(system: str) -> dict[str, Any]:
     """How matplotlib draws a system."""
     found = SYSTEMS.get(system, System(system, *_UNKNOWN))
     return {"color": found.colour, "marker": found.marker, "label": plain(found.name)}

@@ -1,6 +1,7 @@
 """The page's figures, as SVG."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -50,7 +51,7 @@ def draw_recall(curves: Mapping[str, Sequence[float]], fewer: Sequence[str]) -> 
     """Recall over k; dashed where fewer questions were asked."""
     figure, axes = canvas("first k passages", "recall", _WIDTH, 4.6)
     for system in ordered(curves):
-        line = {"linestyle": "dashed" if system in fewer else "solid", "linewidth": 1.6, "markersize": 5}
+        line: dict[str, Any] = {"linestyle": "dashed" if system in fewer else "solid", "linewidth": 1.6, "markersize": 5}
         axes.plot(range(1, len(curves[system]) + 1), curves[system], **line, **look(system))
     axes.set_xticks(range(1, max(map(len, curves.values())) + 1))
     axes.set_ylim(0, 1.02)
@@ -59,7 +60,9 @@ def draw_recall(curves: Mapping[str, Sequence[float]], fewer: Sequence[str]) -> 
     return svg(figure)
 
 
-def draw_cost(cost: Mapping[str, Mapping], systems: Mapping[str, Mapping], lead: str, fewer: Sequence[str]) -> Markup | None:
+def draw_cost(
+    cost: Mapping[str, Mapping[str, Any]], systems: Mapping[str, Mapping[str, Any]], lead: str, fewer: Sequence[str]
+) -> Markup | None:
     """Quality against time, time in powers of ten; hollow where fewer questions were asked."""
     shown = [system for system in ordered(cost) if lead in systems.get(system, {}) and cost[system]["ms_per_query"] > 0]
     if not shown:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 from markupsafe import Markup, escape
@@ -25,12 +26,12 @@ def check_runs(runs: pd.DataFrame, questions: pd.DataFrame) -> None:
         )
 
 
-def examples(runs: pd.DataFrame, questions: pd.DataFrame, passages: pd.DataFrame) -> dict | None:
+def examples(runs: pd.DataFrame, questions: pd.DataFrame, passages: pd.DataFrame) -> dict[str, Any] | None:
     """The questions in which UAE's average precision (or reciprocal rank, where there is none) differs most from the base's."""
-    rows = {system: group.set_index("question_id") for system, group in runs.groupby("system")}
+    rows = {str(system): group.set_index("question_id") for system, group in runs.groupby("system")}
     if not {BASE, UAE} <= set(rows):
         return None
-    values = {system: {q: dict(metrics) for q, metrics in table["metrics"].items()} for system, table in rows.items()}
+    values = {system: {str(q): dict(metrics) for q, metrics in table["metrics"].items()} for system, table in rows.items()}
     common = sorted(set(values[BASE]) & set(values[UAE]))
     metric = next((m for m in ("map", "mrr") if all(m in values[s][q] for s in (BASE, UAE) for q in common)), None)
     if not common or metric is None:
@@ -41,8 +42,8 @@ def examples(runs: pd.DataFrame, questions: pd.DataFrame, passages: pd.DataFrame
     texts = dict(zip(passages["passage_id"], passages["text"], strict=True))
     by_id = questions.set_index("question_id")
 
-    def shown(chosen: list[str]) -> list[dict]:
-        return [_example(q, by_id.loc[q], rows, values, texts, metric) for q in chosen[:_EXAMPLES]]
+    def shown(chosen: list[str]) -> list[dict[str, Any]]:
+        return [_example(q, pd.Series(by_id.loc[q]), rows, values, texts, metric) for q in chosen[:_EXAMPLES]]
 
     return {
         "measure": {"map": "average precision", "mrr": "reciprocal rank"}[metric],
@@ -52,10 +53,17 @@ def examples(runs: pd.DataFrame, questions: pd.DataFrame, passages: pd.DataFrame
     }
 
 
-def _example(question_id: str, question: pd.Series, rows, values, texts: Mapping[str, str], metric: str) -> dict:
+def _example(
+    question_id: str,
+    question: pd.Series,
+    rows: Mapping[str, pd.DataFrame],
+    values: Mapping[str, Mapping[str, Mapping[str, float]]],
+    texts: Mapping[str, str],
+    metric: str,
+) -> dict[str, Any]:
     evidence = set(question["evidence"])
     places = {
-        system: _places(table.loc[question_id, "passage_ids"], evidence)
+        system: _places(list(table["passage_ids"][question_id]), evidence)
         for system, table in rows.items()
         if question_id in table.index
     }
@@ -68,7 +76,7 @@ def _example(question_id: str, question: pd.Series, rows, values, texts: Mapping
         "sides": {
             system: {
                 "places": places[system],
-                "passages": _side(rows[system].loc[question_id], evidence, texts, answers),
+                "passages": _side(pd.Series(rows[system].loc[question_id]), evidence, texts, answers),
                 "asked": "token_f1" in values[system][question_id],
                 "answer": rows[system].loc[question_id, "answer"],
                 "token_f1": values[system][question_id].get("token_f1"),
@@ -87,7 +95,7 @@ def _places(ranking: Sequence[str], evidence: set[str]) -> str:
     return f"{'place' if len(found) == 1 else 'places'} {', '.join(found)}"
 
 
-def _side(run: pd.Series, evidence: set[str], texts: Mapping[str, str], answers: re.Pattern | None) -> list[dict]:
+def _side(run: pd.Series, evidence: set[str], texts: Mapping[str, str], answers: re.Pattern[str] | None) -> list[dict[str, Any]]:
     found = []
     for passage_id, score in list(zip(run["passage_ids"], run["scores"], strict=True))[:TOP]:
         if passage_id not in texts:
@@ -98,13 +106,13 @@ def _side(run: pd.Series, evidence: set[str], texts: Mapping[str, str], answers:
     return found
 
 
-def _answer_pattern(answers: Iterable[str]) -> re.Pattern | None:
+def _answer_pattern(answers: Iterable[str]) -> re.Pattern[str] | None:
     """Finds an answer as whole words, case aside; the longest where several begin at one place."""
     words = sorted({" ".join(answer.split()) for answer in answers} - {""}, key=lambda answer: (-len(answer), answer))
     return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, words))})(?!\w)", re.IGNORECASE) if words else None
 
 
-def _marked(text: str, answers: re.Pattern | None) -> dict:
+def _marked(text: str, answers: re.Pattern[str] | None) -> dict[str, Any]:
     """A passage with the answers in it marked: ``excerpt`` around the first of them, ``whole`` where that is more."""
     text = " ".join(text.split())
     spans = [found.span() for found in answers.finditer(text)] if answers else []

@@ -1,6 +1,7 @@
 """Tables of the page that need more than what the evaluation holds."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -9,15 +10,15 @@ from uae.evaluation.page.names import ordered
 from uae.evaluation.testset import BASE, UAE
 
 
-def on_fewer(table: Mapping[str, Mapping], most: Mapping[str, int]) -> bool:
+def on_fewer(table: Mapping[str, Mapping[str, Any]], most: Mapping[str, int]) -> bool:
     """Whether a system's retrieval was measured on fewer questions than another's (answers are asked of a part in any case)."""
     return any(table[metric]["questions"] < most[metric] for metric in table if metric not in ANSWER_METRICS)
 
 
-def same_questions(runs: pd.DataFrame, fewer: Sequence[str], metrics: Sequence[str]) -> list[dict]:
+def same_questions(runs: pd.DataFrame, fewer: Sequence[str], metrics: Sequence[str]) -> list[dict[str, Any]]:
     """Means of base, UAE and the systems measured on fewer questions, on those questions alone: a block a set of questions."""
     asked = {system: frozenset(group["question_id"]) for system, group in runs.groupby("system")}
-    blocks: dict[frozenset, list[str]] = {}
+    blocks: dict[frozenset[str], list[str]] = {}
     for system in fewer:
         if system in asked and system not in (BASE, UAE):
             blocks.setdefault(asked[system], []).append(system)
@@ -32,7 +33,7 @@ def same_questions(runs: pd.DataFrame, fewer: Sequence[str], metrics: Sequence[s
     return tables
 
 
-def slower(cost: Mapping[str, Mapping]) -> dict[str, float]:
+def slower(cost: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     """Each system's time a query as a multiple of UAE's."""
     uae = cost.get(UAE, {}).get("ms_per_query")
     return {system: cost[system]["ms_per_query"] / uae for system in ordered(cost)} if uae else {}
