@@ -78,8 +78,8 @@ def check_scope(questions: pd.DataFrame, scope: str) -> None:
 
 def rows_by_document(passages: pd.DataFrame) -> Mapping[str, Rows]:
     """doc_id -> the places of its passages' rows, ascending."""
-    found: Mapping[str, Rows] = passages.reset_index(drop=True).groupby("doc_id").indices
-    return found
+    places = passages.reset_index(drop=True).groupby("doc_id").indices
+    return {str(doc_id): np.asarray(rows, np.intp) for doc_id, rows in places.items()}
 
 
 def places(ids: npt.NDArray[np.object_]) -> Rows:
@@ -118,7 +118,7 @@ def _ranked(
         return _best_of_blocks(vectors, passage_vectors, np.arange(len(passage_vectors)), by_id, depth)
     found: list[tuple[Rows, Floats]] = [(np.empty(0, np.intp), np.empty(0))] * len(asked)
     for doc_id, turns in asked.reset_index(drop=True).groupby("doc_id").indices.items():
-        rows = rows_of.get(doc_id, np.empty(0, np.intp))
+        rows = rows_of.get(str(doc_id), np.empty(0, np.intp))
         for turn, best in zip(turns, _best_of_blocks(vectors[turns], passage_vectors, rows, by_id, depth), strict=True):
             found[turn] = best
     return found
