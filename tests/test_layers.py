@@ -1,4 +1,4 @@
-"""Layers point one way: a room imports only from rooms above it in one table, and ``uae`` knows neither orchestrator nor server."""
+"""Layers point one way: a room imports only from rooms above it in one table. ``uae`` knows no orchestrator and no server."""
 
 import ast
 import re

@@ -1,8 +1,8 @@
-"""Every score is worked out by hand: 1 / (k + place), summed."""
+"""Every score is worked out by hand."""
 
 import pytest
 
-from uae.measures.fusion import reciprocal_rank_fusion
+from uae.measures.fusion import WEIGHTS, best_weight, reciprocal_rank_fusion, score_fusion
 
 
 def ranked(**lists: list[str]) -> dict:
@@ -48,3 +48,44 @@ def test_rankings_of_other_questions_are_an_error():
         reciprocal_rank_fusion([ranked(q=["a"]), ranked(q=["a"], r=["a"])])
     with pytest.raises(ValueError, match="no rankings"):
         reciprocal_rank_fusion([])
+
+
+# By scores: cos + weight * bm25 / the question's highest bm25
+
+DENSE = {"q": (["a", "b", "c"], [0.9, 0.5, 0.1]), "r": (["x", "y"], [0.4, 0.3])}
+WORDS = {"q": (["c", "b", "a"], [8.0, 4.0, 0.0]), "r": (["x", "y"], [0.0, 0.0])}
+
+
+def test_scaled_lexical_scores_are_added_to_the_cosines():
+    fused = score_fusion(DENSE, WORDS, 1.0)
+    assert fused["q"] == (["c", "b", "a"], [1.1, 1.0, 0.9])
+    assert fused["r"] == (["x", "y"], [0.4, 0.3])  # no passage shares a word with the question
+    assert score_fusion(DENSE, WORDS, 0.0)["q"] == DENSE["q"]
+    assert score_fusion(DENSE, WORDS, 0.5)["q"] == (["a", "b", "c"], [0.9, 0.75, 0.6])
+
+
+def test_the_scale_of_the_lexical_scores_does_not_matter():
+    tenfold = {question: (ids, [10 * score for score in scores]) for question, (ids, scores) in WORDS.items()}
+    assert score_fusion(DENSE, tenfold, 0.7) == score_fusion(DENSE, WORDS, 0.7)
+
+
+def test_ties_of_fused_scores_are_broken_by_id():
+    assert score_fusion({"q": (["b", "a"], [0.6, 0.1])}, {"q": (["a", "b"], [2.0, 0.0])}, 0.5)["q"] == (["a", "b"], [0.6, 0.6])
+
+
+def test_scores_of_other_passages_cannot_be_fused():
+    with pytest.raises(ValueError, match="same passages"):
+        score_fusion({"q": (["a"], [0.5])}, {"q": (["b"], [1.0])}, 0.5)
+    with pytest.raises(ValueError, match="same questions"):
+        score_fusion(DENSE, {"q": WORDS["q"]}, 0.5)
+
+
+def test_the_best_weight_is_the_smallest_of_the_best():
+    """The evidence c is first from a weight of 0.8 on: 0.1 + w > 0.9. At 0.8 itself it ties with a, and a stands first."""
+    chosen = best_weight({"q": DENSE["q"]}, {"q": WORDS["q"]}, {"q": ["c"]})
+    assert chosen == (1.0, 1.0, 1)
+    assert best_weight({"q": DENSE["q"]}, {"q": WORDS["q"]}, {"q": ["a"]}) == (0.0, 1.0, 1)
+    assert best_weight(DENSE, WORDS, {"q": ["c"], "r": ["y"]}).map == pytest.approx(0.75)
+    assert WEIGHTS[0] == 0.0  # an encoder that words only harm stays alone
+    with pytest.raises(ValueError, match="no rankings"):
+        best_weight({}, {}, {})

@@ -11,6 +11,7 @@ from uae.io.tables import CANDIDATES, read_table
 from uae.release.store import read_origin
 from uae.teacher.store import LabelStore
 
+SYSTEMS = ("bm25", "base", "hybrid", "uae", "convex_base", "convex_uae")
 ASKING = "evaluate.llm.questions=3"  # LLMs are asked in two of the runs only: it takes its time
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,9 +51,7 @@ def test_all_systems_stand_in_one_report(finished):
     evaluation = json.loads((finished / "evaluation.json").read_text())
     asked = {name: metrics["map"]["questions"] for name, metrics in evaluation["systems"].items()}
     everything = evaluation["counts"]["test_questions"]
-    assert asked == dict.fromkeys(("bm25", "base", "hybrid", "uae"), everything) | dict.fromkeys(
-        ("rerank_query_likelihood", "rerank_list", "ceiling"), 3
-    )
+    assert asked == dict.fromkeys(SYSTEMS, everything) | dict.fromkeys(("rerank_query_likelihood", "rerank_list", "ceiling"), 3)
     assert set(evaluation["gains"]) == set(asked) - {"base"}
     costs = json.loads((finished / "query_cost.json").read_text())
     assert set(costs) == {"bm25", "uae", "rerank_query_likelihood", "rerank_list"}
@@ -73,7 +72,8 @@ def test_the_options_of_training_and_evaluation_work_together(tmp_path, small_ch
     teacher, held_out = evaluation["held_out"]["teachers"]
     assert held_out["gain"] == teacher["gain"]
     assert evaluation["held_out"]["agreement"]["spearman"]["mean"] == pytest.approx(1)
-    assert list(evaluation["gains_over"]) == ["bm25", "hybrid", "infonce"]
+    assert list(evaluation["gains_over"]) == ["bm25", "hybrid", "infonce", "convex_base"]
+    assert set(evaluation["gains_over"]["convex_base"]) == {"uae", "convex_uae"}
     assert evaluation["gains_over"]["infonce"]["uae"]["map"]["by_document"]["documents"] > 1
     assert evaluation["readers"]["held out"] == evaluation["readers"]["reader"]
     assert json.loads((tmp_path / "query_cost.json").read_text()) == {}

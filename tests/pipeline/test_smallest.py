@@ -52,7 +52,7 @@ def _is_low(bound: Any) -> bool:
 
 
 def _parts(kinds: Any) -> list[Any]:
-    """A type and what stands in it: the members of unions, the content of tuples, what Annotated adds. Dictionaries are closed."""
+    """A type and what stands in it: the members of unions, the content of tuples, what Annotated adds. No dictionaries."""
     found = []
     for kind in kinds if isinstance(kinds, list) else [kinds]:
         found.append(kind)

@@ -9,6 +9,7 @@ import pandas as pd
 
 from uae.evaluation.answers import ANSWER_METRICS, Answering, read_answers
 from uae.evaluation.comparison import Measured, gains_over, independent_units, summarise
+from uae.evaluation.fused import CONVEX, choosing_questions, fused_with_bm25
 from uae.evaluation.llm import LlmTerms, with_llm
 from uae.evaluation.page import evaluation_page
 from uae.evaluation.testset import BASE, UAE, choose_questions, rank_with, test_set_hash
@@ -84,11 +85,12 @@ def evaluate(
     questions = choose_questions(everything)
     documents = questions.set_index("question_id")["doc_id"]
     folders = {BASE: inputs.base, **inputs.rivals, UAE: manifest.dense().encoder_folder(inputs.release)}
-    rankings = _retrieve(folders, questions, read, scope, device)
+    rankings, fused, weights = _retrieve(folders, questions, choosing_questions(everything), read, scope, device)
     parts: dict[str, Any] = {}
     if llm is not None:
         more, parts = with_llm(llm, rankings, questions, passages, read_as, inputs.release, scope, resampling)
         rankings |= more
+    rankings |= fused
     evidence = dict(zip(questions["question_id"], questions["evidence"], strict=True))
     found = {system: rankings[system] for system in folders}
     answers = {
@@ -113,7 +115,8 @@ def evaluate(
         "models": _models(inputs) | {UAE: manifest.dense().encoder},
         "release": manifest.fingerprint,
         **_compared(scores, answers, [BM25, HYBRID, *inputs.rivals], documents, resampling),
-        "recall_curve": _recall_curve({system: rankings[system] for system in (BM25, *folders, HYBRID)}, evidence),
+        "fusion": weights,
+        "recall_curve": _recall_curve({system: rankings[system] for system in (BM25, *folders, HYBRID, *fused)}, evidence),
         "training": {"curve": _training_curve(inputs.training_curve)},
         **parts,
     }
@@ -152,14 +155,39 @@ def _scores(
 
 
 def _retrieve(
-    folders: Mapping[str, Path], questions: pd.DataFrame, passages: pd.DataFrame, scope: str, device: str
-) -> dict[str, Rankings]:
-    """Whole rankings by BM25, by the encoders in ``folders``, and by BM25 and the base encoder together."""
-    rankings: dict[str, Rankings] = {BM25: rank_bm25(questions, passages, scope, None)}
-    for system, folder in folders.items():
-        rankings[system] = rank_with(folder, questions, passages, scope, device, f"{system}: passages")
+    folders: Mapping[str, Path],
+    questions: pd.DataFrame,
+    chosen_on: Mapping[str, pd.DataFrame],
+    passages: pd.DataFrame,
+    scope: str,
+    device: str,
+) -> tuple[dict[str, Rankings], dict[str, Rankings], dict[str, dict[str, Any]]]:
+    """Whole rankings by BM25, by the encoders in ``folders``, and by BM25 and the base encoder together by their places; those by
+    BM25 and an encoder together by their scores, with their weights.
+
+    Args:
+        chosen_on: encoder -> more questions that it ranks, for its weight beside BM25.
+    """
+    tested = list(questions["question_id"])
+    others = pd.concat([*chosen_on.values(), questions.head(0)]).drop_duplicates("question_id")
+    words = rank_bm25(pd.concat([questions, others]), passages, scope, None)
+    ranked = {
+        system: rank_with(
+            folder,
+            pd.concat([questions, chosen_on.get(system, questions.head(0))]),
+            passages,
+            scope,
+            device,
+            f"{system}: passages",
+        )
+        for system, folder in folders.items()
+    }
+    fused, weights = fused_with_bm25(ranked, words, chosen_on, tested)
+    rankings: dict[str, Rankings] = {
+        system: {question_id: found[question_id] for question_id in tested} for system, found in ({BM25: words} | ranked).items()
+    }
     rankings[HYBRID] = reciprocal_rank_fusion([rankings[BM25], rankings[BASE]])
-    return rankings
+    return rankings, fused, weights
 
 
 def _compared(
@@ -177,10 +205,14 @@ def _compared(
     def gains(base: str, system: str) -> dict[str, Measured]:
         return gains_over(scores[base], scores[system], documents, resampling)
 
+    # The strongest system without training: UAE is told against it by itself and with BM25's help, too.
+    untrained = CONVEX[BASE]
+    against = [system for system in (UAE, CONVEX[UAE]) if {system, untrained} <= set(scores)]
     return {
         "systems": {system: means(table) for system, table in scores.items()},
         "gains": {system: gains(BASE, system) for system in scores if system != BASE},
-        "gains_over": {rival: {UAE: gains(rival, UAE)} for rival in rivals},
+        "gains_over": {rival: {UAE: gains(rival, UAE)} for rival in rivals}
+        | ({untrained: {system: gains(untrained, system) for system in against}} if against else {}),
         "readers": {
             name: {system: means(table[list(ANSWER_METRICS)]) for system, table in tables.items()}
             for name, tables in answers.items()
