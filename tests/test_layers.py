@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,9 @@ def test_nothing_is_unpickled(file):
 def test_the_docs_show_the_rooms_in_this_order():
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     assert tuple(re.findall(r"^\| `uae/(\w+)/` \|", text, flags=re.MULTILINE)) == ROOMS
+
+
+def test_no_two_files_of_tests_have_one_name():
+    """pytest imports them by their names alone, so that helpers beside them can be imported: the second would not be collected."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, number in names.items() if number > 1] == []
