@@ -70,6 +70,6 @@ def test_the_docs_show_the_rooms_in_this_order():
 
 
 def test_no_two_files_of_tests_have_one_name():
-    """pytest imports them by their names alone, so that helpers beside them can be imported: the second would not be collected."""
+    """pytest imports them by their names alone, so helpers beside them can be imported. It would not collect the second one."""
     names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
     assert [name for name, number in names.items() if number > 1] == []
