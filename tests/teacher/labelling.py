@@ -10,9 +10,10 @@ from uae.io.files import sha256_bytes
 from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, write_table
 from uae.teacher.asking import Asked
 from uae.teacher.label import label
+from uae.teacher.parts import KEY
 from uae.teacher.prompts import Template
 from uae.teacher.protocol import Pair, PromptBatch, Reading
-from uae.teacher.store import KEY, LabelStore
+from uae.teacher.store import LabelStore
 
 TEMPLATE = Template("Passage: {passage}\n\n", "Question: {question}\nAnswer:", " {answer}")
 OTHER = Template("Text: {passage}\n", "Question: {question}\nAnswer:", " {answer}")

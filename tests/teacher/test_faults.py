@@ -13,7 +13,8 @@ import pytest
 from labelling import contents, write_corpus
 
 from uae.io.files import read_json
-from uae.teacher.store import KEY, LabelStore
+from uae.teacher.parts import KEY
+from uae.teacher.store import LabelStore
 
 KILLS = 20
 IN_FLIGHT = 2  # one for each of two workers

@@ -26,9 +26,10 @@ from uae.teacher import label as module
 from uae.teacher.asking import Asked
 from uae.teacher.engines.local import load_teacher
 from uae.teacher.label import unread, windows
+from uae.teacher.parts import KEY
 from uae.teacher.prompts import Template
 from uae.teacher.protocol import Pair
-from uae.teacher.store import KEY, LabelStore
+from uae.teacher.store import LabelStore
 from uae.teacher.utility import Source, utilities
 from uae.training.examples import labelled_pairs
 
@@ -320,10 +321,12 @@ def test_the_manifest_says_what_was_asked_of_whom(corpus):
     run(corpus, asking(teacher, check_templates=(CHECK,), weight=2.5), check_questions=3, answers_per_question=2)
     manifest = read_json(corpus / "labels.json")
     assert manifest == {
+        "format": 2,
         "teachers": [
             {
                 "name": "main", "fingerprint": "f" * 64, "method": "answer_likelihood", "grades": [], "weight": 2.5,
                 "templates": {TEMPLATE.hash: vars(TEMPLATE)}, "check_templates": {CHECK.hash: vars(CHECK)},
+                "number_formats": ["unknown"],
             }
         ],
         "answers_per_question": 2,
@@ -331,7 +334,7 @@ def test_the_manifest_says_what_was_asked_of_whom(corpus):
         "provenances": [{"readings": 2 * ALL + 2 * 21, "backend": "counting", "batch_pairs": 5}],
     }  # fmt: skip
     (entry,) = manifest["teachers"]
-    expected = Source("main", "f" * 64, "answer_likelihood", (), 2.5, (TEMPLATE.hash,), (CHECK.hash,))
+    expected = Source("main", "f" * 64, "answer_likelihood", (), 2.5, (TEMPLATE.hash,), (CHECK.hash,), ("unknown",))
     assert Source.from_manifest(entry) == expected
 
 

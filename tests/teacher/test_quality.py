@@ -11,7 +11,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from uae.io.errors import ArtefactError
-from uae.teacher.quality.figures import judge, pair_table, question_table
+from uae.teacher.quality.assess import assess
+from uae.teacher.quality.tables import pair_table, question_table
 from uae.teacher.quality.verdict import (
     FEWEST_QUESTIONS,
     FEWEST_READ_TWICE,
@@ -29,7 +30,7 @@ TAU = 0.5
 
 
 def tables(rows: dict[str, list[tuple]], evidence: dict[str, list[str]], tokens: dict[str, float] | None = None) -> dict:
-    """Arguments of ``judge``. ``rows``: question_id -> (passage_id, utility, base score) each."""
+    """Arguments of ``assess``. ``rows``: question_id -> (passage_id, utility, base score) each."""
     pairs = pd.DataFrame(
         [(q, p, u, s) for q, passages in rows.items() for p, u, s in passages],
         columns=["question_id", "passage_id", "utility", "score"],
@@ -48,7 +49,7 @@ def tables(rows: dict[str, list[tuple]], evidence: dict[str, list[str]], tokens:
 
 
 def judged(arguments: dict, temperature: float = TAU, resamples: int = 99) -> dict:
-    report = judge(**arguments, temperature=temperature, confidence=0.95, resamples=resamples, seed=1)
+    report = assess(**arguments, temperature=temperature, confidence=0.95, resamples=resamples, seed=1)
     json.dumps(report, allow_nan=False)
     return report
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 
-from uae.teacher.quality.figures import judge
+from uae.teacher.quality.assess import assess
 from uae.teacher.quality.page import page
 
 HOSTILE = '</p><script>alert("x")</script><img src="https://evil.example/x.png" onerror="alert(1)">'
@@ -15,7 +15,7 @@ LONG = "word " * 5000 + "the very end"
 
 
 def tables(rows: dict[str, list[tuple[str, float, float]]], evidence: dict[str, list[str]], text: str = "What?") -> dict:
-    """Arguments of ``judge``. ``rows``: question_id -> (passage_id, utility, base score) each."""
+    """Arguments of ``assess``. ``rows``: question_id -> (passage_id, utility, base score) each."""
     pairs = pd.DataFrame(
         [(q, p, u, s) for q, passages in rows.items() for p, u, s in passages],
         columns=["question_id", "passage_id", "utility", "score"],
@@ -48,7 +48,7 @@ def world(text: str = "What?", evidence: bool = True, second: str | None = "u") 
 
 
 def render(arguments: dict, text: str = "A passage.") -> tuple[dict, str]:
-    report = judge(**arguments, temperature=0.5, confidence=0.95, resamples=99, seed=1)
+    report = assess(**arguments, temperature=0.5, confidence=0.95, resamples=99, seed=1)
     return report, page(report, **arguments, passages=dict.fromkeys(arguments["candidates"]["passage_id"], text))
 
 

@@ -22,7 +22,8 @@ from uae.io.errors import ArtefactError
 from uae.io.files import sha256_file
 from uae.io.tables import LABELS, write_table
 from uae.teacher import store as module
-from uae.teacher.store import KEY, LabelStore
+from uae.teacher.parts import KEY
+from uae.teacher.store import LabelStore
 
 CPU = {"backend": "transformers", "device": "cpu", "batch_tokens": 64, "share": 0.5, "compiled": False, "device_name": None,
        "template": "Où est {passage}?\n"}  # fmt: skip
@@ -602,8 +603,8 @@ def test_a_sound_table_of_another_kind_is_named(filled):
 
 def test_a_part_is_hashed_once_and_again_when_it_changes(filled, monkeypatch):
     hashed = []
-    name_of = module._name
-    monkeypatch.setattr(module, "_name", lambda content: hashed.append(1) or name_of(content))
+    name_of = module.content_name
+    monkeypatch.setattr(module, "content_name", lambda content: hashed.append(1) or name_of(content))
     reader = LabelStore(filled)
     for _ in range(2):
         reader.read()

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from uae.io.tables import CANDIDATES, read_table
 from uae.teacher.asking import answer_id
-from uae.teacher.store import KEY, LabelStore
+from uae.teacher.parts import KEY
+from uae.teacher.store import LabelStore
 from uae.training.data import TrainingData
 from uae.training.options import TrainOptions
 from uae.training.refresh import MoreLabels

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from uae.pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
     from uae.teacher.asking import Asked
+    from uae.teacher.engines import EngineRequest
     from uae.teacher.prompts import Template
     from uae.teacher.protocol import Teacher
 
@@ -50,31 +52,35 @@ def template_of(template: TemplateSettings, passages: PassageSettings) -> "Templ
 
 def open_local(folder: Path, fingerprint: str, sizes: LabelSettings, compute: ComputeSettings) -> "Teacher":
     """Load the model in ``folder`` as a teacher."""
-    from uae.teacher.engines.local import load_teacher
+    from uae.teacher.engines import prepare_folder
 
-    return load_teacher(
-        folder,
-        fingerprint,
-        compute.device,
-        compute.dtype,
-        batch_tokens=sizes.batch_tokens,
-        memory_mb=sizes.memory_mb,
-        compile=sizes.compile,
-    )
+    return prepare_folder(folder, fingerprint, _request("", folder.parent, sizes, compute)).open()
 
 
 def _engine(
     teacher: TeacherSettings, sizes: LabelSettings, compute: ComputeSettings, w: Workspace
 ) -> "tuple[str, Callable[[], Teacher]]":
     """The fingerprint of a teacher's model, and what opens it."""
-    if teacher.server is not None:
-        from uae.teacher.engines.served import ServedTeacher
+    from uae.teacher.engines import prepare
 
-        key = os.environ.get("UAE_TEACHER_API_KEY")  # a secret has no place in params.yaml
-        server = ServedTeacher(**teacher.server.model_dump(), model=teacher.model, api_key=key)
-        return server.fingerprint, lambda: server
-    from uae.io.models import fingerprint, resolve
+    request = _request(teacher.model, w.model_cache, sizes, compute)
+    if teacher.server is None:
+        return prepare("local", request)
+    key = os.environ.get("UAE_TEACHER_API_KEY")  # a secret has no place in params.yaml
+    return prepare("served", replace(request, server=teacher.server.model_dump(), api_key=key))
 
-    folder = resolve(teacher.model, w.model_cache)
-    found = fingerprint(folder)
-    return found, lambda: open_local(folder, found, sizes, compute)
+
+def _request(model: str, models_folder: Path, sizes: LabelSettings, compute: ComputeSettings) -> "EngineRequest":
+    from uae.teacher.engines import EngineRequest
+
+    return EngineRequest(
+        model=model,
+        models_folder=models_folder,
+        device=compute.device,
+        dtype=compute.dtype,
+        batch_tokens=sizes.batch_tokens,
+        memory_mb=sizes.memory_mb,
+        compile=sizes.compile,
+        server={},
+        api_key=None,
+    )

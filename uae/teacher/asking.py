@@ -77,21 +77,23 @@ def wanted(
     rows = sorted(zip(candidates["passage_id"], candidates["question_id"], strict=True))
     if asked.subtracts_baseline:
         rows = [("", question_id) for question_id in sorted(candidates["question_id"].unique())] + rows
+    chosen = questions.loc[candidates["question_id"].unique()]
+    wording: dict[str, str] = dict(zip(chosen.index, chosen["text"], strict=True))
     texts = {
-        question_id: scored_texts(asked.method, asked.grades, row["text"], row["answers"], answers_per_question)
-        for question_id, row in questions.loc[candidates["question_id"].unique()].iterrows()
+        question_id: scored_texts(asked.method, asked.grades, wording[question_id], answers, answers_per_question)
+        for question_id, answers in zip(chosen.index, chosen["answers"], strict=True)
     }
-    _check(texts, questions)
+    _check(texts, wording, dict(zip(chosen.index, chosen["source"], strict=True)))
     for passage_id, question_id in rows:
-        question = "" if asked.method == "query_likelihood" else questions.at[question_id, "text"]
+        question = "" if asked.method == "query_likelihood" else wording[question_id]
         for text in texts[question_id]:
             key = (question_id, passage_id, answer_id(text), template.hash, asked.fingerprint)
             yield Pair(key, question, text, passages[passage_id] if passage_id else None)
 
 
-def _check(texts: Mapping[str, Sequence[str]], questions: pd.DataFrame) -> None:
+def _check(texts: Mapping[str, Sequence[str]], wording: Mapping[str, str], sources: Mapping[str, str]) -> None:
     if faulty := [question_id for question_id, of in texts.items() if not of or not all(text.strip() for text in of)]:
-        some = "; ".join(f"{questions.at[q, 'text'][:60]!r} ({questions.at[q, 'source']})" for q in faulty[:5])
+        some = "; ".join(f"{wording[q][:60]!r} ({sources[q]})" for q in faulty[:5])
         raise InputError(
             f"{len(faulty)} questions have no answer, or a blank one: {some}. Answer them or remove them; a teacher with "
             "method: query_likelihood or judgement needs no answers (then set validate.require_answers to false as well)"

@@ -8,11 +8,14 @@ from typing import Any
 from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table
 from uae.teacher.asking import Asked, wanted
 from uae.teacher.label import passes, unread, windows
-from uae.teacher.protocol import PromptBatch, Teacher, read_all
+from uae.teacher.prompts import Template
+from uae.teacher.protocol import Pair, PromptBatch, Teacher, read_all
 from uae.teacher.store import stored_keys
 
 # Of a large corpus so many windows are tokenised, and the rest taken to be like them.
 _WINDOWS = 8
+
+_Window = tuple[Template, list[Pair]]
 
 
 def labelling_cost(
@@ -38,7 +41,7 @@ def labelling_cost(
     passages = read_table(passages_path, PASSAGES)
     questions = read_table(questions_path, QUESTIONS).set_index("question_id")
     done = stored_keys([store_path, *adopts])
-    work = {asked.name: [] for asked in teachers}
+    work: dict[str, list[_Window]] = {asked.name: [] for asked in teachers}
     stored = {asked.name: 0 for asked in teachers}
     for asked, template, table in passes(teachers, candidates, check_questions):
         pairs = list(wanted(asked, template, table, questions, template.passages(passages), answers_per_question))
@@ -47,7 +50,7 @@ def labelling_cost(
     return [_cost(asked, work[asked.name], stored[asked.name], done, calibration_s) for asked in teachers]
 
 
-def _cost(asked: Asked, work: list, stored: int, done: set[tuple], calibration_s: float) -> dict[str, Any]:
+def _cost(asked: Asked, work: list[_Window], stored: int, done: set[tuple[str, ...]], calibration_s: float) -> dict[str, Any]:
     missing = sum(pair.key not in done for _, window in work for pair in window)
     cost = {"teacher": asked.name, "readings": missing, "stored": stored}
     if not missing:

@@ -5,17 +5,19 @@ from collections import deque
 from collections.abc import Container, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from tqdm import tqdm
 
 from uae.io.errors import ArtefactError
-from uae.io.files import write_json
 from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table
 from uae.teacher.asking import Asked, sample, wanted
+from uae.teacher.manifest import write_label_manifest
+from uae.teacher.parts import KEY
 from uae.teacher.prompts import Template
 from uae.teacher.protocol import Pair, PromptBatch, Teacher, read_all
-from uae.teacher.store import KEY, LabelStore, stored_keys
+from uae.teacher.store import LabelStore, stored_keys
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +37,7 @@ def label(
     check_questions: int,
     readings_per_part: int,
     adopts: Sequence[Path] = (),
-) -> dict:
+) -> dict[str, int]:
     """``ask``, and write the manifest, which says which readings of the store count. Returns counts.
 
     Args:
@@ -46,15 +48,7 @@ def label(
         candidates_path, passages_path, questions_path, store_path, teachers, answers_per_question, check_questions,
         readings_per_part, adopts=adopts,
     )  # fmt: skip
-    write_json(
-        manifest_path,
-        {
-            "teachers": [_entry(asked) for asked in teachers],
-            "answers_per_question": answers_per_question,
-            "check_questions": check_questions,
-            "provenances": LabelStore(store_path).provenances(),
-        },
-    )
+    write_label_manifest(manifest_path, teachers, answers_per_question, check_questions, LabelStore(store_path))
     return counts
 
 
@@ -69,7 +63,7 @@ def ask(
     readings_per_part: int,
     others: Sequence[Path] = (),
     adopts: Sequence[Path] = (),
-) -> dict:
+) -> dict[str, int]:
     """Append readings of all pairs never labelled with these teachers and templates. Returns counts.
 
     A killed run loses the batch in flight (on a CPU each core reads one of its own). The next one reads what is missing in the
@@ -133,8 +127,8 @@ def passes(
 def windows(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
     """Neighbouring pairs, some thousands; those of a passage stay together unless they are more than that."""
     window: list[Pair] = []
-    for _, group in groupby(pairs, key=lambda pair: pair.passage):
-        group = list(group)
+    for _, of_passage in groupby(pairs, key=lambda pair: pair.passage):
+        group = list(of_passage)
         if window and len(window) + len(group) > WINDOW_PAIRS:
             yield window
             window = []
@@ -146,7 +140,9 @@ def windows(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
         yield window
 
 
-def read_missing(store: LabelStore, work: Sequence[tuple[Asked, Template, list[Pair]]], done: set[tuple], bar: tqdm) -> None:
+def read_missing(
+    store: LabelStore, work: Sequence[tuple[Asked, Template, list[Pair]]], done: set[tuple[str, ...]], bar: "tqdm[Any]"
+) -> None:
     """One teacher's work that is not ``done`` yet, into a store that is being written to.
 
     The teacher is loaded only if there is any, and given up at the end: the next one needs the memory.
@@ -178,7 +174,11 @@ def _settle(store: LabelStore, turns: deque[PromptBatch]) -> None:
 
 
 def unread(
-    teacher: Teacher, template: Template, window: list[Pair], done: Container[tuple], early: Container[tuple] = ()
+    teacher: Teacher,
+    template: Template,
+    window: list[Pair],
+    done: Container[tuple[str, ...]],
+    early: Container[tuple[str, ...]] = (),
 ) -> Iterator[PromptBatch]:
     """The batches of a window that are not read yet, and those read before their turn, in their order.
 
@@ -195,18 +195,5 @@ def unread(
         yield from teacher.plan(template, rest)
 
 
-def _row(key: tuple, nll_sum: float, n_tokens: int, truncated: bool) -> dict:
+def _row(key: tuple[str, ...], nll_sum: float, n_tokens: int, truncated: bool) -> dict[str, Any]:
     return dict(zip(KEY, key, strict=True)) | {"nll_sum": nll_sum, "n_tokens": n_tokens, "truncated": truncated}
-
-
-def _entry(asked: Asked) -> dict:
-    """A teacher as ``utility.Source.from_manifest`` reads it, with the templates' texts for whoever opens the file."""
-    return {
-        "name": asked.name,
-        "fingerprint": asked.fingerprint,
-        "method": asked.method,
-        "grades": list(asked.grades),
-        "weight": asked.weight,
-        "templates": {template.hash: vars(template) for template in asked.templates},
-        "check_templates": {template.hash: vars(template) for template in asked.check_templates},
-    }

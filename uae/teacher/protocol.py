@@ -8,19 +8,21 @@ from typing import Any, NamedTuple, Protocol
 
 from uae.teacher.prompts import Template
 
+ReadingKey = tuple[str, str, str, str, str]  # question_id, passage_id, answer_id, template, teacher, as in tables.LABELS
+
 
 @dataclass(frozen=True)
 class Pair:
     """One thing to read: the text scored (``answer``) after a question, with a passage or (None) without."""
 
-    key: tuple[str, str, str, str, str]  # question_id, passage_id, answer_id, template, teacher, as in tables.LABELS
+    key: ReadingKey
     question: str
     answer: str
     passage: str | None
 
 
 class Reading(NamedTuple):
-    key: tuple[str, str, str, str, str]
+    key: ReadingKey
     nll_sum: float  # nats, over the answer's tokens
     n_tokens: int
     truncated: bool  # the passage was cut to fit the context

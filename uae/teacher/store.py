@@ -8,7 +8,6 @@ A part is on the disk, its folder's entry included, before anything is done that
 is thus always a store: beside it there may be a draft, which counts for nothing, or readings that are sealed and loose at once.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -16,23 +15,33 @@ from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from uae.io import tables as formats
 from uae.io.errors import ArtefactError
 from uae.io.files import disk_error
-from uae.io.tables import as_arrow, migrated
+from uae.io.tables import as_arrow
+from uae.teacher.noise import UNKNOWN
+from uae.teacher.parts import (
+    KEY,
+    Provenance,
+    content_name,
+    decode,
+    encode,
+    joined,
+    keys_of,
+    number_format_of,
+    provenance_of,
+    provenance_text,
+)  # fmt: skip
 
 log = logging.getLogger(__name__)
 
-KEY = ("question_id", "passage_id", "answer_id", "template", "teacher")  # of a reading: LABELS' columns that tell it from others
-
 _SEALED, _LOOSE, _EARLY = ".parquet", ".loose.parquet", ".early.parquet"
-_PROVENANCE, _FORMAT = b"uae.provenance", b"uae.format"  # keys of the Parquet file's metadata; without the second it is format 1
 
 
 class LabelStore:
@@ -83,9 +92,7 @@ class LabelStore:
             self._writing = False
             lock.release()
 
-    def append(
-        self, rows: Sequence[Mapping], provenance: Mapping[str, str | int | float | bool | None], early: bool = False
-    ) -> None:
+    def append(self, rows: Sequence[Mapping[str, Any]], provenance: Provenance, early: bool = False) -> None:
         """Keep a batch of readings, dictionaries with LABELS' fields: on return no kill and no power cut can lose it.
 
         Args:
@@ -97,7 +104,7 @@ class LabelStore:
         self._demand_writing()
         if not rows:
             return
-        text = json.dumps(dict(provenance), sort_keys=True, allow_nan=False)
+        text = provenance_text(provenance)
         part = self._write(as_arrow(self.folder, formats.LABELS, rows), text, _EARLY if early else _LOOSE)
         if early:
             self.early |= dict.fromkeys((tuple(row[column] for column in KEY) for row in rows), part.name)
@@ -113,12 +120,12 @@ class LabelStore:
         self._demand_writing()
         held, adopted = self.keys(), 0
         for table in LabelStore(folder).parts():
-            keys = list(zip(*(_strings(table[column]) for column in KEY), strict=True))
+            keys = keys_of(table)
             rows = [row for row, key in enumerate(keys) if key in wanted and key not in held]
             if rows:
                 held.update(keys[row] for row in rows)
                 adopted += len(rows)
-                provenance = _provenance(table)
+                provenance = provenance_of(table)
                 part = self._write(table.replace_schema_metadata(None).take(rows), provenance, _LOOSE)
                 self._count(part.name, provenance, len(rows))
         return adopted
@@ -141,7 +148,7 @@ class LabelStore:
             _sync(self.folder)
         self.early = {other: part for other, part in self.early.items() if part != early}
         for table in self._sound([self.folder / name], KEY).values():
-            self._count(name, _provenance(table), len(table))
+            self._count(name, provenance_of(table), len(table))
 
     def seal(self) -> None:
         """Merge all loose parts, one sealed part for each provenance. For the end of a run.
@@ -160,13 +167,14 @@ class LabelStore:
         Raises:
             ArtefactError: parts are damaged (outside ``writing`` only: there they are set aside), or not a label store's.
         """
-        return _joined(self._tables(None).values()).to_pandas().drop_duplicates(list(KEY), ignore_index=True)
+        readings: pd.DataFrame = joined(self._tables(None).values()).to_pandas()
+        return readings.drop_duplicates(list(KEY), ignore_index=True)
 
     def keys(self) -> set[tuple[str, ...]]:
         """The keys of all readings, as tuples in the order of ``KEY``. Raises as ``read``."""
-        return _keys(_joined(self._tables(KEY).values()))
+        return set(keys_of(joined(self._tables(KEY).values())))
 
-    def provenances(self) -> list[dict]:
+    def provenances(self) -> list[dict[str, Any]]:
         """How the readings were made: ``{"readings": their number, **provenance}`` for each provenance. Raises as ``read``.
 
         Of readings that an earlier version stored only the number is known.
@@ -174,10 +182,22 @@ class LabelStore:
         seen: set[tuple[str, ...]] = set()
         counts: Counter[str] = Counter()
         for table in self._tables(KEY).values():
-            new = _keys(table) - seen
+            new = set(keys_of(table)) - seen
             seen |= new
-            counts[_provenance(table)] += len(new)
+            counts[provenance_of(table)] += len(new)
         return [{"readings": number, **json.loads(text)} for text, number in sorted(counts.items()) if number]
+
+    def number_formats(self) -> dict[str, list[str]]:
+        """teacher -> the number formats that its readings were made in, by their provenance. Raises as ``read``.
+
+        ``unknown`` stands for readings whose provenance does not say: of a server, or of an earlier version of the store.
+        """
+        found: dict[str, set[str]] = {}
+        for table in self._tables(KEY).values():
+            name = number_format_of(table) or UNKNOWN
+            for teacher in table["teacher"].unique().to_pylist():
+                found.setdefault(teacher, set()).add(name)
+        return {teacher: sorted(names) for teacher, names in sorted(found.items())}
 
     def _demand_writing(self) -> None:
         if not self._writing:
@@ -194,14 +214,14 @@ class LabelStore:
         unsealed = {name: table for name, table in tables.items() if name.endswith((_LOOSE, _EARLY))}
         if not unsealed:
             return
-        sealed = _keys(_joined(table for name, table in tables.items() if name not in unsealed))
+        sealed = set(keys_of(joined(table for name, table in tables.items() if name not in unsealed)))
         for name, table in unsealed.items():
-            if _keys(table) <= sealed:  # killed between writing the sealed part and removing this one
+            if set(keys_of(table)) <= sealed:  # killed between writing the sealed part and removing this one
                 self._remove(name)
             elif name.endswith(_EARLY):
-                self.early |= dict.fromkeys(_keys(table), name)
+                self.early |= dict.fromkeys(set(keys_of(table)), name)
             else:
-                self._loose.setdefault(_provenance(table), {})[name] = len(table)
+                self._loose.setdefault(provenance_of(table), {})[name] = len(table)
         for provenance in sorted(self._loose):
             self._seal_if_full(provenance)  # killed between writing the last loose part and sealing
 
@@ -210,6 +230,7 @@ class LabelStore:
         self._seal_if_full(provenance)
 
     def _seal_if_full(self, provenance: str) -> None:
+        assert self.rows_per_part is not None  # ``writing`` saw to it
         if sum(self._loose[provenance].values()) >= self.rows_per_part:
             self._seal(provenance)
 
@@ -217,17 +238,15 @@ class LabelStore:
         """The sealed part depends on the readings alone, not on their order or on how they were divided into loose parts."""
         tables = self._sound([self.folder / name for name in sorted(self._loose[provenance])], None)
         if tables:
-            merged = _joined(tables.values()).sort_by([(column, "ascending") for column in KEY])
+            merged = joined(tables.values()).sort_by([(column, "ascending") for column in KEY])
             self._write(merged.combine_chunks(), provenance, _SEALED)  # Parquet's pages would end where chunks do
         for name in tables:
             self._remove(name)
         del self._loose[provenance]
 
     def _write(self, table: pa.Table, provenance: str, suffix: str) -> Path:
-        sink = pa.BufferOutputStream()
-        pq.write_table(table.replace_schema_metadata({_PROVENANCE: provenance} | _stamp()), sink)
-        content = sink.getvalue()
-        part = self.folder / f"{_name(content)}{suffix}"
+        content = encode(table, provenance)
+        part = self.folder / f"{content_name(content)}{suffix}"
         draft = self.folder / f".draft-{part.name}"
         with _disk(part):
             try:
@@ -276,13 +295,10 @@ class LabelStore:
             raise
         version = (part.name, status.st_size, status.st_mtime_ns)
         if version not in self._verified:
-            if _name(content) != part.name.split(".")[0]:
+            if content_name(content) != part.name.split(".")[0]:
                 return None
             self._verified.add(version)
-        table = pq.ParquetFile(pa.BufferReader(content)).read()
-        kept = table.schema.metadata
-        table = migrated(part, table, formats.LABELS, formats.LABELS_SINCE, _format(part, kept))
-        return table.replace_schema_metadata(kept).select(columns or formats.LABELS.names)
+        return decode(part, content, columns)
 
     def _set_aside(self, name: str) -> None:
         aside = f"{name}.damaged"
@@ -315,49 +331,6 @@ def read_stores(folders: Iterable[Path]) -> pd.DataFrame:
 def stored_keys(folders: Iterable[Path]) -> set[tuple[str, ...]]:
     """The keys of all readings in several stores. Raises as ``LabelStore.read``."""
     return set().union(*(LabelStore(folder).keys() for folder in folders))
-
-
-def _name(content) -> str:
-    return hashlib.sha256(content).hexdigest()[:32]
-
-
-def _stamp() -> dict[bytes, bytes]:
-    """None for the first format: its parts are named by bytes that hold no number."""
-    return {} if formats.LABELS_FORMAT == 1 else {_FORMAT: str(formats.LABELS_FORMAT).encode()}
-
-
-def _format(part: Path, metadata: Mapping[bytes, bytes] | None) -> int:
-    """
-    Raises:
-        ArtefactError: a newer version wrote the part.
-    """
-    written = int((metadata or {}).get(_FORMAT, b"1"))
-    if written > formats.LABELS_FORMAT:
-        raise ArtefactError(
-            f"{part} is of format {written} and was written by a newer version of uae; this version reads up to format "
-            f"{formats.LABELS_FORMAT}. Install the newer version, or point this project at another label store"
-        )
-    return written
-
-
-def _provenance(table: pa.Table) -> str:
-    return (table.schema.metadata or {}).get(_PROVENANCE, b"{}").decode()
-
-
-def _joined(tables: Iterable[pa.Table]) -> pa.Table:
-    tables = [table.replace_schema_metadata(None) for table in tables]
-    return pa.concat_tables(tables) if tables else formats.LABELS.empty_table()
-
-
-def _keys(table: pa.Table) -> set[tuple[str, ...]]:
-    return set(zip(*(_strings(table[column]) for column in KEY), strict=True))
-
-
-def _strings(column: pa.ChunkedArray) -> list[str]:
-    """Equal strings are one object: of a million keys there are few different templates and passages."""
-    encoded = column.dictionary_encode().unify_dictionaries()
-    words = encoded.chunk(0).dictionary.to_pylist() if encoded.num_chunks else []
-    return [words[index] for chunk in encoded.chunks for index in chunk.indices.to_pylist()]
 
 
 def _make_folder(folder: Path) -> None:

@@ -1,17 +1,22 @@
 """Utilities derived from raw readings, in nats. How they are brought together is a parameter; the readings stay as they are."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from scipy.special import logsumexp
 
 from uae.io.errors import ArtefactError
 from uae.teacher.asking import answer_id, scored_texts
+from uae.teacher.noise import Noise, noise_of
 
-# Nats. A reading may change so much with the batch that it is read in, and scaled up, such a change would be all that is said.
-_EQUAL = 1e-5
+if TYPE_CHECKING:
+    from pandas.core.groupby import SeriesGroupBy
+
+    _Grouped = SeriesGroupBy[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -25,11 +30,16 @@ class Source:
     weight: float
     templates: tuple[str, ...]  # hashes
     check_templates: tuple[str, ...]
+    number_formats: tuple[str, ...] = ("float32",)  # that the readings were made in
 
     @classmethod
-    def from_manifest(cls, entry: dict) -> "Source":
-        tuples = {name: tuple(entry[name]) for name in ("grades", "templates", "check_templates")}
+    def from_manifest(cls, entry: Mapping[str, Any]) -> "Source":
+        tuples = {name: tuple(entry[name]) for name in ("grades", "templates", "check_templates", "number_formats")}
         return cls(**{name: entry[name] for name in ("name", "fingerprint", "method", "weight")} | tuples)
+
+    @property
+    def noise(self) -> Noise:
+        return noise_of(self.number_formats)
 
 
 def utilities(
@@ -49,7 +59,8 @@ def utilities(
         templates: ``mean`` or ``median`` over a teacher's prompt templates.
         teachers: before the weighted mean over teachers, each one's utilities are taken as they are (``none``), standardised
             (``zscore``) or spread over 0 to 1 (``minmax``) within each question. The last two give up the unit and the zero:
-            nats no longer, and no passage is said to help or to mislead.
+            nats no longer, and no passage is said to help or to mislead. A teacher whose utilities of a question differ by no
+            more than its number format's error (``noise``) says nothing there: scaled up, the error would be all that it says.
 
     Returns:
         columns question_id, passage_id, utility (nats per token), in the candidates' order.
@@ -57,7 +68,7 @@ def utilities(
     Raises:
         ArtefactError: a candidate pair lacks a reading.
     """
-    total = 0.0
+    total = pd.Series(0.0, index=range(len(candidates)))
     for source in sources:
         each = [
             template_utilities(labels, candidates, questions, source, template, answers_per_question, answers)["utility"]
@@ -65,7 +76,7 @@ def utilities(
         ]
         of_teacher = pd.concat(each, axis=1).agg(templates, axis=1)
         grouped = of_teacher.groupby(candidates["question_id"].to_numpy())
-        total = total + source.weight * _NORMALISED[teachers](grouped, of_teacher)
+        total = total + source.weight * _NORMALISED[teachers](grouped, of_teacher, source.noise.spread)
     weight = sum(source.weight for source in sources)
     return candidates[["question_id", "passage_id"]].reset_index(drop=True).assign(utility=total / weight)
 
@@ -113,12 +124,13 @@ def template_utilities(
     return table.assign(utility=values.to_numpy())
 
 
-def _log_odds(nll: np.ndarray) -> np.ndarray:
+def _log_odds(nll: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Of the expected grade, from the grades' NLLs of shape (pairs, grades). In log space: no grade falls to exact zero."""
     grades = np.arange(nll.shape[1])
     with np.errstate(divide="ignore"):  # the extreme grades have weight 0 on one side
         up, down = np.log(grades), np.log(grades[::-1])
-    return logsumexp(up - nll, axis=1) - logsumexp(down - nll, axis=1)
+    odds: npt.NDArray[np.float64] = logsumexp(up - nll, axis=1) - logsumexp(down - nll, axis=1)
+    return odds
 
 
 def _require(readings: pd.Series) -> None:
@@ -129,18 +141,22 @@ def _require(readings: pd.Series) -> None:
         )
 
 
-def _zscore(grouped, values: pd.Series) -> pd.Series:
+def _as_they_are(grouped: "_Grouped", values: pd.Series, noise: float) -> pd.Series:
+    return values
+
+
+def _zscore(grouped: "_Grouped", values: pd.Series, noise: float) -> pd.Series:
     scores = (values - grouped.transform("mean")) / grouped.transform("std", ddof=0)
-    return scores.where(_spread(grouped) > _EQUAL, 0.0)
+    return scores.where(_spread(grouped) > noise, 0.0)
 
 
-def _minmax(grouped, values: pd.Series) -> pd.Series:
+def _minmax(grouped: "_Grouped", values: pd.Series, noise: float) -> pd.Series:
     spread = _spread(grouped)
-    return ((values - grouped.transform("min")) / spread).where(spread > _EQUAL, 0.0)
+    return ((values - grouped.transform("min")) / spread).where(spread > noise, 0.0)
 
 
-def _spread(grouped) -> pd.Series:
+def _spread(grouped: "_Grouped") -> pd.Series:
     return grouped.transform("max") - grouped.transform("min")
 
 
-_NORMALISED = {"none": lambda grouped, values: values, "zscore": _zscore, "minmax": _minmax}
+_NORMALISED = {"none": _as_they_are, "zscore": _zscore, "minmax": _minmax}

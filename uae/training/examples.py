@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from uae.io.errors import ArtefactError
-from uae.io.files import read_json
+from uae.teacher.manifest import read_label_manifest
 from uae.teacher.store import read_stores
-from uae.teacher.utility import Source, utilities
+from uae.teacher.utility import utilities
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,9 @@ def labelled_pairs(
     Raises:
         ArtefactError: a candidate pair lacks a reading.
     """
-    manifest = read_json(manifest_path)
-    sources = [Source.from_manifest(entry) for entry in manifest["teachers"]]
+    manifest = read_label_manifest(manifest_path)
     labels = read_stores(stores)
-    derived = utilities(labels, candidates, questions, sources, manifest["answers_per_question"], **aggregation)
+    derived = utilities(labels, candidates, questions, manifest.sources, manifest.answers_per_question, **aggregation)
     texts, by_id = passages.set_index("passage_id")["text"], questions.set_index("question_id")
     return derived.assign(
         text=derived["passage_id"].map(texts),

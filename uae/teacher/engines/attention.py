@@ -7,8 +7,10 @@ own nodes, by torch's scaled_dot_product_attention: no call computes scores betw
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -55,13 +57,13 @@ def _place(trees: Sequence[Tree], dtype: torch.dtype, device: torch.device) -> l
     return placed
 
 
-def _mask(sees, trunk: int, dtype: torch.dtype) -> torch.Tensor:
+def _mask(sees: npt.NDArray[np.bool_], trunk: int, dtype: torch.dtype) -> torch.Tensor:
     mask = torch.zeros((len(sees), trunk + len(sees)), dtype=dtype)
     mask[:, trunk:].masked_fill_(~torch.from_numpy(sees), -torch.inf)
     return mask
 
 
-@torch.compiler.disable  # its shapes change with every batch
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # its shapes change with every batch
 def _attend(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -70,7 +72,7 @@ def _attend(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    **kwargs,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Query of shape (1, heads, n, head size), key and value of (1, groups, n, ...), to an output of (1, n, heads, ...).
 

@@ -13,9 +13,10 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard, TypeVar, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -23,19 +24,24 @@ from uae.io.compute import memory_budget, pick_device, pick_dtype, weight_bytes
 from uae.io.errors import ModelError
 from uae.io.weights import check_finite, check_report, quiet_loading, refuse_remote_code
 from uae.teacher.engines.attention import NAME, reading_trees
+from uae.teacher.engines.memory import PassCosts, is_out_of_memory
+from uae.teacher.engines.probe import TEMPLATE, probe_pairs
 from uae.teacher.engines.tree import Prompted, Tree, build_tree, divide
+from uae.teacher.noise import noise_of
 from uae.teacher.prompts import Template
 from uae.teacher.protocol import Pair, PromptBatch, Reading
 from uae.teacher.tokens import tokenise
 
 log = logging.getLogger(__name__)
 
-# Of the probe's NLLs per token, tree against plain: far above rounding, far below what a wrong mask or position does.
-_PROBE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2, torch.float16: 0.05}
 # Measured by benchmarks/labelling.py on 2 cores: larger batches leave the cache and are slower. A GPU wants them large.
 _BATCH_TOKENS = {"cpu": 1024, "mps": 4096, "cuda": 16384}
 _BRANCH_NODES = 128
 _WORKERS = 8
+
+
+_Work = list[Tree] | list[Prompted]  # of one forward pass: never both kinds
+_Item = TypeVar("_Item", Tree, Prompted)
 
 
 class _Size(NamedTuple):
@@ -57,7 +63,7 @@ def load_causal_lm(folder: Path, device: str, dtype: str) -> tuple[PreTrainedMod
         raise ModelError(f"{folder} holds no tokenizer that can be loaded: {_reason(error)}") from error
     try:
         with quiet_loading():
-            model, report = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=pick_dtype(dtype, device),
                 use_safetensors=True,
@@ -67,6 +73,8 @@ def load_causal_lm(folder: Path, device: str, dtype: str) -> tuple[PreTrainedMod
             )
     except Exception as error:
         raise ModelError(f"{folder} cannot be loaded as a causal LM: {_reason(error)}") from error
+    model: PreTrainedModel
+    model, report = loaded
     check_report(report, str(folder))
     check_finite(model, str(folder))
     if tokenizer.pad_token_id is None:
@@ -118,7 +126,7 @@ class CausalTeacher:
         ) // self.workers
         self.compiled = compile
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
-        self._costs = _Costs(model)
+        self._costs = PassCosts(model)
         self.trees = False
         self.probe_difference: float | None = None
         if trees:
@@ -131,7 +139,7 @@ class CausalTeacher:
         return {
             "backend": "transformers",
             "device": torch.cuda.get_device_name(self.model.device) if cuda else self.model.device.type,
-            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "dtype": self._number_format(),
             "layout": "token trees" if self.trees else "padded whole prompts",
             "batch_tokens": self.batch_tokens,
             "memory_budget_mb": self.memory * self.workers // 2**20,
@@ -139,6 +147,9 @@ class CausalTeacher:
             "compiled": self.compiled,
             **_versions(),
         }
+
+    def _number_format(self) -> str:
+        return str(self.model.dtype).removeprefix("torch.")
 
     def plan(self, template: Template, pairs: Sequence[Pair]) -> list[PromptBatch]:
         sequences = [
@@ -177,12 +188,12 @@ class CausalTeacher:
         passes = self.workers * min(self._costs.bytes(tokens, reads), self.memory)
         return round((weight_bytes(self.model) + passes) / 2**20)
 
-    def _size(self, items: list) -> _Size:
-        return (self._tree_size if isinstance(items[0], Tree) else self._padded_size)(items)
+    def _size(self, items: _Work) -> _Size:
+        return self._tree_size(items) if _are_trees(items) else self._padded_size(cast(list[Prompted], items))
 
-    def _filled(self, items: list) -> Iterator[list]:
+    def _filled(self, items: Sequence[_Item]) -> Iterator[list[_Item]]:
         """Neighbouring items as long as both budgets hold (one item at least)."""
-        batch: list = []
+        batch: list[_Item] = []
         for item in items:
             if batch:
                 tokens, reads = self._size([*batch, item])
@@ -201,7 +212,7 @@ class CausalTeacher:
         read = width - min(s.start for s in sequences) if self._keeps_logits else width
         return _Size(width * len(sequences), read * len(sequences))
 
-    def _batch(self, items: list[Tree] | list[Prompted], pairs: Sequence[Pair]) -> PromptBatch:
+    def _batch(self, items: _Work, pairs: Sequence[Pair]) -> PromptBatch:
         sequences = _sequences(items)
         return PromptBatch(
             tuple(pairs[sequence.pair] for sequence in sequences),
@@ -210,12 +221,12 @@ class CausalTeacher:
             items,
         )
 
-    def _read(self, items: list[Tree] | list[Prompted], pairs: Sequence[Pair]) -> Iterator[tuple[Prompted, float]]:
+    def _read(self, items: _Work, pairs: Sequence[Pair]) -> Iterator[tuple[Prompted, float]]:
         """Each sequence with its answer's summed NLL. Out of memory, the work is halved until it fits."""
         try:
             sums = self._forward(items)
         except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             sums = None
         sequences = _sequences(items)
@@ -239,12 +250,12 @@ class CausalTeacher:
             torch.cuda.empty_cache()
         log.warning("out of memory: the batch is halved, and batches planned from now on have %s tokens", self.batch_tokens)
 
-    def _forward(self, items: list[Tree] | list[Prompted]) -> list[float]:
+    def _forward(self, items: _Work) -> list[float]:
         """Summed NLLs of all sequences, in the items' order."""
-        if isinstance(items[0], Tree):
+        if _are_trees(items):
             with reading_trees(items, self.model.dtype, self.model.device):
                 return self._tree_nlls(items)
-        return self._padded_nlls(items)
+        return self._padded_nlls(cast(list[Prompted], items))
 
     @torch.inference_mode()
     def _tree_nlls(self, trees: list[Tree]) -> list[float]:
@@ -289,59 +300,36 @@ class CausalTeacher:
 
     def _logits(self, inputs: dict[str, torch.Tensor], columns: torch.Tensor) -> torch.Tensor:
         if self._keeps_logits:
-            return self.model(**inputs, use_cache=False, logits_to_keep=columns).logits
-        return self.model(**inputs, use_cache=False).logits[:, columns]
+            kept: torch.Tensor = self.model(**inputs, use_cache=False, logits_to_keep=columns).logits
+            return kept
+        logits: torch.Tensor = self.model(**inputs, use_cache=False).logits
+        return logits[:, columns]
 
-    def _tensor(self, values: np.ndarray) -> torch.Tensor:
+    def _tensor(self, values: npt.NDArray[np.int64]) -> torch.Tensor:
         return torch.as_tensor(values, device=self.model.device)
 
     def _probe(self) -> None:
-        pairs, template = _probe_pairs(), Template("Passage: {passage}\n\n", "Question: {question}\nAnswer:", " {answer}")
-        plain, usual = self._probe_nlls(template, pairs), self.model.config._attn_implementation
+        pairs = probe_pairs()
+        plain, usual = self._probe_nlls(pairs), self.model.config._attn_implementation
         self.trees = True
         try:
             self.model.set_attn_implementation(NAME)
-            difference = float(np.abs(self._probe_nlls(template, pairs) - plain).max())
+            difference = float(np.abs(self._probe_nlls(pairs) - plain).max())
         except (TypeError, ValueError, RuntimeError, IndexError) as error:
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
             difference, reason = float("inf"), str(error).splitlines()[0]
         else:
             reason = f"the two ways differ by {difference:.2g} nats per token"
         self.probe_difference = difference
-        if not difference <= _PROBE_TOLERANCE.get(self.model.dtype, 0.0):
+        if not difference <= noise_of([self._number_format()]).probe:
             self.trees = False
             self.model.set_attn_implementation(usual)
             log.warning("this model cannot share prompt prefixes (%s): whole prompts are read, which is slower", reason)
 
-    def _probe_nlls(self, template: Template, pairs: list[Pair]) -> np.ndarray:
-        readings = [reading for batch in self.plan(template, pairs) for reading in self.read(batch)]
+    def _probe_nlls(self, pairs: list[Pair]) -> npt.NDArray[np.float64]:
+        readings = [reading for batch in self.plan(TEMPLATE, pairs) for reading in self.read(batch)]
         return np.array([r.nll_sum / r.n_tokens for r in sorted(readings, key=lambda r: r.key)])
-
-
-class _Costs:
-    """What a forward pass needs, from the model's configuration."""
-
-    def __init__(self, model: PreTrainedModel):
-        config = model.config.get_text_config()
-        self.item = torch.finfo(model.dtype).bits // 8
-        hidden = config.hidden_size
-        inner = getattr(config, "intermediate_size", None) or 4 * hidden
-        # the residual stream, its norm, query, key, value and output; gate, up and their product
-        self.per_token = self.item * (8 * hidden + 4 * inner)
-        vocabulary = model.get_output_embeddings().weight.shape[0]
-        self.per_logit_row = vocabulary * (self.item + 3 * 4)  # the model's, a float32 copy, what logsumexp makes of it
-        window = getattr(config, "sliding_window", None)
-        self.window = window if window and getattr(config, "use_sliding_window", True) else 1 << 30
-
-    def bytes(self, tokens: int, reads: int) -> int:
-        """Of activations and logits at their peak: an upper bound, held to by tests/teacher/test_memory.py."""
-        return tokens * self.per_token + reads * self.per_logit_row
-
-    def logit_rows(self, memory: int, tokens: int) -> int:
-        """For how many positions logits fit into ``memory`` bytes beside the activations of ``tokens``, one at least."""
-        left = max(memory - tokens * self.per_token, memory / 2)
-        return max(int(left // self.per_logit_row), 1)
 
 
 @cache
@@ -349,17 +337,21 @@ def _versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in ("torch", "transformers", "tokenizers")}
 
 
-def _nll(logits: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
+def _nll(logits: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor) -> npt.NDArray[np.float64]:
     """Of each target under the softmax of its row of logits, in float64."""
     logits = logits.float()
     return (logits.logsumexp(-1)[rows] - logits[rows, targets]).double().cpu().numpy()
 
 
-def _sequences(items: list[Tree] | list[Prompted]) -> list[Prompted]:
+def _are_trees(items: _Work) -> TypeGuard[list[Tree]]:
+    return isinstance(items[0], Tree)
+
+
+def _sequences(items: _Work) -> list[Prompted]:
     return [s for item in items for s in (item.sequences if isinstance(item, Tree) else (item,))]
 
 
-def _halves(items: list[Tree] | list[Prompted], pairs: Sequence[Pair]) -> Iterator[tuple[int, list]]:
+def _halves(items: _Work, pairs: Sequence[Pair]) -> Iterator[tuple[int, _Work]]:
     """Both halves of the work, with the place of its first pair."""
     if len(items) == 1 and isinstance(items[0], Tree):
         items = [build_tree([sequence], _BRANCH_NODES) for sequence in items[0].sequences]
@@ -376,19 +368,3 @@ def _halves(items: list[Tree] | list[Prompted], pairs: Sequence[Pair]) -> Iterat
     middle = len(items) // 2
     yield 0, items[:middle]
     yield len(_sequences(items[:middle])), items[middle:]
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in text or "allocate memory" in text
-
-
-def _probe_pairs() -> list[Pair]:
-    passages = (None, "The boiler room is on the second floor. Its door is locked at six, and the night guard keeps the key.")
-    asked = (("Where is the boiler room?", "on the second floor"), ("Where is the key kept?", "by the night guard"),
-             ("When is the door locked?", "at six"))  # fmt: skip
-    return [
-        Pair((str(number), "" if passage is None else "p", "", "", ""), question, answer, passage)
-        for passage in passages
-        for number, (question, answer) in enumerate(asked)
-    ]

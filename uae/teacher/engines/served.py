@@ -140,7 +140,7 @@ class ServedTeacher:
 
     def _read(self, pair: Pair, tokens: Tokens) -> Reading:
         about = f"the answer {pair.answer[:40]!r} to {pair.question[:60]!r}"
-        body = {"prompt": tokens.tokens.tolist(), "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
+        body = {"prompt": list(tokens.tokens), "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
         log_probs = self._log_probs(self._ask("/v1/completions", body, about), tokens, about)
         return Reading(pair.key, -math.fsum(log_probs), len(log_probs), tokens.truncated)
 
@@ -187,7 +187,7 @@ class ServedTeacher:
                 raise InputError(f"question {pair.question[:60]!r} and its answer exceed the teacher's {context} tokens")
             passage, truncated = self._without_first_tokens(passage, excess), True
 
-    def _encode(self, text: str) -> array:
+    def _encode(self, text: str) -> "array[int]":
         # Closing special tokens belong after the answer, not between prompt and answer.
         ids = self._ids(text, True)
         return ids[: len(ids) - self._server.closing]
@@ -200,7 +200,7 @@ class ServedTeacher:
         # Only its length counts: the text itself may begin with half a letter. And the passage gets shorter in any case.
         return passage[len(passage) - min(len(rest), len(passage) - 1) :].lstrip()
 
-    def _ask_ids(self, text: str, special: bool) -> array:
+    def _ask_ids(self, text: str, special: bool) -> "array[int]":
         reply = self._ask("/tokenize", {"prompt": text, "add_special_tokens": special})
         return array("i", self._field(reply, "/tokenize", "tokens", list))
 

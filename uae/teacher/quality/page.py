@@ -1,7 +1,8 @@
 """The label-quality report as one HTML page that needs nothing else: no script, no outside asset, plots as inline SVG."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from uae.pages.page import INK, canvas, drawing, interval, or_dash, reach, render, svg
-from uae.teacher.quality.figures import METRICS, pair_table, question_table
+from uae.teacher.quality.tables import METRICS, pair_table, question_table
 from uae.teacher.quality.verdict import THRESHOLDS, p_text
 
 _UTILITY, _BASE, _GOLD, _OTHER = "#17607a", "#8b929a", "#c26a12", "#5f7f95"
@@ -19,7 +20,7 @@ _HASH = re.compile(r"\b[0-9a-f]{16,}\b")  # long enough to tell apart by its fir
 
 
 def page(
-    report: dict,
+    report: dict[str, Any],
     utilities: pd.DataFrame,
     by_template: pd.DataFrame,
     candidates: pd.DataFrame,
@@ -27,7 +28,7 @@ def page(
     answer_tokens: pd.Series,
     passages: Mapping[str, str],
 ) -> str:
-    """HTML of ``quality.judge``'s report; the tables are those it was made from.
+    """HTML of ``assess``'s report; the tables are those it was made from.
 
     Args:
         passages: passage_id -> text, at least of the passages in the report's examples. Texts are escaped, and shortened.
@@ -54,11 +55,11 @@ def page(
     )
 
 
-def _example_rows(report: dict):
+def _example_rows(report: dict[str, Any]) -> Iterator[dict[str, Any]]:
     return (row for examples in report["examples"].values() for example in examples for row in example["passages"])
 
 
-def _ranking(ranking: dict) -> Markup:
+def _ranking(ranking: dict[str, Any]) -> Markup:
     figure, axes = canvas("", "mean over questions")
     places = np.arange(len(METRICS))
     for offset, system, colour, name in ((-0.19, "utility", _UTILITY, "labels"), (0.19, "base", _BASE, "base encoder")):
@@ -77,7 +78,7 @@ def _ranking(ranking: dict) -> Markup:
 def _utilities(pairs: pd.DataFrame) -> Markup:
     figure, axes = canvas("utility (nats per answer token)", "share of the pairs")
     low, high = _bulk(pairs["utility"])
-    bins = np.linspace(low, high, 41)
+    bins = np.linspace(low, high, 41).tolist()
     groups = [(pairs["utility"], _UTILITY, "all passages")]
     if pairs["gold"].any():
         is_gold = pairs["gold"]
@@ -91,7 +92,7 @@ def _utilities(pairs: pd.DataFrame) -> Markup:
     return svg(figure)
 
 
-def _agreement(agreement: dict, by_template: pd.DataFrame, pairs: pd.DataFrame) -> Markup:
+def _agreement(agreement: dict[str, Any], by_template: pd.DataFrame, pairs: pd.DataFrame) -> Markup:
     """The comparison that rests on most questions."""
     shown = max(agreement["pairs"], key=lambda comparison: comparison["questions"])
     readings = by_template.merge(pairs[["question_id", "passage_id"]])
@@ -160,7 +161,7 @@ def _short(text: str) -> str:
     return text if len(text) <= _CHARACTERS else f"{text[:_CHARACTERS].rsplit(' ', 1)[0]} …"
 
 
-_FILTERS = {
+_FILTERS: dict[str, Callable[..., Any]] = {
     "number": _number,
     "share": _share,
     "interval": lambda estimate: interval(estimate, _number),

@@ -1,16 +1,18 @@
 """The label-quality report of a store: utilities as training will see them, judged, as JSON and as a page."""
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from uae.io.files import read_json, write_json, write_text
+from uae.io.files import write_json, write_text
 from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table
 from uae.teacher.asking import sample
-from uae.teacher.quality.figures import judge
-from uae.teacher.store import LabelStore
+from uae.teacher.manifest import LabelManifest, read_label_manifest
+from uae.teacher.noise import noise_of
+from uae.teacher.quality.assess import assess
+from uae.teacher.store import read_stores
 from uae.teacher.utility import Source, template_utilities, utilities
 
 _CONFIDENCE, _RESAMPLES, _SEED = 0.95, 2000, 0  # of the intervals: a report on labels needs no parameters of its own
@@ -29,8 +31,8 @@ def report_labels(
     templates: str,
     teachers: str,
     temperature: float,
-) -> dict:
-    """Judge the stored labels and write the report. Asks the teacher nothing. Returns the report.
+) -> dict[str, Any]:
+    """Assess the stored labels and write the report. Asks the teacher nothing. Returns the report.
 
     Raises:
         ArtefactError: a stage before has not run, a candidate pair has no reading, or a part of the store is damaged.
@@ -39,15 +41,16 @@ def report_labels(
 
     candidates = read_table(candidates_path, CANDIDATES)
     questions = read_table(questions_path, QUESTIONS)
-    manifest = read_json(manifest_path)
-    sources = [Source.from_manifest(entry) for entry in manifest["teachers"]]
-    labels = LabelStore(store_path).read()
-    derived = utilities(labels, candidates, questions, sources, manifest["answers_per_question"], answers, templates, teachers)
-    by_template = _by_template(labels, candidates, questions, sources, manifest, answers)
+    manifest = read_label_manifest(manifest_path)
+    sources, number = manifest.sources, manifest.answers_per_question
+    labels = read_stores([store_path])
+    derived = utilities(labels, candidates, questions, sources, number, answers, templates, teachers)
+    by_template = _by_template(labels, candidates, questions, manifest, answers)
     tokens = _answer_tokens(labels, candidates, sources[0])
     tables = (derived, by_template, candidates, questions, tokens)
-    report = judge(*tables, temperature, _CONFIDENCE, _RESAMPLES, _SEED)
-    texts = read_table(passages_path, PASSAGES).set_index("passage_id")["text"]
+    noise = noise_of(name for source in sources for name in source.number_formats) if teachers == "none" else None
+    report = assess(*tables, temperature, _CONFIDENCE, _RESAMPLES, _SEED, noise)
+    texts = dict(read_table(passages_path, PASSAGES)[["passage_id", "text"]].itertuples(index=False, name=None))
     write_text(histogram_path, _histogram(derived["utility"]))
     write_text(page_path, page(report, *tables, texts))
     write_json(report_path, report)
@@ -58,17 +61,16 @@ def _by_template(
     labels: pd.DataFrame,
     candidates: pd.DataFrame,
     questions: pd.DataFrame,
-    sources: Sequence[Source],
-    manifest: dict,
+    manifest: LabelManifest,
     answers: str,
 ) -> pd.DataFrame:
     """Each template's utilities alone; those of the check templates cover the questions that they were asked of."""
     tables = []
-    for source in sources:
+    for source in manifest.sources:
         for template in (*source.templates, *source.check_templates):
-            covered = candidates if template in source.templates else sample(candidates, manifest["check_questions"])
+            covered = candidates if template in source.templates else sample(candidates, manifest.check_questions)
             if len(covered):
-                each = template_utilities(labels, covered, questions, source, template, manifest["answers_per_question"], answers)
+                each = template_utilities(labels, covered, questions, source, template, manifest.answers_per_question, answers)
                 tables.append(each.assign(teacher=source.name, template=template))
     return pd.concat(tables, ignore_index=True)
 

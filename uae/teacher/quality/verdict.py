@@ -1,8 +1,14 @@
 """From the label-quality figures to plain words: what is wrong, what to do, and whether to go on to training."""
 
-from typing import NamedTuple
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 WORTH_IT, DOUBTFUL, NOT_WORTH_IT = "worth it", "doubtful", "not worth it"
+
+
+Report = dict[str, Any]  # as assess.py makes it
+Finding = dict[str, str]  # ``code`` and ``text``
 
 
 class Threshold(NamedTuple):
@@ -56,17 +62,27 @@ SAYS_NOTHING = Threshold(
     "entropy of the weights, as a share of the largest possible one",
     "of two passages the better one then weighs less than 0.63; eight passages count as more than seven equal ones",
 )
+ROUNDING = Threshold(
+    0.1,
+    "share of questions whose passages differ by no more than the rounding of the teacher's number format",
+    "their weights are rounding: with a tenth of the questions, that is as much as a student may be expected to average out",
+)
+ROUNDING_IN_WEIGHTS = Threshold(
+    math.e,
+    "times that rounding alone may make one passage weigh more than another of the same worth",
+    "beyond it the temperature lies below the rounding, and the sharpest weights are made by it",
+)
 THRESHOLDS = (
     FEWEST_QUESTIONS, FEWEST_READ_TWICE, SMALL_GAIN, LOW_AGREEMENT, NO_AGREEMENT,
-    LENGTH_DEPENDENCE, NO_PASSAGE_HELPS, REPEATS_EVIDENCE, SAYS_NOTHING,
+    LENGTH_DEPENDENCE, NO_PASSAGE_HELPS, REPEATS_EVIDENCE, SAYS_NOTHING, ROUNDING, ROUNDING_IN_WEIGHTS,
 )  # fmt: skip
 
 # MAP decides, not the best of three metrics: it uses the whole order, and to pick the winner afterwards is to fool oneself.
 _DECIDING = "map"
 
 
-def weigh(report: dict) -> dict:
-    """Warnings, verdict, its basis and a summary, from the other parts of ``quality.judge``'s report.
+def weigh(report: Report) -> Report:
+    """Warnings, verdict, its basis and a summary, from the other parts of ``assess``'s report.
 
     With evidence in enough questions the labels must rank it better than the base encoder does. Without, the verdict rests on
     the labels alone: that prompts agree, that passages help, that weights differ. Then one failure is doubtful, two are too many,
@@ -78,13 +94,13 @@ def weigh(report: dict) -> dict:
     """
     warnings = [
         *_about_numbers(report), *_about_ranking(report), *_about_agreement(report),
-        *_about_length(report), *_about_help(report), *_about_grading(report),
+        *_about_length(report), *_about_help(report), *_about_grading(report), *_about_noise(report),
     ]  # fmt: skip
     verdict, basis, summary = _verdict(report, {warning["code"] for warning in warnings})
     return {"warnings": warnings, "verdict": verdict, "basis": basis, "summary": summary}
 
 
-def _verdict(report: dict, codes: set[str]) -> tuple[str, str, str]:
+def _verdict(report: Report, codes: set[str]) -> tuple[str, str, str]:
     labelled = report["questions"]["labelled"]
     if "too_few_questions" in codes:
         return DOUBTFUL, "too few questions", f"Nobody can tell yet: {labelled} labelled questions are too few to judge by."
@@ -103,7 +119,7 @@ def _verdict(report: dict, codes: set[str]) -> tuple[str, str, str]:
     return WORTH_IT, basis, f"{found} A student has something to learn from them."
 
 
-def _without_evidence(report: dict, codes: set[str]) -> tuple[str, str, str]:
+def _without_evidence(report: Report, codes: set[str]) -> tuple[str, str, str]:
     basis = "labels alone"
     agreement = _agreement(report)
     faults = {
@@ -128,7 +144,7 @@ def _without_evidence(report: dict, codes: set[str]) -> tuple[str, str, str]:
     return WORTH_IT, basis, f"{unchecked}, but they hold together: {held}. Reliable is not yet right: read the examples."
 
 
-def _about_numbers(report: dict):
+def _about_numbers(report: Report) -> Iterator[Finding]:
     labelled, ranking = report["questions"]["labelled"], report["ranking"]
     fewest = FEWEST_QUESTIONS.value
     if labelled < fewest:
@@ -151,7 +167,7 @@ def _about_numbers(report: dict):
         )
 
 
-def _about_ranking(report: dict):
+def _about_ranking(report: Report) -> Iterator[Finding]:
     ranking = report["ranking"]
     if not _enough(ranking):
         return
@@ -180,13 +196,13 @@ def _about_ranking(report: dict):
         )
 
 
-def _about_agreement(report: dict):
+def _about_agreement(report: Report) -> Iterator[Finding]:
     for field, code, what, advice in (
         ("templates", "templates_disagree", "Two prompts", "Train on the mean of several templates"),
         ("teachers", "teachers_disagree", "Two teachers", "Find out which one ranks the evidence better and train on that"),
     ):
         overall = (report["agreement"] or {}).get(field)
-        if _enough(overall, FEWEST_READ_TWICE) and overall["spearman"] < LOW_AGREEMENT.value:
+        if overall and _enough(overall, FEWEST_READ_TWICE) and overall["spearman"] < LOW_AGREEMENT.value:
             yield _warning(
                 code,
                 f"{what} order the same passages differently: their mean rank correlation is {overall['spearman']:.2f} (1 is the "
@@ -196,7 +212,7 @@ def _about_agreement(report: dict):
             )
 
 
-def _about_length(report: dict):
+def _about_length(report: Report) -> Iterator[Finding]:
     length = report["length"]
     names = {"best": "best utility", "spread": "spread of the utilities", "recall@1": "labels' Recall@1"}
     strong = [
@@ -215,7 +231,7 @@ def _about_length(report: dict):
         )
 
 
-def _about_help(report: dict):
+def _about_help(report: Report) -> Iterator[Finding]:
     without = report["help"]["no_passage_helps"]
     if _enough(report["help"]) and without["share"] > NO_PASSAGE_HELPS.value:
         yield _warning(
@@ -226,7 +242,7 @@ def _about_help(report: dict):
         )
 
 
-def _about_grading(report: dict):
+def _about_grading(report: Report) -> Iterator[Finding]:
     grading = report["grading"]
     outside, best_is_gold = grading["outside_gold_where_best_is_gold"], grading["best_is_gold"]
     entropy = grading["normalised_entropy"]
@@ -251,11 +267,31 @@ def _about_grading(report: dict):
         )
 
 
-def _enough(figure: dict | None, fewest: Threshold = FEWEST_QUESTIONS) -> bool:
+def _about_noise(report: Report) -> Iterator[Finding]:
+    noise = report["noise"]
+    if not noise or not noise["questions"]:
+        return
+    advice = "Read them in float32 (compute.dtype; a new label store), or raise utility.temperature."
+    if noise["share"] > ROUNDING.value:
+        yield _warning(
+            "rounding",
+            f"In {noise['share']:.0%} of the questions the passages differ by no more than the teacher's number format rounds "
+            f"({noise['spread']:.2g} nats per token): their weights say nothing. {advice}",
+        )
+    elif noise["weight_ratio"] > ROUNDING_IN_WEIGHTS.value:
+        yield _warning(
+            "rounding",
+            f"At this temperature ({report['settings']['temperature']:g}) the rounding of the teacher's number format "
+            f"({noise['spread']:.2g} nats per token at worst) can make one passage weigh {noise['weight_ratio']:.1f} times as "
+            f"much as another of the same worth. {advice}",
+        )
+
+
+def _enough(figure: Report | None, fewest: Threshold = FEWEST_QUESTIONS) -> bool:
     return figure is not None and figure["questions"] >= fewest.value
 
 
-def _agreement(report: dict) -> float | None:
+def _agreement(report: Report) -> float | None:
     """Of prompts if there are several, else of teachers; None where too few questions were read twice."""
     found = report["agreement"] or {}
     return next(
@@ -263,7 +299,7 @@ def _agreement(report: dict) -> float | None:
     )
 
 
-def _compared(ranking: dict) -> str:
+def _compared(ranking: Report) -> str:
     metrics = ranking["metrics"]
     gain = metrics[_DECIDING]["gain"]
     both = [f"{metrics[m]['utility']['mean']:.2f} against {metrics[m]['base']['mean']:.2f}" for m in (_DECIDING, "recall@1")]
@@ -277,9 +313,9 @@ def p_text(p_value: float) -> str:
     return "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}"
 
 
-def _interval(estimate: dict, form: str) -> str:
+def _interval(estimate: Report, form: str) -> str:
     return f"{estimate['low']:{form}} to {estimate['high']:{form}}"
 
 
-def _warning(code: str, text: str) -> dict[str, str]:
+def _warning(code: str, text: str) -> Finding:
     return {"code": code, "text": text}
