@@ -11,7 +11,7 @@ from typing import Any
 from uae.io.errors import ArtefactError
 from uae.io.files import read_json, write_json
 from uae.teacher.asking import Asked
-from uae.teacher.noise import UNKNOWN
+from uae.teacher.parts import UNKNOWN
 from uae.teacher.store import LabelStore
 from uae.teacher.utility import Source
 

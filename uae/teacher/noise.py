@@ -9,8 +9,6 @@ size: the command measures the teacher in ``params.yaml``.
 from collections.abc import Iterable
 from typing import NamedTuple
 
-UNKNOWN = "unknown"  # a server does not say in which format it computes
-
 
 class Noise(NamedTuple):
     """Nats per token of the answer."""

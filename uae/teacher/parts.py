@@ -19,6 +19,8 @@ from uae.io.tables import migrated
 
 KEY = ("question_id", "passage_id", "answer_id", "template", "teacher")  # of a reading: LABELS' columns that tell it from others
 
+UNKNOWN = "unknown"  # the number format where a provenance names none: of a server, or of an earlier version
+
 Provenance = Mapping[str, str | int | float | bool | None]
 
 _PROVENANCE, _FORMAT = b"uae.provenance", b"uae.format"  # keys of the Parquet file's metadata; without the second it is format 1
@@ -58,10 +60,10 @@ def provenance_of(table: pa.Table) -> str:
     return text.decode()
 
 
-def number_format_of(table: pa.Table) -> str | None:
-    """The number format that a part's readings were made in; None where its provenance does not say."""
+def number_format_of(table: pa.Table) -> str:
+    """The number format that a part's readings were made in; ``unknown`` where its provenance does not say."""
     found: dict[str, Any] = json.loads(provenance_of(table))
-    return found.get("dtype")
+    return str(found.get("dtype", UNKNOWN))
 
 
 def joined(tables: Iterable[pa.Table]) -> pa.Table:

@@ -25,7 +25,6 @@ from uae.io import tables as formats
 from uae.io.errors import ArtefactError
 from uae.io.files import disk_error
 from uae.io.tables import as_arrow
-from uae.teacher.noise import UNKNOWN
 from uae.teacher.parts import (
     KEY,
     Provenance,
@@ -194,7 +193,7 @@ class LabelStore:
         """
         found: dict[str, set[str]] = {}
         for table in self._tables(KEY).values():
-            name = number_format_of(table) or UNKNOWN
+            name = number_format_of(table)
             for teacher in table["teacher"].unique().to_pylist():
                 found.setdefault(teacher, set()).add(name)
         return {teacher: sorted(names) for teacher, names in sorted(found.items())}

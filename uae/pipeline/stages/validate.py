@@ -38,6 +38,7 @@ STAGE = Stage(
     makes=("validation",),
     code=(
         "uae/validation",
+        "uae/teacher/parts.py",
         "uae/teacher/store.py",
         "uae/text/near_duplicates.py",
         "uae/text/words.py",

@@ -73,13 +73,13 @@ def load_causal_lm(folder: Path, device: str, dtype: str) -> tuple[PreTrainedMod
             )
     except Exception as error:
         raise ModelError(f"{folder} cannot be loaded as a causal LM: {_reason(error)}") from error
-    model: PreTrainedModel
     model, report = loaded
     check_report(report, str(folder))
     check_finite(model, str(folder))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return model.to(device).eval(), tokenizer
+    ready: PreTrainedModel = model.to(device).eval()
+    return ready, tokenizer
 
 
 def _reason(error: Exception) -> str:
@@ -168,7 +168,7 @@ class CausalTeacher:
             (s for s in sequences if not self.trees or len(s.tokens) > self._costs.window),
             key=lambda s: (-len(s.tokens), s.tokens, s.pair),
         )
-        work = [*self._filled(trees), *self._filled(whole)]
+        work: list[_Work] = [*self._filled(trees), *self._filled(whole)]
         return [self._batch(items, pairs) for items in work]
 
     def read(self, batch: PromptBatch) -> list[Reading]:
@@ -196,7 +196,7 @@ class CausalTeacher:
         batch: list[_Item] = []
         for item in items:
             if batch:
-                tokens, reads = self._size([*batch, item])
+                tokens, reads = self._size(cast(_Work, [*batch, item]))
                 if tokens > self.batch_tokens or self._costs.bytes(tokens, reads) > self.memory:
                     yield batch
                     batch = []

@@ -21,7 +21,7 @@ class PassCosts:
 
     def bytes(self, tokens: int, reads: int) -> int:
         """Of activations and logits at their peak: an upper bound, held to by tests/teacher/test_memory.py."""
-        return tokens * self.per_token + reads * self.per_logit_row
+        return int(tokens * self.per_token + reads * self.per_logit_row)
 
     def logit_rows(self, memory: int, tokens: int) -> int:
         """For how many positions logits fit into ``memory`` bytes beside the activations of ``tokens``, one at least."""

@@ -215,7 +215,8 @@ class ServedTeacher:
                 f"--served-model-name {self.model}"
             )
         try:
-            version = self._client.get(f"{self._root}/version", cast_to=object).get("version")
+            said: Any = self._client.get(f"{self._root}/version", cast_to=object)
+            version = said.get("version")
         except (openai.OpenAIError, ValueError, AttributeError):
             version = None  # only for the record
         reply = self._ask("/tokenize", {"prompt": "a", "add_special_tokens": True})

@@ -23,7 +23,7 @@ def examples(pairs: pd.DataFrame, each: pd.DataFrame, questions: pd.DataFrame) -
     judged = each["judged"]
     gap = best["weight"] - base["weight"]
     corrected = judged & best["gold"] & ~base["gold"] if judged.any() else best["passage_id"] != base["passage_id"]
-    by_id = {row["question_id"]: row for row in questions.to_dict("records")}
+    by_id: dict[str, dict[Any, Any]] = {row["question_id"]: row for row in questions.to_dict("records")}
     chosen = {"disagreements": _largest(best["weight"][judged & ~best["gold"]]), "corrections": _largest(gap[corrected])}
     return {
         kind: [_example(q, by_id[q], weights[weights["question_id"] == q]) for q in question_ids]
@@ -31,7 +31,7 @@ def examples(pairs: pd.DataFrame, each: pd.DataFrame, questions: pd.DataFrame) -
     }
 
 
-def _example(question_id: str, question: Mapping[str, Any], rows: pd.DataFrame) -> Figure:
+def _example(question_id: str, question: Mapping[Any, Any], rows: pd.DataFrame) -> Figure:
     by_base = rows.sort_values("base_place")
     first_evidence = rows["gold"] & (rows["gold"].cumsum() == 1)
     shown = rows[(rows["utility_place"] <= _SHOWN) | (rows["base_place"] <= _SHOWN) | first_evidence]

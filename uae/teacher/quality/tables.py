@@ -36,9 +36,10 @@ def pair_table(utilities: pd.DataFrame, candidates: pd.DataFrame, questions: pd.
     if unknown := set(pairs["question_id"]) - set(questions["question_id"]):
         raise ArtefactError(f"candidates of unknown questions, first {min(unknown)}: run the candidates stage again")
     pairs = pairs.drop(columns="found").astype({"utility": np.float64, "score": np.float64})
-    if (broken := ~np.isfinite(pairs[["utility", "score"]]).all(axis=1)).any():
+    broken = ~pd.Series(np.isfinite(pairs[["utility", "score"]].to_numpy()).all(axis=1), index=pairs.index)
+    if broken.any():
         raise ArtefactError(
-            f"utility or base score of {first_pair(pairs.loc[broken])} is not a finite number, which no sound model gives: "
+            f"utility or base score of {first_pair(pairs[broken])} is not a finite number, which no sound model gives: "
             "check the weights of models.student and of the teachers, then run the candidates and the label stage again. "
             "The stored labels of other pairs stay as they are"
         )
