@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from uae.candidates.mine import mine
+from uae.candidates.miner import Amounts
 from uae.corpus.ingest import ingest
 from uae.io.models import resolve
 from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table
@@ -27,8 +28,8 @@ def mined(
         )  # fmt: skip
         mine(
             passages_path=place / "p", questions_path=place / "q", candidates_path=place / "c",
-            encoder_path=resolve(settings.models.student, Path("models")), scope="document", top_k=top_k,
-            holding_answer=0, random=0, gold=False, device="auto", seed=settings.seed, read_as=read_as,
+            encoder_path=resolve(settings.models.student, Path("models")), scope="document",
+            amounts=Amounts(top_k, holding_answer=0, random=0, gold=False), device="auto", seed=settings.seed, read_as=read_as,
         )  # fmt: skip
         return (
             read_table(place / "c", CANDIDATES),

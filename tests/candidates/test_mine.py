@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 
 from uae.candidates import mine as stage
+from uae.candidates.miner import Amounts
 from uae.io.errors import ArtefactError
 from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table, write_table
+from uae.retrievers import cosine
+from uae.retrievers.kinds import KINDS
 from uae.text.passage_template import PassageTemplate
 
 WORDS = ["oil", "wick", "horn", "bell", "rope", "clock", "glass", "storm"]
@@ -42,14 +45,14 @@ QUESTION_ROWS = [
 
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
-    monkeypatch.setattr(stage, "load_encoder", lambda folder, device: None)
-    monkeypatch.setattr(stage, "encode", encode)
+    monkeypatch.setattr(cosine, "encode", encode)
+    monkeypatch.setitem(KINDS, "dense", lambda folder, device: cosine.Dense(None))
 
     def run(questions=QUESTION_ROWS, scope="document", top_k=2, random=2, gold=True, holding=0, passages=PASSAGE_ROWS, **more):
         paths = [tmp_path / f"{name}.parquet" for name in ("passages", "questions", "candidates")]
         write_table(paths[0], PASSAGES, passages)
         write_table(paths[1], QUESTIONS, questions)
-        summary = stage.mine(*paths, tmp_path, scope, top_k, holding, random, gold, "cpu", 13, **more)
+        summary = stage.mine(*paths, tmp_path, scope, Amounts(top_k, holding, random, gold), "cpu", 13, **more)
         return summary, read_table(paths[2], CANDIDATES)
 
     return run

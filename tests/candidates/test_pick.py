@@ -1,14 +1,18 @@
+import pandas as pd
 import pytest
 
-from uae.candidates.mine import pick
+from uae.candidates.mine import MINERS, pick
+from uae.candidates.miner import Amounts, Pool
+from uae.measures.ranking import Ranking
 
 RANKED = [f"p{n:02}" for n in range(20)]  # best first
 SCORES = [1 - n / 20 for n in range(20)]
 
 
 def choose(evidence=(), top_k=3, random=0, question_id="q", seed=13, ranked=RANKED):
-    brought = {"dense": ranked[:top_k], "gold": list(evidence)}
-    return pick(question_id, ranked, SCORES[: len(ranked)], brought, random, seed)
+    pool = Pool(pd.DataFrame(), pd.DataFrame(), "corpus", Amounts(top_k, 0, random, gold=True), seed)
+    ranking = Ranking(question_id, ranked, SCORES[: len(ranked)])
+    return pick(ranking, list(evidence), {source: opened(pool) for source, opened in MINERS.items()})
 
 
 def by_source(rows, source):

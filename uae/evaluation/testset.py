@@ -8,8 +8,8 @@ import pandas as pd
 
 from uae.io.errors import ArtefactError
 from uae.io.files import sha256_bytes
-from uae.measures.ranking import rank
-from uae.retrievers.dense import encode, load_encoder
+from uae.retrievers.kinds import KINDS
+from uae.retrievers.retriever import rankings
 
 BASE, UAE = "base", "uae"
 
@@ -51,11 +51,5 @@ def _rows(table: pd.DataFrame) -> Iterator[str]:
 def rank_with(
     encoder_path: Path, questions: pd.DataFrame, passages: pd.DataFrame, scope: str, device: str, progress: str
 ) -> dict[str, tuple[list[str], list[float]]]:
-    """question_id -> (passage_ids best first, scores), over each question's whole scope."""
-    if scope == "document":
-        passages = passages[passages["doc_id"].isin(set(questions["doc_id"]))]
-    encoder = load_encoder(encoder_path, device)
-    question_vectors = encode(encoder, questions["text"].tolist(), "query")
-    passage_vectors = encode(encoder, passages["text"].tolist(), "document", progress)
-    rankings = rank(questions, passages, question_vectors, passage_vectors, scope)
-    return {ranking.question_id: (ranking.passage_ids, ranking.scores) for ranking in rankings}
+    """question_id -> (passage_ids best first, scores), over each question's whole scope, by one encoder."""
+    return rankings(KINDS["dense"](encoder_path, device), questions, passages, scope, None, progress)

@@ -149,7 +149,7 @@ def _fitted(student: Path, prepared: Prepared, base_path: Path, options: TrainOp
     examples, temperature, refresher = prepared.examples, prepared.teacher_temperature, prepared.refresher
     run = identity(examples, base_path, options, temperature, seed, refresher.terms if refresher else None)
     if stamp.exists() and student.is_dir():
-        kept = read_json(stamp)
+        kept: dict[str, Any] = read_json(stamp)
         if kept["identity"] == run and kept["fingerprint"] == fingerprint(student):
             return kept
     checkpoints = checkpoints_beside(student)

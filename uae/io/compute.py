@@ -83,7 +83,7 @@ def hide_loading_bars() -> None:
     """Reading weights takes a second; transformers' bar for it would bury the bars that matter."""
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def seed_everything(seed: int) -> None:

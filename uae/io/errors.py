@@ -1,6 +1,7 @@
 """Errors a user can act on. The command line prints their message without a traceback and exits with 1."""
 
 import re
+from typing import Any
 
 # A password may hold a slash: SQLAlchemy takes it so.
 _USER_INFO = re.compile(r"(?<=://)(?:[^/?#\s]*|[^/?#\s@:]*:(?!\d+/)[^\s@]*)@")
@@ -44,7 +45,7 @@ class RegistryError(UaeError):
 class ValidationFailed(UaeError):
     """An expectation suite found failing rows; ``report`` holds them, suite by suite."""
 
-    def __init__(self, message: str, report: dict):
+    def __init__(self, message: str, report: dict[str, Any]):
         super().__init__(message)
         self.report = report
 

@@ -7,7 +7,7 @@ back from their tokens, and the model has to find plain English likely in them.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from uae.io.errors import ModelError
 from uae.io.weights import check_finite, check_report, quiet_loading
@@ -93,9 +93,10 @@ def _load_model(file: Path, fields: Mapping[str, "ReaderField"]) -> "PreTrainedM
     from transformers import AutoModelForCausalLM
 
     with quiet_loading():
-        quantised, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             file.parent, gguf_file=file.name, dtype=torch.float32, output_loading_info=True
         )
+        quantised, report = loaded
     check_report(report, file.name)
     check_finite(quantised, file.name)
     config = quantised.config
@@ -108,9 +109,10 @@ def _load_model(file: Path, fields: Mapping[str, "ReaderField"]) -> "PreTrainedM
             f"{file.name} scales positions by {scaling.contents():g}, which transformers does not take over from its metadata: "
             "use the model's safetensors instead (hf:NAME@REVISION or path:DIR)"
         )
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
     model.load_state_dict(quantised.state_dict())
-    return model.eval()
+    model.train(False)
+    return model
 
 
 def check_tokenizer(tokenizer: "PreTrainedTokenizerBase", model: "PreTrainedModel", name: str) -> None:
@@ -131,7 +133,8 @@ def check_tokenizer(tokenizer: "PreTrainedTokenizerBase", model: "PreTrainedMode
 
 
 def _there_and_back(tokenizer: "PreTrainedTokenizerBase", text: str) -> str:
-    return tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"], clean_up_tokenization_spaces=False)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
 
 def plain_english_nll(tokenizer: "PreTrainedTokenizerBase", model: "PreTrainedModel") -> float:
@@ -139,7 +142,8 @@ def plain_english_nll(tokenizer: "PreTrainedTokenizerBase", model: "PreTrainedMo
     import torch
 
     ids = tokenizer(PLAIN_ENGLISH, return_tensors="pt")["input_ids"]
-    if int(ids.max()) >= model.get_input_embeddings().num_embeddings:
+    embeddings: Any = model.get_input_embeddings()
+    if int(ids.max()) >= embeddings.num_embeddings:
         return float("inf")
     with torch.inference_mode():
         logits = model(ids).logits[0, :-1].float()

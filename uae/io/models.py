@@ -20,6 +20,8 @@ import sys
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -48,7 +50,7 @@ def parse_reference(text: str) -> ModelReference:
         ModelError: not one of the three forms.
     """
     match = _PATTERN.fullmatch(text.strip())
-    problem = None if match else "unknown form"
+    problem = "" if match else "unknown form"
     if match and match["kind"] == "hf" and "@" not in match["name"]:
         problem = "the revision is missing (a branch moves: name a tag or a commit)"
     if match and match["kind"] == "pypi":
@@ -56,7 +58,7 @@ def parse_reference(text: str) -> ModelReference:
             package_parts(match["name"])
         except ValueError as error:
             problem = str(error)
-    if problem:
+    if match is None or problem:
         raise ModelError(
             f"model reference {text!r}: {problem}. Use hf:NAME@REVISION, path:DIR, path:FILE.gguf or pypi:PACKAGE==VERSION/PATH, "
             "optionally followed by #sha256=64 hex digits"
@@ -77,13 +79,17 @@ def package_parts(name: str) -> list[tuple[str, str]]:
     parts = []
     for step in range(lengths.pop()):
         numbers = iter([str(start + step).zfill(width) for start, _, width in ranges])
-        requirement, _, inner = _RANGE.sub(lambda _, numbers=numbers: next(numbers), name).partition("/")
+        requirement, _, inner = _RANGE.sub(partial(_next_of, numbers), name).partition("/")
         if not inner or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9._!+-]+", requirement):
             raise ValueError("expected pypi:PACKAGE==VERSION/PATH, a range as {FIRST..LAST}")
         if _leads_outside(inner):
             raise ValueError("its path leads out of the package")
         parts.append((requirement, inner))
     return parts
+
+
+def _next_of(numbers: Iterator[str], match: re.Match[str]) -> str:
+    return next(numbers)
 
 
 def _leads_outside(path: str) -> bool:
@@ -169,7 +175,7 @@ def _is_away(error: BaseException) -> bool:
     while found is not None:
         status = getattr(getattr(found, "response", None), "status_code", None)
         if status is not None:
-            return status == 429 or status >= 500
+            return bool(status == 429 or status >= 500)
         if isinstance(found, httpx.TransportError | ConnectionError | TimeoutError):
             return True
         found = found.__cause__ or found.__context__

@@ -79,7 +79,7 @@ RUNS = _schema(
 )
 
 
-def write_table(path: Path, schema: pa.Schema, rows: pd.DataFrame | Iterable[Mapping]) -> None:
+def write_table(path: Path, schema: pa.Schema, rows: pd.DataFrame | Iterable[Mapping[Any, Any]]) -> None:
     """Write rows atomically as Parquet; extra columns are an error, not dropped.
 
     Raises:
@@ -90,7 +90,7 @@ def write_table(path: Path, schema: pa.Schema, rows: pd.DataFrame | Iterable[Map
         pq.write_table(table, partial)
 
 
-def as_arrow(path: Path, schema: pa.Schema, rows: pd.DataFrame | Iterable[Mapping]) -> pa.Table:
+def as_arrow(path: Path, schema: pa.Schema, rows: pd.DataFrame | Iterable[Mapping[Any, Any]]) -> pa.Table:
     """Rows for ``path``, checked.
 
     Raises:

@@ -98,7 +98,7 @@ def loading_report(model: "PreTrainedModel", folder: Path) -> Mapping[str, Any]:
     The files' names and shapes are read once more, their numbers are not: a second or less, whatever the model's size.
     """
     with quiet_loading():
-        _, report = type(model).from_pretrained(
+        loaded: Any = type(model).from_pretrained(
             folder,
             config=copy.deepcopy(model.config),
             device_map="meta",
@@ -107,6 +107,7 @@ def loading_report(model: "PreTrainedModel", folder: Path) -> Mapping[str, Any]:
             local_files_only=True,
             ignore_mismatched_sizes=True,  # the report names them, the error would not
         )
+    report: Mapping[str, Any] = loaded[1]
     return report
 
 

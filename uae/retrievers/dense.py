@@ -1,9 +1,9 @@
 """The bi-encoder: loading it from safetensors, and turning texts into unit vectors."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from tqdm import tqdm
@@ -54,7 +54,7 @@ def load_encoder(folder: Path, device: str) -> "SentenceTransformer":
 
 
 def _check_transformer(module: "Transformer", home: Path) -> None:
-    model = module.model
+    model: Any = module.model
     outputs = {entry.get("method_output_name") for entry in module.modality_config.values() if isinstance(entry, dict)}
     pools_itself = "pooler_output" in outputs
     report = loading_report(model, home)
@@ -77,7 +77,7 @@ def _transformers(encoder: "SentenceTransformer", folder: Path) -> Iterator[tupl
             parts = [
                 (part, folder / path / name)
                 for route, names in routes.items()
-                for part, name in zip(module.sub_modules[route], names, strict=True)
+                for part, name in zip(cast("Iterable[Any]", module.sub_modules[route]), names, strict=True)
             ]
         for part, home in parts:
             if isinstance(part, Transformer) and id(part) not in seen:
@@ -95,12 +95,24 @@ def encode(encoder: "SentenceTransformer", texts: Sequence[str], kind: Side, pro
     """
     method = {"query": encoder.encode_query, "document": encoder.encode_document}[kind]
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))  # equal lengths together: little padding
-    vectors = np.zeros((len(texts), encoder.get_embedding_dimension()), dtype=np.float32)
+    vectors = np.zeros((len(texts), embedding_dimension(encoder)), dtype=np.float32)
     for start in tqdm(range(0, len(order), _BATCH), desc=progress, unit="batch", disable=not progress):
         rows = order[start : start + _BATCH]
         vectors[rows] = method([texts[i] for i in rows], normalize_embeddings=True, show_progress_bar=False, batch_size=_BATCH)
         check_vectors(vectors[rows], [texts[row] for row in rows])
     return vectors
+
+
+def embedding_dimension(encoder: "SentenceTransformer") -> int:
+    """Numbers in a vector.
+
+    Raises:
+        ModelError: the model's modules do not tell.
+    """
+    dimension = encoder.get_embedding_dimension()
+    if dimension is None:
+        raise ModelError("the encoder does not say how many numbers its vectors have: its last modules are none that pool")
+    return int(dimension)
 
 
 def check_vectors(vectors: Vectors, texts: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ import json
 from itertools import chain
 from pathlib import Path
 from pprint import pformat
+from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -42,17 +43,19 @@ def document_fingerprint(folder: Path, encoder: SentenceTransformer | None = Non
                     return fingerprint(folder)
                 parts += [f"{position}.{name}", _configuration(part), tokenizer]
         for name, tensor in chain(module.named_parameters(), module.named_buffers()):
-            data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-            parts += [f"{position}.{name}", f"{tensor.dtype} {tuple(tensor.shape)}", sha256_bytes(memoryview(data))]
+            data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+            parts += [f"{position}.{name}", f"{tensor.dtype} {tuple(tensor.shape)}", sha256_bytes(data)]
     return sha256_bytes(*parts)
 
 
 def route(encoder: SentenceTransformer, task: str) -> list[Module]:
     """The modules that a text passes through, for ``task`` query or document."""
-    first, *others = encoder.children()
+    modules: list[Any] = list(encoder.children())
+    first, *others = modules
     if isinstance(first, Router):
         # The Router's own choice, as encode_query and encode_document have it made; there is no public way to ask for it.
-        return [*first.sub_modules[first._resolve_route(task=task, modality="text")], *others]
+        chosen: Any = first.sub_modules[str(first._resolve_route(task=task, modality="text"))]
+        return [*chosen, *others]
     return [first, *others]
 
 

@@ -2,15 +2,18 @@
 
 import logging
 import unicodedata
+from collections.abc import Iterator
 
 import bm25s
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import regex
 import Stemmer
 from bm25s.stopwords import STOPWORDS_EN
 
-from uae.measures.ranking import best_first, check_scope, places, rows_by_document
+from uae.measures.ranking import Ranking, best_first, check_scope, places, rows_by_document
+from uae.retrievers.retriever import rankings
 
 # Lucene's own. Passages of one corpus are of about one length, so that b decides little.
 _K1, _B = 1.2, 0.75
@@ -53,31 +56,33 @@ class Bm25:
         best = best_first(scores, self._by_id[rows], depth)
         return self._ids[rows[best]].tolist(), scores[best].tolist()
 
-    def _scores(self, terms: list[str]) -> np.ndarray:
+    def _scores(self, terms: list[str]) -> npt.NDArray[np.float64]:
         if self._index is None or not terms:  # bm25s takes neither
             return np.zeros(len(self._ids))
-        return self._index.get_scores(terms)
+        return np.asarray(self._index.get_scores(terms), np.float64)
+
+
+class Lexical:
+    """Implements ``retriever.Retriever`` by BM25. It needs no model: its statistics are those of the passages it is given."""
+
+    def rank(
+        self, questions: pd.DataFrame, passages: pd.DataFrame, scope: str, depth: int | None, progress: str = ""
+    ) -> Iterator[Ranking]:
+        """How rare a word is, is counted over all ``passages``, in scope ``document`` too: the few passages of one document say
+        little about it."""
+        check_scope(questions, scope)
+        index = Bm25(passages)
+        for question_id, text, doc_id in zip(questions["question_id"], questions["text"], questions["doc_id"], strict=True):
+            yield Ranking(question_id, *index.search(text, doc_id if scope == "document" else None, depth))
 
 
 def rank_bm25(
     questions: pd.DataFrame, passages: pd.DataFrame, scope: str, depth: int | None
 ) -> dict[str, tuple[list[str], list[float]]]:
-    """question_id -> (passage_ids best first, scores): the best ``depth`` (None: all) of each question's scope.
-
-    Tables are of their schemas. How rare a word is, is counted over all of ``passages``, in scope ``document`` too: the few
-    passages of one document say little about it.
-
-    Raises:
-        InputError: scope is ``document`` and a question belongs to none.
-    """
-    check_scope(questions, scope)
-    index = Bm25(passages)
-    return {
-        question_id: index.search(text, doc_id if scope == "document" else None, depth)
-        for question_id, text, doc_id in zip(questions["question_id"], questions["text"], questions["doc_id"], strict=True)
-    }
+    """The rankings of ``Lexical``. Arguments and errors as ``retriever.Retriever.rank``."""
+    return rankings(Lexical(), questions, passages, scope, depth)
 
 
 def _terms(text: str) -> list[str]:
     words = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
-    return _STEMMER.stemWords([word for word in words if word not in _STOP_WORDS])
+    return list(_STEMMER.stemWords([word for word in words if word not in _STOP_WORDS]))

@@ -9,7 +9,9 @@ import json
 import logging
 import shutil
 import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -44,7 +46,7 @@ def export_encoder(encoder: SentenceTransformer, folder: Path) -> None:
     for kind in KINDS[:1] if one else KINDS:
         (folder / tokenizers[kind]).write_text(_rules(first[kind]), encoding="utf-8")
         _export(routes[kind], first[kind], encoder.truncate_dim, folder / graphs[kind])
-    tokenizer = first["query"].tokenizer
+    tokenizer: Any = first["query"].tokenizer
     settings = {
         "format": FORMAT,
         "graphs": graphs,
@@ -101,9 +103,9 @@ class _Graph(torch.nn.Module):
         return torch.nn.functional.normalize(vectors, p=2, dim=-1)
 
 
-def _first(modules: list[Module], kind: str, prompts: dict[str, str]) -> Transformer:
+def _first(modules: list[Module], kind: str, prompts: Mapping[str, str | None]) -> Transformer:
     """A route's transformer, if a tokenizer and a graph can do what it does."""
-    first = modules[0]
+    first: Any = modules[0]
     reason = None
     if not isinstance(first, Transformer):
         reason = f"its first module is a {type(first).__name__}, not a Transformer"
@@ -117,27 +119,31 @@ def _first(modules: list[Module], kind: str, prompts: dict[str, str]) -> Transfo
         reason = "it leaves the prompt out of the pooling"
     if reason:
         raise ModelError(f"this encoder cannot be served by ONNX Runtime: {reason}")
-    return first
+    found: Transformer = first
+    return found
 
 
 def _rules(module: Transformer) -> str:
     """The tokenizer's file, without what every call sets anew."""
-    rules = json.loads(module.tokenizer.backend_tokenizer.to_str())
+    tokenizer: Any = module.tokenizer
+    rules = json.loads(tokenizer.backend_tokenizer.to_str())
     return json.dumps(rules | {"truncation": None, "padding": None}, ensure_ascii=False)
 
 
 def _max_tokens(module: Transformer) -> int:
     # A tokenizer without a limit of its own has 10^30 for it.
-    return int(module.max_seq_length or min(module.tokenizer.model_max_length, 2**31 - 1))
+    tokenizer: Any = module.tokenizer
+    return int(module.max_seq_length or min(tokenizer.model_max_length, 2**31 - 1))
 
 
 def _export(modules: list[Module], first: Transformer, truncate_dim: int | None, path: Path) -> None:
-    graph = _Graph(modules, "token_type_ids" in first.tokenizer.model_input_names, truncate_dim).eval()
+    tokenizer: Any = first.tokenizer
+    graph = _Graph(modules, "token_type_ids" in tokenizer.model_input_names, truncate_dim).eval()
     ids = torch.arange(2, 16).reshape(2, 7)  # two lengths: the mask must not be folded into the graph as all ones
     mask = torch.ones_like(ids)
     mask[1, 4:] = 0
     sizes = {0: "texts", 1: "tokens"}
-    content = io.BytesIO()
+    content: Any = io.BytesIO()  # torch takes a file as well as a path; its types do not say so
     try:
         with _quiet(), _written_out(modules), torch.no_grad():
             # By tracing: the same vectors as by torch.export, in a twentieth of its time. That a trace follows one input only
@@ -167,7 +173,7 @@ def _strip(model: onnx.ModelProto) -> None:
 
 
 @contextlib.contextmanager
-def _written_out(modules: list[Module]):
+def _written_out(modules: list[Module]) -> Iterator[None]:
     """Attention as plain operations while a graph is traced.
 
     What a trace makes of torch's own kernel guards against rows without any token, and computes shapes anew in each layer.
@@ -184,7 +190,7 @@ def _written_out(modules: list[Module]):
 
 
 @contextlib.contextmanager
-def _quiet():
+def _quiet() -> Iterator[None]:
     """The exporter and the quantiser print progress and warn about their own insides."""
     logger = logging.getLogger()
     level = logger.level

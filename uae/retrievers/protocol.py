@@ -1,8 +1,4 @@
-"""What a retriever does, whatever its kind, and what an encoder does, whatever computes it.
-
-A kind of retriever is one file of this room and one line in ``kinds.py``. Nothing outside this room has to know how a kind
-represents a text, or how it compares a question with a passage.
-"""
+"""What an encoder does, whatever computes it."""
 
 from collections.abc import Sequence
 from typing import Literal, Protocol

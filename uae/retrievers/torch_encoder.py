@@ -3,8 +3,9 @@
 import copy
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from uae.retrievers.dense import encode, load_encoder
+from uae.retrievers.dense import embedding_dimension, encode, load_encoder
 from uae.retrievers.protocol import Side, Vectors
 
 
@@ -16,10 +17,10 @@ class TorchEncoder:
         Raises:
             ModelError: as ``load_encoder``.
         """
-        self._encoder = load_encoder(folder, device)
+        self._encoder: Any = load_encoder(folder, device)
         # A tokenizer keeps how it pads and cuts as a state, and encoding may run in another thread.
-        self._counting = copy.deepcopy(self._encoder.tokenizer)
-        self.dimension = self._encoder.get_embedding_dimension()
+        self._counting: Any = copy.deepcopy(self._encoder.tokenizer)
+        self.dimension = embedding_dimension(self._encoder)
 
     def encode(self, texts: Sequence[str], kind: Side) -> Vectors:
         return encode(self._encoder, list(texts), kind)

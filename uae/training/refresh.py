@@ -12,8 +12,7 @@ import pandas as pd
 from sentence_transformers import SentenceTransformer
 
 from uae.io.tables import CANDIDATES, read_table, write_table
-from uae.measures.ranking import rank
-from uae.retrievers.dense import encode
+from uae.retrievers.cosine import Dense
 from uae.training.data import TrainingData
 from uae.training.examples import Example
 from uae.training.options import TrainOptions
@@ -88,17 +87,14 @@ class Refresher:
         self.more.ask(self.more.candidates_path)
 
     def _mine(self, encoder: SentenceTransformer, known: pd.DataFrame) -> list[dict[str, Any]]:
-        passages = self.data.passages
         questions = self.data.questions[self.data.questions["question_id"].isin(self.keys)].reset_index(drop=True)
-        if self.more.scope == "document":
-            passages = passages[passages["doc_id"].isin(set(questions["doc_id"]))]
-        question_vectors = encode(encoder, questions["text"].tolist(), "query")
-        passage_vectors = encode(encoder, passages["text"].tolist(), "document", "refreshing candidates")
         judged = set(zip(known["question_id"], known["passage_id"], strict=True))
-        rankings = rank(questions, passages, question_vectors, passage_vectors, self.more.scope, self.options.refresh.top_k)
+        found = Dense(encoder).rank(
+            questions, self.data.passages, self.more.scope, self.options.refresh.top_k, "refreshing candidates"
+        )
         return [
             {"question_id": ranking.question_id, "passage_id": passage_id, "source": "refreshed", "rank": place, "score": score}
-            for ranking in rankings
+            for ranking in found
             for place, (passage_id, score) in enumerate(zip(ranking.passage_ids, ranking.scores, strict=True), 1)
             if (ranking.question_id, passage_id) not in judged
         ]

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from uae.pipeline.settings import CandidateSettings, PassageSettings, Scope
-from uae.pipeline.shared_code import ENCODER, MODELS, TABLES
+from uae.pipeline.shared_code import ENCODER, MODELS, RETRIEVERS, TABLES
 from uae.pipeline.stage import Key, Parameters, Stage
 from uae.pipeline.workspace import Workspace
 
@@ -19,6 +19,7 @@ class CandidateParameters(Parameters):
 
 def run(p: CandidateParameters, w: Workspace) -> dict[str, Any]:
     from uae.candidates.mine import mine
+    from uae.candidates.miner import Amounts
     from uae.io.models import resolve
     from uae.text.passage_template import PassageTemplate
 
@@ -28,10 +29,7 @@ def run(p: CandidateParameters, w: Workspace) -> dict[str, Any]:
         candidates_path=w.path("candidates"),
         encoder_path=resolve(p.student, w.model_cache),
         scope=p.scope,
-        top_k=p.candidates.top_k,
-        holding_answer=p.candidates.holding_answer,
-        random=p.candidates.random,
-        gold=p.candidates.gold,
+        amounts=Amounts(**p.candidates.model_dump()),
         device=p.device,
         seed=p.seed,
         read_as=PassageTemplate(p.passages.template),
@@ -50,6 +48,7 @@ STAGE = Stage(
         "uae/text/answer_match.py",
         "uae/text/passage_template.py",
         "uae/measures/ranking.py",
+        *RETRIEVERS,
         *MODELS,
         *ENCODER,
         *TABLES,

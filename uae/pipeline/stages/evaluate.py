@@ -13,7 +13,7 @@ from uae.pipeline.settings import (
     TeacherSettings,
     UtilitySettings,
 )
-from uae.pipeline.shared_code import ENCODER, MODELS, RELEASE, TABLES
+from uae.pipeline.shared_code import ENCODER, MODELS, RELEASE, RETRIEVERS, TABLES
 from uae.pipeline.stage import Parameters, Stage
 from uae.pipeline.teachers import asked_teachers, open_local, template_of
 from uae.pipeline.workspace import Workspace
@@ -117,7 +117,7 @@ STAGE = Stage(
         "uae/release/open.py",
         *RELEASE,
         "uae/measures",
-        "uae/retrievers/lexical.py",
+        *RETRIEVERS,
         "uae/teacher",
         "uae/pages",
         *MODELS,

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from uae.pipeline.settings import PromoteSettings, Scope, TrackingSettings
-from uae.pipeline.shared_code import ENCODER, MODELS, REGISTRY, RELEASE, TABLES
+from uae.pipeline.shared_code import ENCODER, MODELS, REGISTRY, RELEASE, RETRIEVERS, TABLES
 from uae.pipeline.stage import Key, Parameters, Stage
 from uae.pipeline.workspace import Workspace
 
@@ -52,6 +52,7 @@ STAGE = Stage(
         "uae/evaluation/testset.py",
         "uae/measures/metrics.py",
         "uae/measures/ranking.py",
+        *RETRIEVERS,
         *RELEASE,
         *MODELS,
         *ENCODER,

@@ -129,6 +129,7 @@ STAGE = Stage(
         "uae/text/near_duplicates.py",
         "uae/text/words.py",
         "uae/measures/ranking.py",
+        "uae/retrievers/cosine.py",
         "uae/retrievers/document_side.py",
         *MODELS,
         *ENCODER,

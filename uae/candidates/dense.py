@@ -1,0 +1,7 @@
+"""The base encoder's first passages."""
+
+from uae.candidates.miner import Miner, Pool
+
+
+def miner(pool: Pool) -> Miner:
+    return lambda question: question.passage_ids[: pool.amounts.top_k]
