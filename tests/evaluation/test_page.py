@@ -7,6 +7,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 from uae.evaluation.page import evaluation_page, page
+from uae.evaluation.page.words import findings
 from uae.io.errors import ArtefactError
 
 HOSTILE = '</p><script>alert("x")</script><img src="https://evil.example/x.png" onerror="alert(1)">'
@@ -440,3 +441,15 @@ def test_the_same_evaluation_gives_the_same_bytes_and_is_left_as_it_was(whole, t
     evaluation_page(evaluation, **with_reranking(tables()), path=tmp_path / "evaluation.html")
     assert (tmp_path / "evaluation.html").read_text(encoding="utf-8") == whole
     assert evaluation == largest()
+
+
+def test_the_weight_of_bm25_in_a_fused_system_is_told():
+    fused = {
+        "convex_base": {"weight": 0.4, "map": 0.6, "questions": 260, "splits": ["train", "validation"]},
+        "convex_uae": {"weight": 0.0, "map": 0.7, "questions": 52, "splits": ["validation"]},
+    }
+    said = findings({"gains": {"uae": {}}, "systems": {}, "confidence": 0.95, "fusion": fused})
+    assert said == [
+        "BM25 + base, by scores: its scaled scores count 0.4 times beside cosines (chosen on 260 train and validation questions).",
+        "BM25 + UAE, by scores: BM25 has the weight 0 (chosen on 52 validation questions), so this is the encoder alone.",
+    ]

@@ -111,10 +111,19 @@ def findings(evaluation: Mapping[str, Any]) -> list[str]:
                     f"{label(system)} against {label(other)}, {metric_name(metric)} on {gain['questions']} questions: "
                     f"{_gain_words(gain, confidence)}{_unless_significant(gain, confidence)}."
                 )
+    found += [_weight_words(system, weighed) for system, weighed in (evaluation.get("fusion") or {}).items()]
     for system, ratio in slower(evaluation.get("cost") or {}).items():
         if system.startswith("rerank"):
             found.append(f"{label(system)} takes {times(ratio)} as long per query as UAE.")
     return found + _held_out_findings(evaluation.get("held_out") or {}, confidence)
+
+
+def _weight_words(system: str, weighed: Mapping[str, Any]) -> str:
+    """How much BM25 counts in a system fused by scores, and which questions decided that."""
+    chosen = f"chosen on {weighed['questions']} {' and '.join(weighed['splits'])} questions"
+    if weighed["weight"] == 0:
+        return f"{label(system)}: BM25 has the weight 0 ({chosen}), so this is the encoder alone."
+    return f"{label(system)}: its scaled scores count {weighed['weight']:g} times beside cosines ({chosen})."
 
 
 def _held_out_findings(held_out: Mapping[str, Any], confidence: float) -> list[str]:
