@@ -445,11 +445,11 @@ def test_the_same_evaluation_gives_the_same_bytes_and_is_left_as_it_was(whole, t
 
 def test_the_weight_of_bm25_in_a_fused_system_is_told():
     fused = {
-        "convex_base": {"weight": 0.4, "map": 0.6, "questions": 260, "splits": ["train", "validation"]},
+        "convex_base": {"weight": 0.4, "map": 0.6, "questions": 9, "splits": ["train", "validation"]},
         "convex_uae": {"weight": 0.0, "map": 0.7, "questions": 52, "splits": ["validation"]},
     }
     said = findings({"gains": {"uae": {}}, "systems": {}, "confidence": 0.95, "fusion": fused})
     assert said == [
-        "BM25 + base, by scores: its scaled scores count 0.4 times beside cosines (chosen on 260 train and validation questions).",
+        "BM25 + base, by scores: its scaled scores count 0.4 times beside cosines (chosen on 9 train and validation questions).",
         "BM25 + UAE, by scores: BM25 has the weight 0 (chosen on 52 validation questions), so this is the encoder alone.",
     ]
