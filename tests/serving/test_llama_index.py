@@ -128,7 +128,7 @@ def test_clients_can_be_copied_and_pickled_before_and_after_use(url, monkeypatch
 
 
 @pytest.mark.parametrize("number", range(3), ids=["llama_index", "langchain", "haystack"])
-@pytest.mark.parametrize("end", ["", "/", "/v1", "/v1/", "//"])
+@pytest.mark.parametrize("end", ["", "/", "/v1", "/v1/", "//", "/v1/search"])
 def test_an_address_is_taken_with_and_without_its_version(url, monkeypatch, number, end):
     monkeypatch.setenv("LODGE_KEY", KEY)
     assert ask(made(url + end)[number]) == ["p0", "p1"]

@@ -39,8 +39,8 @@ class UaeRetriever(BaseRetriever):
         """
         Args:
             url: where the service is, e.g. ``http://localhost:3000``.
-            filters: ``{"field": value}``, ``{"field": [values]}`` or ``{"field": {"gte": x, "lte": y}}``. A field is ``doc_id``
-                or one of the document's metadata. They are the service's own, not LlamaIndex's ``MetadataFilters``.
+            filters: ``{"field": value}``, ``{"field": [values]}`` or ``{"field": {"gte": x, "lte": y}}``. A field is ``doc_id``,
+                ``source`` or one of the document's metadata. They are the service's own, not LlamaIndex's ``MetadataFilters``.
             timeout: seconds.
             attempts: how often a request is sent at most, where the service is busy (429, 503) or the connection breaks.
 

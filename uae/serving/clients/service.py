@@ -162,7 +162,7 @@ class SearchService:
 
 
 def service_url(url: str) -> str:
-    """The address without ``/v1`` and slashes at its end: OpenAI's clients are given it with them, people copy it either way.
+    """The address without ``/v1``, ``/v1/search`` and slashes at its end: people copy it in each of these forms.
 
     Raises:
         ValueError: it is no address of an HTTP service.
@@ -173,7 +173,7 @@ def service_url(url: str) -> str:
         parsed = httpx.URL("")
     if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
         raise ValueError(f"url: {url!r} is not the address of a service; write it as http://host:port")
-    return str(parsed).rstrip("/").removesuffix("/v1").rstrip("/")
+    return str(parsed).rstrip("/").removesuffix("/v1/search").removesuffix("/v1").rstrip("/")
 
 
 def _body(
