@@ -1,6 +1,7 @@
 """A release finds what it should and refuses parts that do not belong together."""
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -724,3 +725,14 @@ def test_a_release_is_not_built_from_vectors_that_are_not_finite(project, tiny_e
     with pytest.raises(ModelError, match="numbers that are not finite, for text 0 of 5"):
         build(project, tiny_encoder, "new")
     assert not (project / "new").exists()
+
+
+def test_passages_that_the_encoder_cuts_are_counted_and_said(project, tiny_encoder, caplog):
+    assert build(project, tiny_encoder).truncated == 0
+    table = read_table(project / "passages.parquet", PASSAGES)
+    table.loc[0, "text"] = "The seal of the door is blue and round. " * 40
+    write_table(project / "passages.parquet", PASSAGES, table)
+    with caplog.at_level(logging.WARNING):
+        assert build(project, tiny_encoder).truncated == 1
+    assert f"reads at most 128 tokens and cuts 1 of {len(table)} passages" in caplog.text
+    assert "lower ingest.passage_words" in caplog.text

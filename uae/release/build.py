@@ -24,6 +24,7 @@ _MOST = 1000  # questions that are asked at all
 class BuiltRelease(NamedTuple):
     manifest: Manifest
     index_reused: bool  # not in the manifest: a release is the same however its index came about
+    truncated: int  # passages of which the trained encoder reads only the beginning
 
 
 def build_release(
@@ -84,7 +85,7 @@ def build_release(
             files={path.relative_to(partial).as_posix(): sha256_file(path) for path in files},
         ).sealed()
         write_json(partial / "manifest.json", manifest)
-    return BuiltRelease(Manifest.model_validate(manifest), trained.index_reused)
+    return BuiltRelease(Manifest.model_validate(manifest), trained.index_reused, trained.truncated)
 
 
 def _parity_questions(path: Path | None, passages: pd.DataFrame) -> pd.DataFrame:

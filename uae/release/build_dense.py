@@ -1,6 +1,7 @@
 """Building a dense leg: passages encoded and indexed, or an index taken over; and the encoder in the form that serves it."""
 
 import importlib.metadata
+import logging
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -23,10 +24,13 @@ from uae.retrievers.document_side import document_fingerprint, route
 from uae.retrievers.onnx_encoder import KINDS
 from uae.retrievers.protocol import Side, Vectors
 from uae.retrievers.serving_forms import open_encoder
+from uae.retrievers.truncation import count_truncated
 from uae.text.passage_template import PassageTemplate
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+log = logging.getLogger(__name__)
 
 _RECALL_AT = 10  # of the approximate index against exact search
 _ENCODING_LIBRARIES = ("sentence-transformers", "transformers", "torch")
@@ -65,6 +69,7 @@ class DenseBuild(NamedTuple):
 class BuiltLeg(NamedTuple):
     entry: DenseEntry
     index_reused: bool  # taken over from an earlier release
+    truncated: int  # passages of which the encoder reads only the beginning
 
 
 class _MadeOf(NamedTuple):
@@ -95,6 +100,13 @@ def build_dense(
     dimension = encoder.get_embedding_dimension()
     if dimension is None:
         raise ModelError(f"{how.encoder_path} does not say how many numbers its vectors have: it is no encoder of texts")
+    truncated = count_truncated(encoder, texts, "document")
+    if truncated:
+        log.warning(
+            "leg %s: the encoder reads at most %s tokens and cuts %d of %d passages. What it cuts cannot be found: lower "
+            "ingest.passage_words, or take an encoder that reads more",
+            name, encoder.max_seq_length, truncated, len(texts),
+        )  # fmt: skip
     factory = plan_factory(recipe.factory, len(texts), dimension, recipe.recall_target)
     made_of = _MadeOf(
         document_fingerprint(how.encoder_path, encoder),
@@ -129,7 +141,7 @@ def build_dense(
     finally:
         served.close()
     index_entry = _index_entry(path.relative_to(release).as_posix(), made_of, index, recipe, tuned)
-    return BuiltLeg(_entry(name, how, encoder, material, made_of, index_entry, serving, probe), reused)
+    return BuiltLeg(_entry(name, how, encoder, material, made_of, index_entry, serving, probe), reused, truncated)
 
 
 def _entry(

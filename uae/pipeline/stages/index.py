@@ -35,7 +35,7 @@ def run(p: IndexParameters, w: Workspace) -> dict[str, Any]:
         device=p.device,
         read_as=PassageTemplate(p.passages.template),
     )
-    return built.manifest.model_dump(mode="json") | {"index_reused": built.index_reused}
+    return built.manifest.model_dump(mode="json") | {"index_reused": built.index_reused, "truncated": built.truncated}
 
 
 STAGE = Stage(
