@@ -123,7 +123,7 @@ def dtype(index: faiss.Index) -> str:
 def index_recall(index: faiss.Index, vectors: Vectors, queries: Vectors, k: int, parameters: str) -> float:
     """Recall@k against exact search: the mean share of the first ``k`` that are as near as the exact ``k``.
 
-    A row counts if its exact score is at least the exact k-th one's, so that of equal passages any is right.
+    A row counts if its exact score is at least that of the exact k-th row. So any of several equal passages is right.
 
     Args:
         vectors: what was indexed, unit vectors of shape (n, dim), in the index's order.

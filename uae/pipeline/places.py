@@ -8,7 +8,7 @@ from uae.pipeline.workspace import ARTEFACTS, Workspace
 
 
 def check_source(path: str, workspace: Workspace) -> None:
-    """Check that the source is no folder that results are written into, nor one of the results.
+    """Check that no results are written into the source, and that the source lies in no folder of results.
 
     A run that reads its own reports and tables would take them for documents, and find its source changed each time.
 

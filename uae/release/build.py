@@ -43,9 +43,8 @@ def build_release(
 ) -> BuiltRelease:
     """Encode all passages, index them, choose what serves the encoder, and write the release folder atomically.
 
-    An index is taken over from an earlier release, and no passage encoded, where both would hold the same vectors: the same
-    document side of the encoder (only queries were retrained), the same that it reads of the passages, in the same order, the
-    same kind of index.
+    An index is taken over from an earlier release where both would hold the same vectors; then no passage is encoded. For that,
+    four things must be equal: the document side of the encoder, the texts that it reads, their order, and the kind of index.
 
     Args:
         questions_path: those of training and validation say how well the serving encoder and an approximate index do; None (or

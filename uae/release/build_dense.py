@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 _RECALL_AT = 10  # of the approximate index against exact search
 _ENCODING_LIBRARIES = ("sentence-transformers", "transformers", "torch")
-# By how much an index's probe may be below what it was, for it to be taken over: another CPU adds in another order.
+# An index is taken over if its probe is at most this much below what it was. Another CPU adds in another order.
 _SAME_VECTORS = 1e-3
 
 

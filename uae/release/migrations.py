@@ -46,7 +46,8 @@ def _dense_from_2(part: dict[str, Any], folder: str) -> dict[str, Any]:
         "passage_template": _PLAIN,
         "read_texts": part["passage_texts"],
         **{name: part[name] for name in kept},
-        # It says not what FAISS built the index, nor how near the trained encoder came: such an index is not taken over.
+        # Format 2 does not say which FAISS built the index, or how near the trained encoder came. Such an index is not taken
+        # over.
         "index": part["index"] | {"metric": "inner product of unit vectors", "built_with": {}},
         "probe": {"served": part["probe"], "trained": None},
     }

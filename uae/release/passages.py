@@ -58,7 +58,7 @@ class Passages:
         self._documents: npt.NDArray[np.int64] = positions.to_numpy().astype(np.int64)
         self._filter = DocumentFilter(doc_ids, documents["source"].to_pylist(), _Texts(self._metadata), self._documents)
         self._read_hashes: dict[str, str] = {}
-        # Each row's place by passage_id: equal scores are ordered by it.
+        # Each row's place in the order of passage_ids. It orders equal scores.
         self.places: npt.NDArray[np.int64] = np.empty(len(passages), dtype=np.int64)
         self.places[pc.sort_indices(passages["passage_id"]).to_numpy()] = np.arange(len(passages))
 

@@ -4,7 +4,7 @@ releases/FINGERPRINT/               a release folder, complete and checked, or n
 releases/FINGERPRINT.origin.json    where it came from: {"model", "version", "promoted_at", "metrics"}; may be absent
 active.json                         {"active": FINGERPRINT, "before": [what rollback goes back to, the last first], "history": []}
 
-Whoever changes something holds a lock; whoever reads needs none, for every file and folder is moved into place complete.
+A process that changes something holds a lock. A reader needs none, because every file and folder is moved into place complete.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What determines an encoder's *document* vectors: by it an index knows whether it outlives a retrained encoder."""
+"""A hash of what determines an encoder's *document* vectors. If it is equal, an index is still right after retraining."""
 
 import json
 from itertools import chain
@@ -24,8 +24,8 @@ def document_fingerprint(folder: Path, encoder: SentenceTransformer | None = Non
     """Hash of what determines a model's *document* vectors: weights, configuration, tokenizer and prompt of its document side.
 
     Taken from the loaded model and not from its files, for saving changes files and not vectors: a base encoder and those
-    students of it that keep its document vectors have one document fingerprint. A query prompt is no part of it, nor are the
-    versions of libraries.
+    students of it that keep its document vectors have one document fingerprint. The query prompt and the
+    versions of libraries are no part of it.
 
     Args:
         encoder: the model of ``folder``, where it is loaded already.

@@ -256,7 +256,7 @@ class Switch:
         try:
             return await asyncio.wrap_future(work)
         except asyncio.CancelledError:
-            # The thread cannot be stopped: what it opens after all is closed by it.
+            # The thread cannot be stopped. If it still opens a release, it closes it.
             work.add_done_callback(_close_result)
             raise
         finally:

@@ -77,7 +77,7 @@ def _tell_number_formats(content: dict[str, Any]) -> None:
 
 
 def _entry(asked: Asked, number_formats: Sequence[str]) -> dict[str, Any]:
-    """A teacher as ``utility.Source.from_manifest`` reads it, with the templates' texts for whoever opens the file."""
+    """A teacher as ``utility.Source.from_manifest`` reads it, with the templates' texts for people who open the file."""
     return {
         "name": asked.name,
         "fingerprint": asked.fingerprint,

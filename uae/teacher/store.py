@@ -1,11 +1,11 @@
 """The label store: an append-only folder of Parquet parts, each named by the sha256 of its content.
 
-A batch of readings is kept at once, as a small loose part. When the loose parts of one provenance hold enough readings, they are
-merged into one sealed part, as in a log-structured store: a folder of very many files is slow to list, to hash and to version.
-Which batches make a sealed part must not depend on which of several readers was faster: a batch that comes before its turn is
-kept as an early part, which becomes a loose one when its turn has come.
-A part is on the disk, its folder's entry included, before anything is done that relies on it. What a kill or a power cut leaves
-is thus always a store: beside it there may be a draft, which counts for nothing, or readings that are sealed and loose at once.
+A batch of readings is kept at once, as a small loose part. When the loose parts of one provenance hold enough readings, they
+are merged into one sealed part, as in a log-structured store: a folder of very many files is slow to list, to hash and to
+version. Several readers work at once, and the faster one must not decide which batches make a sealed part. So a batch that
+comes before its turn is kept as an early part. It becomes a loose part when its turn has come. A part is on the disk, with its
+folder's entry, before anything relies on it. So a kill or a power cut always leaves a store. Beside it there may be a draft,
+which does not count, or readings that are sealed and loose at once.
 """
 
 import json
@@ -317,8 +317,8 @@ class LabelStore:
 def read_stores(folders: Iterable[Path]) -> pd.DataFrame:
     """The readings of several stores as of one, each key once, with LABELS' columns.
 
-    Where two stores hold a key, the reading of the store that is named first counts: the label stage's store is named before
-    what training asked for later, so that a value does not change when training asks again. A folder that is not there is empty.
+    Where two stores hold a key, the reading of the store that is named first counts: the label stage's store comes
+    before that of training. So a value does not change when training asks again. A folder that is not there is empty.
 
     Raises:
         ArtefactError: as ``LabelStore.read``.

@@ -15,7 +15,7 @@ def known_false_negatives(
 ) -> dict[str, frozenset[str]]:
     """Passages that must not be in-batch negatives of a question, among those that can meet it in a batch.
 
-    Those are the passages of the questions of its split. Of the ones that the teacher did not judge for the question, these are
+    In a batch a question can meet all passages of its split. Of those that the teacher did not judge for it, these are
     known to be false negatives:
 
     - near-duplicates of a passage that helps it (utility above 0): a passage cut with overlap, a repeated abstract;

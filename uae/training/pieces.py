@@ -15,9 +15,9 @@ Model = Callable[[Features], Features]
 def encode_in_pieces(model: Model, features: Features, piece: int, budget: float) -> Tensor:
     """Vectors, shape (texts, dim), of texts that are encoded ``piece`` at a time, neighbours in length together.
 
-    A batch's padding is as long as its longest text wants; in pieces of like length little is left of it. Once what pieces keep
-    for the backward pass takes ``budget`` bytes, the further ones keep nothing and are computed again there (Chen et al. 2016,
-    arXiv 1604.06174): the same vectors and gradients, in about a third more time for those.
+    A batch is padded to its longest text, so pieces of texts of like length need little padding. Pieces keep their activations
+    for the backward pass until these take ``budget`` bytes. Later pieces keep nothing and are computed again in the backward
+    pass (Chen et al. 2016, arXiv 1604.06174). Vectors and gradients are the same; these pieces take about a third more time.
 
     Args:
         features: tensors of the texts' tokens, shape (texts, length), among them ``attention_mask``.

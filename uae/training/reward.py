@@ -39,10 +39,11 @@ def denoised_utilities(
 ) -> tuple[pd.DataFrame, dict[str, float | None]]:
     """The table with utilities smoothed by a reward model, in the unit and with the zero of the raw ones.
 
-    ``u' = share (mean u + s - mean s) + (1 - share) u``, means over the question's passages: their order and distances come from
-    the scores ``s``, the level from the raw utilities ``u``, whose mean is the steadiest thing known of it. No pair of the train
-    split is scored by a model that saw its document: the documents are divided into folds, each scored by a model fitted to the
-    others. All other pairs are scored by a model fitted to the whole train split, kept at ``reward_path`` with the scores.
+    ``u' = share (mean u + s - mean s) + (1 - share) u``, means over the question's passages. Their order and distances come
+    from the scores ``s``. Their level comes from the raw utilities ``u``: it is the mean, which is their steadiest part. No
+    pair of the train split is scored by a model that saw its document: the documents are divided into folds, each scored by a
+    model fitted to the others. All other pairs are scored by a model fitted to the whole train split, kept at ``reward_path``
+    with the scores.
 
     Nothing is fitted where ``reward_path`` holds the outcome of the same table, base and options. After a kill, the next call
     goes on at the fold that was interrupted.

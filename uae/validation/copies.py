@@ -46,9 +46,9 @@ class _Document:
 def find_copies(passages: pd.DataFrame, groups: Mapping[str, str], threshold: float) -> list[Copy]:
     """For each passage, the documents of other groups that hold at least ``threshold`` of its runs of five words.
 
-    This is containment (Broder 1997: On the resemblance and containment of documents) of a passage in a whole document, not the
-    similarity of two passages: a copy with a paragraph put in front is cut into other passages throughout, and no two of them
-    need be alike. Runs are looked up exactly, by 64-bit hashes; there is no sampling, and so nothing that chance could miss. Time
+    This is containment (Broder 1997: On the resemblance and containment of documents) of a passage in a whole document. The
+    similarity of two passages would not do: a copy with a new first paragraph is cut at other places, and no two passages need be
+    alike. Runs are looked up exactly, by 64-bit hashes; there is no sampling, and so nothing that chance could miss. Time
     and memory grow with the number of words (8 bytes each), not with the number of pairs.
 
     ``groups`` gives each document's group by id (a split, or the document itself); passages of other documents are left out.

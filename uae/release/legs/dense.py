@@ -23,7 +23,7 @@ from uae.release.parity import lowest_cosine
 from uae.retrievers.protocol import Encoder, Side, Vectors
 from uae.retrievers.serving_forms import open_encoder
 
-# By how much the probe may differ from what it was when the release was built: another CPU adds in another order.
+# The probe may be this much below what it was when the release was built. Another CPU adds in another order.
 PROBE_TOLERANCE = 0.02
 _PROBED = 8  # passages
 
