@@ -27,6 +27,7 @@ SETTINGS = (
     "candidates.top_k=16",
     "candidates.random=0",
     "candidates.gold=false",
+    "passages.template='{text}'",  # the headings in the source are only numbers of paragraphs
 )
 PICTURE = "FLOAT SELECTED"  # a figure or table: only its caption is there
 
