@@ -48,11 +48,11 @@ def mine(tmp_path, monkeypatch):
     monkeypatch.setattr(cosine, "encode", encode)
     monkeypatch.setitem(KINDS, "dense", lambda folder, device: cosine.Dense(None))
 
-    def run(questions=QUESTION_ROWS, scope="document", top_k=2, random=2, gold=True, holding=0, passages=PASSAGE_ROWS, **more):
+    def run(questions=QUESTION_ROWS, scope="document", top_k=2, random=2, gold=True, holding=0, bm25=0, passages=PASSAGE_ROWS, **more):
         paths = [tmp_path / f"{name}.parquet" for name in ("passages", "questions", "candidates")]
         write_table(paths[0], PASSAGES, passages)
         write_table(paths[1], QUESTIONS, questions)
-        summary = stage.mine(*paths, tmp_path, scope, Amounts(top_k, holding, random, gold), "cpu", 13, **more)
+        summary = stage.mine(*paths, tmp_path, scope, Amounts(top_k, bm25, holding, random, gold), "cpu", 13, **more)
         return summary, read_table(paths[2], CANDIDATES)
 
     return run
@@ -77,6 +77,25 @@ def test_train_and_validation_questions_get_candidates_of_their_document(mine):
     assert summary["questions"] == 2
     assert summary["candidates"] == len(table) == 9
     assert summary["candidates_by_source"] == {"dense": 4, "random": 4, "gold": 1}
+
+
+def test_what_bm25_finds_joins_after_what_the_encoder_found(mine):
+    """The encoder counts eight words; BM25 knows the others, too. A passage without any of the question's words never joins."""
+    asked = [question(1, "d1", "oil lantern")]
+    more = [passage("d1", 8, "a lantern hangs here"), passage("d2", 8, "lantern")]
+    summary, table = mine(asked, top_k=1, random=0, gold=False, passages=PASSAGE_ROWS + more, bm25=5)
+    assert chosen(table, "q1", "dense") == ["d1-0"]
+    assert chosen(table, "q1", "bm25") == ["d1-8"]
+    assert summary["candidates_by_source"] == {"dense": 1, "bm25": 1}
+    over = mine(asked, top_k=1, random=0, gold=False, passages=PASSAGE_ROWS + more, bm25=5, scope="corpus")[1]
+    assert sorted(chosen(over, "q1", "bm25")) == ["d1-8", "d2-0", "d2-8"]
+
+
+def test_bm25_reads_what_models_read(mine):
+    rows = [row | {"section": "Lantern"} if row["passage_id"] == "d1-6" else row for row in PASSAGE_ROWS]
+    asked = [question(1, "d1", "oil lantern")]
+    _, table = mine(asked, top_k=1, random=0, gold=False, bm25=2, passages=rows, read_as=PassageTemplate("{section}\n{text}"))
+    assert chosen(table, "q1", "bm25") == ["d1-6"]
 
 
 def test_gold_joins_only_when_asked_for(mine):

@@ -21,6 +21,7 @@ from uae.pipeline.workspace import Workspace
 PARAMS = Path(__file__).resolve().parents[2] / "params.yaml"
 # What some count at 0 turns off is on here, and as small as it can be then.
 SWITCHED_ON = {
+    "candidates.bm25_top_k": 1,
     "candidates.holding_answer": 1,
     "candidates.random": 1,
     "label.check_questions": 1,

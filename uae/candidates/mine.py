@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from uae.candidates import chance, dense, evidence, holding_answer
+from uae.candidates import chance, dense, evidence, holding_answer, lexical
 from uae.candidates.miner import Amounts, Miner, Pool, Ranked
 from uae.io.errors import ArtefactError
 from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table, write_table
@@ -18,6 +18,7 @@ _LABELLED_SPLITS = ("train", "validation")
 # source -> its miner, in the order in which they are asked: a passage enters under the first that brings it
 MINERS: Mapping[str, Callable[[Pool], Miner]] = {
     "dense": dense.miner,
+    "bm25": lexical.miner,
     "gold": evidence.miner,
     "answer": holding_answer.miner,
     "random": chance.miner,
@@ -39,7 +40,7 @@ def mine(
 
     Args:
         amounts: how many passages each miner brings.
-        read_as: what the encoder reads of a passage.
+        read_as: what the encoder and BM25 read of a passage.
 
     Raises:
         ArtefactError: no question is in these splits, or none has a passage in its scope.
@@ -51,8 +52,9 @@ def mine(
         raise ArtefactError(f"{questions_path}: no question is in the split train or validation; add some and run ingest again")
     if scope == "document":  # the other documents' passages can be nobody's candidates
         passages = passages[passages["doc_id"].isin(set(questions["doc_id"]))]
-    rankings = KINDS["dense"](encoder_path, device).rank(questions, read_as.applied(passages), scope, None, "passages")
-    pool = Pool(questions, passages, scope, amounts, seed)
+    read = read_as.applied(passages)
+    rankings = KINDS["dense"](encoder_path, device).rank(questions, read, scope, None, "passages")
+    pool = Pool(questions, passages, read, scope, amounts, seed)
     miners = {source: opened(pool) for source, opened in MINERS.items()}
     rows: list[dict[str, Any]] = []
     for ranking, known in zip(rankings, questions["evidence"], strict=True):

@@ -10,6 +10,7 @@ class Amounts(NamedTuple):
     """Section ``candidates`` of params.yaml."""
 
     top_k: int  # of the base encoder's ranking
+    bm25_top_k: int  # of BM25's
     holding_answer: int  # at most so many passages that hold a gold answer word for word
     random: int  # drawn from the rest of the scope
     gold: bool  # the evidence passages, too
@@ -20,6 +21,7 @@ class Pool(NamedTuple):
 
     questions: pd.DataFrame  # of the labelled splits, columns as QUESTIONS
     passages: pd.DataFrame  # that somebody may find, columns as PASSAGES
+    read: pd.DataFrame  # the same, with what models read as their text
     scope: str
     amounts: Amounts
     seed: int

@@ -51,7 +51,7 @@ QUESTIONS = _schema(
 CANDIDATES = _schema(
     question_id=pa.string(),
     passage_id=pa.string(),
-    source=pa.string(),  # dense, gold, answer, random or refreshed: the first that brought it in
+    source=pa.string(),  # dense, bm25, gold, answer, random or refreshed: the first that brought it in
     rank=pa.int32(),  # 1 is best, by the base encoder within the question's scope
     score=pa.float32(),  # cosine similarity of the base encoder
 )

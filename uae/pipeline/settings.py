@@ -90,6 +90,7 @@ class ValidateSettings(Options):
 
 class CandidateSettings(Options):
     top_k: Count
+    bm25_top_k: Annotated[int, Field(ge=0)]
     holding_answer: Annotated[int, Field(ge=0)]
     random: Annotated[int, Field(ge=0)]
     gold: bool

@@ -38,7 +38,7 @@ def run(p: CandidateParameters, w: Workspace) -> dict[str, Any]:
 
 STAGE = Stage(
     name="candidates",
-    summary="Pair each question with the base encoder's top-k, its evidence, what holds its answer, random passages.",
+    summary="Pair each question with the base encoder's and BM25's top-k, its evidence, what holds its answer, random passages.",
     run=run,
     parameters=CandidateParameters,
     needs=("passages", "questions", "validation"),
