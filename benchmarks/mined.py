@@ -29,7 +29,8 @@ def mined(
         mine(
             passages_path=place / "p", questions_path=place / "q", candidates_path=place / "c",
             encoder_path=resolve(settings.models.student, Path("models")), scope="document",
-            amounts=Amounts(top_k, bm25_top_k=0, holding_answer=0, random=0, gold=False), device="auto", seed=settings.seed, read_as=read_as,
+            amounts=Amounts(top_k, bm25_top_k=0, holding_answer=0, random=0, gold=False),
+            device="auto", seed=settings.seed, read_as=read_as,
         )  # fmt: skip
         return (
             read_table(place / "c", CANDIDATES),

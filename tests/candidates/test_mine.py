@@ -48,7 +48,8 @@ def mine(tmp_path, monkeypatch):
     monkeypatch.setattr(cosine, "encode", encode)
     monkeypatch.setitem(KINDS, "dense", lambda folder, device: cosine.Dense(None))
 
-    def run(questions=QUESTION_ROWS, scope="document", top_k=2, random=2, gold=True, holding=0, bm25=0, passages=PASSAGE_ROWS, **more):
+    def run(questions=QUESTION_ROWS, scope="document", top_k=2, random=2, gold=True, holding=0, bm25=0, **more):
+        passages = more.pop("passages", PASSAGE_ROWS)
         paths = [tmp_path / f"{name}.parquet" for name in ("passages", "questions", "candidates")]
         write_table(paths[0], PASSAGES, passages)
         write_table(paths[1], QUESTIONS, questions)

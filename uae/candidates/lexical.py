@@ -1,6 +1,7 @@
 """BM25's first passages: what a release with a lexical leg will find, and the dense one must learn to order."""
 
-from uae.candidates.miner import Miner, Pool, Ranked
+from uae.candidates.miner import Miner, Pool
+from uae.measures.ranking import Ranking
 from uae.retrievers.lexical import Lexical
 
 
@@ -10,12 +11,9 @@ def miner(pool: Pool) -> Miner:
     if not most:
         return lambda question: ()
     ranked = Lexical().rank(pool.questions, pool.read, pool.scope, most)
-    found = {
-        ranking.question_id: [passage_id for passage_id, score in zip(ranking.passage_ids, ranking.scores, strict=True) if score > 0]
-        for ranking in ranked
-    }
+    found = {ranking.question_id: _sharing_a_word(ranking) for ranking in ranked}
+    return lambda question: found[question.question_id]
 
-    def mined(question: Ranked) -> list[str]:
-        return found[question.question_id]
 
-    return mined
+def _sharing_a_word(ranking: Ranking) -> list[str]:
+    return [passage_id for passage_id, score in zip(ranking.passage_ids, ranking.scores, strict=True) if score > 0]
