@@ -1,8 +1,8 @@
 """Recipes compared by cross-validation over the papers that training may see: the test questions are not looked at.
 
-Each fold's documents, whole, are held out once; contenders are fitted to the others as ``uae compare`` does and measured on
-them, so that every labelled question counts, and not only the few of the validation split. Finished fits are kept in --out.
-Prints one JSON line last.
+Each fold of whole documents is held out once. Contenders are fitted to the other folds, as ``uae compare`` does, and measured
+on the one held out. So every labelled question counts, and not only the few of the validation split. Finished fits are kept in
+--out. Prints one JSON line last.
 
 python benchmarks/crossval.py --run runs/covidqa --out runs/crossval --contender 'with: train.passage_queries=0.3' \
     --contender 'without: train.passage_queries=0.0'

@@ -1,9 +1,9 @@
 """Real embeddings for the index benchmark: a corpus and its questions, and the corpus repeated with noise to any size.
 
-Where more vectors are wanted than there are passages, each is a passage moved by ``scale`` times the difference between two
-passages of one other document, and made a unit vector again. So the noise goes where real passages differ, not in all
-directions alike, and no two copies get the same. ``scale`` is chosen so that a copy is as far from its passage as two passages
-of one document are from each other. No passage is left unmoved: it would stand out.
+Where more vectors are wanted than there are passages, each is a passage moved by ``scale`` times a difference, and made a unit
+vector again. The difference is between two passages of one other document. So the noise goes where real passages differ, not in
+all directions alike, and no two copies get the same. ``scale`` is chosen so that a copy is as far from its passage as two
+passages of one document are from each other. No passage is left unmoved: it would stand out.
 """
 
 import json

@@ -153,8 +153,9 @@ def compare(bench: Bench, ports: dict[str, int], clients: list[int], seconds: fl
 def against_reranking(bench: Bench, port: int, settings: Settings, timed: int, one_client_ms: float | None) -> dict:
     """Time per query, one at a time: over HTTP, by the opened release, and by an LLM that reads the first 20 passages.
 
-    ``rerank_ratio`` is to the median of one client over HTTP as ``compare`` found it in the same run: a service that answers
-    queries, as the LLM here re-ranks one after another. ``rerank_ratio_after_the_llm`` takes a query between two of the LLM's.
+    ``rerank_ratio`` divides by the median of one client over HTTP, which ``compare`` found in the same run. There the service
+    answers one query after another, as the LLM here re-ranks. ``rerank_ratio_after_the_llm`` divides by queries asked between
+    two of the LLM's.
     """
     workspace = bench.workspaces[0]
     passages = read_table(workspace.path("passages"), PASSAGES)

@@ -1,10 +1,11 @@
 """A soak: good and hostile requests, mixed, against a real server in a process of its own, whose memory is watched.
 
 As fast as one core sends them; the default number is that of an hour at 20 requests a second. Some clients hang up before their
-answer comes, some read a long answer slowly, some read none of it. Prints one JSON line last: requests by status, how many were
-5xx or got no answer, and the server's memory, sampled every second: ``rss_start_mb`` when it is warm (after a tenth of the
-requests), ``rss_end_mb``, and ``slope_mb_per_10k`` requests, of a least-squares line from there to the end; and
-``last_half_slope_mb_per_10k``, from the middle. ``failures`` says what must not be: with any of it the exit status is 1.
+answer comes, some read a long answer slowly, some read none of it. Prints one JSON line last. It holds requests by status, how
+many were 5xx or got no answer, and the server's memory, sampled every second. ``rss_start_mb`` is of the warm server (after a
+tenth of the requests), ``rss_end_mb`` of the end. ``slope_mb_per_10k`` is the slope of a least-squares line from warm to end,
+by 10,000 requests. ``last_half_slope_mb_per_10k`` begins at the middle. ``failures`` says what must not be: with any of it the
+exit status is 1.
 
 python benchmarks/soak.py --release models/release
 python benchmarks/soak.py --release models/release --requests 5000

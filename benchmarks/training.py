@@ -1,7 +1,7 @@
 """How fast a training step is: ours against sentence-transformers' own way with graded labels, on equal batches, in one run.
 
 Both use sentence-transformers' trainer, the same encoder, questions, passages, order and settings. Its own way is a row of one
-question and its passages for ``DistillKLDivLoss``, each passage encoded for each question that has it; ours encodes a batch's
+question and its passages for ``DistillKLDivLoss``: a passage is encoded for each question that has it. Ours encodes a batch's
 distinct passages once, and counts all of them against every question. The two take turns. Prints one JSON line last.
 
 python benchmarks/training.py

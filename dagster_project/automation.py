@@ -39,8 +39,9 @@ _UNDER_WAY = [status for status in dg.DagsterRunStatus if status not in (*_FAILE
 def source_changed(context: dg.SensorEvaluationContext, project: ProjectResource) -> dg.RunRequest | dg.SkipReason:
     """Compares the source with what was last materialised from it, not with what the last look saw.
 
-    So a run that failed is asked for again, after pauses that double from five minutes to a day, and content that comes back
-    (A, B, A) is a change each time. A run has no key: Dagster would never again start one of the same key, even after a failure.
+    So a run that failed is asked for again, after pauses that double from five minutes to a day. Content that comes back
+    (A, B, A) is a change each time. A run has no key: Dagster would never again start one of the same key, even after a
+    failure.
     """
     try:
         settings = project.settings()

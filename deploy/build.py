@@ -1,7 +1,7 @@
 """Build a Bento of a release: ``python -m deploy.build --release DIR --origin JSON --out DIR --name NAME --version VERSION``.
 
-Inside are the release with where it came from, the modules that serving imports and no others, the exact versions of all
-packages it needs, and a Dockerfile that makes an image of it.
+Inside are the release and where it came from, the modules that serving imports and no others, and the exact versions of all
+packages it needs. A Dockerfile makes an image of it.
 """
 
 import argparse

@@ -1,5 +1,7 @@
-"""Limits on what one request may cost: the size of its body, how slowly the body comes, how long the answer takes, and how many
-requests are at work beside it."""
+"""Limits on what one request may cost.
+
+They are on the size of its body, how slowly the body comes, how long the answer takes, and how many requests run at once.
+"""
 
 import asyncio
 

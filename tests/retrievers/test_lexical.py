@@ -1,4 +1,7 @@
-"""BM25 by hand: ``idf * tf / (tf + k1 (1 - b + b length / mean length))``, ``idf = log(1 + (N - n + 0.5) / (n + 0.5))``."""
+"""BM25 by hand.
+
+    idf * tf / (tf + k1 (1 - b + b length / mean length)), where idf = log(1 + (N - n + 0.5) / (n + 0.5))
+"""
 
 import math
 import unicodedata

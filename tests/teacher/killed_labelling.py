@@ -2,8 +2,8 @@
 
 ``python killed_labelling.py FOLDER TEACHER KILLS SEED``; FOLDER holds the tables of ``labelling.write_corpus``. Everything is
 imported once. Each labelling then is a fork, which takes milliseconds where a new interpreter would take seconds. This process
-itself must start no thread, nor run anything of torch or Arrow, for a fork would get half of it; so what is left behind by each
-kill is copied here and looked at by the test.
+must start no thread, nor run anything of torch or Arrow: a fork would get half of it. So it only copies what each kill leaves
+in the folder. The test looks at the copies.
 """
 
 import itertools

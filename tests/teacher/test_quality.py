@@ -185,8 +185,8 @@ def test_agreement_of_two_templates():
     assert pair["median_absolute_difference"] == 2
     # spreads, mean of both: q1 2, q2 2, q4 (2 + 0) / 2 = 1
     assert pair["median_spread"] == 2
-    # weights are softmax(utility / 0.5): with x = e^2 they are 1, x, x^2 over their sum; the smaller ones of
-    # q1: (x^2, 1, 1) / s; q2: (1, x, 1) / s; q4: 1/s, and x/s where it is below 1/3, and 1/3
+    # weights are softmax(utility / 0.5): with x = e^2 they are 1, x, x^2 over their sum s. The smaller ones of q1: (x^2, 1, 1)
+    # / s, of q2: (1, x, 1) / s. Of q4 they are 1/s, and x/s where it is below 1/3, and 1/3
     x = math.exp(2)
     s = 1 + x + x * x
     shared = [(x * x + 2) / s, (x + 2) / s, 1 / s + x / s + 1 / 3]
@@ -338,8 +338,8 @@ def test_grades_beside_similarity():
     found = judged(tables(rows, {"q1": ["a"], "q2": ["a"]}))["grading"]["base_score"]
     assert (found["spearman"]["mean"], found["spearman"]["questions"]) == (pytest.approx(1), 1)
     found = judged(tables(rows, {}))["grading"]["base_score"]
-    # all of them: q1 utility d c b before a: ranks 1 4 3 2 against 4 3 2 1, 1 - 6 (9+1+1+1) / (4*15) = -0.2
-    # q2: 1 3 2 against 3 1 2, 1 - 6 (4+4+0) / 24 = -1
+    # all of them. For q1 utility puts d c b before a: ranks 1 4 3 2 against 4 3 2 1, 1 - 6 (9+1+1+1) / (4*15) = -0.2. For q2: 1
+    # 3 2 against 3 1 2, 1 - 6 (4+4+0) / 24 = -1
     assert found["among"] == "all passages"
     assert found["spearman"]["mean"] == pytest.approx((-0.2 - 1) / 2)
 

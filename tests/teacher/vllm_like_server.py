@@ -1,8 +1,8 @@
 """A local server that answers as vLLM 0.33 does, over real HTTP, with a real (tiny) model behind it.
 
-Written after reading vLLM's (vllm/entrypoints: completion, tokenize, models, middleware, exception handling), from which no text
-is taken: the routes, the fields, the order of the checks, the error bodies and their status codes are the same. Left out is what
-a teacher has no use for: streaming, chat, sampling, LoRA.
+It was written after reading vLLM's (vllm/entrypoints: completion, tokenize, models, middleware, exception handling). No text of
+it is taken. The routes, the fields, the order of the checks, the error bodies and their status codes are the same. It leaves
+out what a teacher has no use for: streaming, chat, sampling, LoRA.
 """
 
 import contextlib

@@ -4,8 +4,8 @@ A command may be ended at any moment: what it writes is complete or not there (`
 and the second needs no help from the code that runs:
 
 1. The main thread raises SystemExit. Child processes, locks, temporary folders and MLflow runs are closed on the way out.
-2. Half a second later a thread ends the process. This is needed where the main thread does not come back to Python (a product in
-   torch, a search in FAISS), where it waits for other threads, and where a library caught the SystemExit.
+2. Half a second later a thread ends the process. The main thread may be busy outside Python (a product in torch, a search in
+   FAISS), or wait for other threads. Or a library caught the SystemExit.
 
 The thread wakes by the file descriptor that Python's own handler in C writes to (``signal.set_wakeup_fd``). A call in C that
 never releases Python's global lock can still delay both ways.

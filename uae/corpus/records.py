@@ -74,8 +74,8 @@ class Source:
 def join_sections(parts: Iterable[tuple[Sequence[str], str]]) -> tuple[str, tuple[Section, ...]]:
     """Join (headings from the outermost to the innermost, text) into one text with a blank line between the parts.
 
-    A part without text is left out, but its innermost heading is kept: it stands in the paths of the parts below it, and
-    where there are none, it becomes a text under the headings above it.
+    A part without text is left out, but its innermost heading is kept. The heading stands in the paths of the parts below.
+    Where there are none, it becomes a text under the headings above it.
     """
     text, sections = "", []
     for headings, part in _kept([(tuple(headings), part.strip()) for headings, part in parts]):

@@ -32,8 +32,8 @@ class Independent(NamedTuple):
 def independent_units(documents: pd.Series) -> Independent:
     """Whether intervals and p-values of these questions are over questions or over documents: the one rule.
 
-    Over documents if every question belongs to one, there are at least two, and fewer than questions: questions on one document
-    have its difficulty in common, so that intervals over questions are too narrow.
+    They are over documents if every question belongs to one, and there are at least two documents, but fewer than questions.
+    Questions on one document share its difficulty, so intervals over questions would be too narrow.
 
     Args:
         documents: the doc_id of each question; "" where it belongs to none.

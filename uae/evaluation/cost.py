@@ -16,8 +16,8 @@ System = Callable[[str], object]  # answers the question of an id; what it gives
 def time_queries(systems: Mapping[str, System], question_ids: Sequence[str]) -> dict[str, dict[str, float | int]]:
     """The median time of one query by each system, all of them in one run.
 
-    Systems take turns on every question, each time in another order: a machine that slows down slows all of them, so that their
-    ratio can be quoted where the times cannot. Before that each answers the first question once, which is not counted.
+    Systems take turns on every question, each time in another order. A machine that slows down slows all of them. So their
+    ratio can be quoted where the times cannot. Before that, each system answers the first question once, which is not counted.
 
     Args:
         systems: name -> what answers a question. It must return when the answer is there (as numbers of Python, not of a GPU).

@@ -162,8 +162,10 @@ def _retrieve(
     scope: str,
     device: str,
 ) -> tuple[dict[str, Rankings], dict[str, Rankings], dict[str, dict[str, Any]]]:
-    """Whole rankings by BM25, by the encoders in ``folders``, and by BM25 and the base encoder together by their places; those by
-    BM25 and an encoder together by their scores, with their weights.
+    """Two kinds of whole rankings, and the weights of the second kind.
+
+    The first: by BM25, by the encoders in ``folders``, and by places of BM25 and the base encoder together. The second: by
+    scores of BM25 and an encoder together.
 
     Args:
         chosen_on: encoder -> more questions that it ranks, for its weight beside BM25.

@@ -102,8 +102,8 @@ def held_out(
 ) -> dict[str, Any]:
     """The utility of the first passage under the teacher and, where there is one, under an LLM of another family.
 
-    ``kept`` is the share of the gain that the other LLM sees, each LLM's gain relative to what the base encoder's first
-    passages are worth to it: nats of two LLMs do not compare. ``kept_absolute`` compares them all the same.
+    ``kept`` is the share of the gain that the other LLM sees. Each LLM's gain is relative to what the base encoder's first
+    passages are worth to it, because nats of two LLMs do not compare. ``kept_absolute`` compares them all the same.
     """
     utilities = {"teacher": judged}
     if llm.held_out is not None:

@@ -45,8 +45,8 @@ def passage_utilities(
 ) -> pd.DataFrame:
     """Utility of each pair under one LLM, its readings without any passage subtracted (not of a judgement).
 
-    Readings go to a label store batch by batch, and only those that it does not hold are asked for: an interrupted call goes on
-    where it stopped, and where nothing is missing no model is loaded. One store may serve any number of LLMs and calls.
+    Readings go to a label store batch by batch. Only those that it does not hold are asked for. So an interrupted call goes on
+    where it stopped, and no model is loaded where nothing is missing. One store may serve any number of LLMs and calls.
 
     Args:
         asked: the LLM and its prompts; its check templates are not asked.

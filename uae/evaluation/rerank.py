@@ -90,10 +90,11 @@ def rerank_by_list(
 ) -> dict[str, tuple[list[str], list[float]]]:
     """Order each question's first ``top`` passages by what the model says of them in one prompt.
 
-    Passages stand lettered in the prompt, in their present order, and the new order is that of the letters' logits where the
-    first one would be generated (FIRST: Reddy et al., EMNLP 2024, arXiv 2406.15657): one forward pass, no text to parse. Where
-    more passages are ranked than ``window`` or the context holds, windows slide from the back to the front, each with the better
-    half of the one before (RankGPT: Sun et al., EMNLP 2023, arXiv 2304.09542). A passage of which not even two fit loses its end.
+    Passages stand lettered in the prompt, in their present order. The model's logits of the letters, where it would generate
+    the first one, give the new order (FIRST: Reddy et al., EMNLP 2024, arXiv 2406.15657). That takes one forward pass, and
+    there is no text to parse. ``window`` or the context may hold fewer passages than are ranked. Then windows slide from the
+    back to the front, each with the better half of the one before (RankGPT: Sun et al., EMNLP 2023, arXiv 2304.09542). Passages
+    so long that not even two fit lose their ends.
 
     Scores say how many passages stand behind, itself counted: logits of two windows do not compare.
 

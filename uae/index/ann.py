@@ -42,8 +42,8 @@ class Tuned(NamedTuple):
 def plan_factory(factory: str, n: int, dimension: int, recall_target: float) -> str:
     """The FAISS factory string for ``n`` vectors: "auto" is decided here, anything else stays as it is.
 
-    Flat while a search through everything is cheap beside encoding the query; then HNSW, the fastest at a given recall; and
-    above what one thread builds in reasonable time inverted lists, of 8-bit codes if ``recall_target`` allows that.
+    Flat, while a search through everything is cheap beside encoding the query. Then HNSW, the fastest at a given recall.
+    Inverted lists, where one thread would build a graph for too long; with 8-bit codes if ``recall_target`` allows that.
     """
     if factory != "auto":
         return factory
@@ -63,12 +63,12 @@ def build_index(vectors: Vectors, factory: str) -> faiss.Index:
     """A FAISS index of unit vectors, shape (n, dim), by ``faiss.index_factory``; the same bytes from the same vectors.
 
     A release's fingerprint and DVC's cache rest on the bytes. K-means has a fixed seed, and gives the same with any number of
-    threads. A graph is built by one thread, because with several its edges depend on which of them comes first; so is what
-    begins with a rotation (PCA, OPQ), whose last digits depend on their number.
+    threads. One thread builds a graph, because with several threads its edges depend on which comes first. One thread also
+    builds what begins with a rotation (PCA, OPQ): its last digits depend on the number of threads.
 
     Raises:
-        ConfigError: FAISS does not know ``factory``, cannot build it over so few vectors, or it would not give back its
-            vectors, by which a release is checked and filters are answered.
+        ConfigError: FAISS does not know ``factory``, or cannot build it over so few vectors. Or the index would not give back
+            its vectors, which the checks of a release and filters need.
     """
     try:
         index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)

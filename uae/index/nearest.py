@@ -1,7 +1,7 @@
 """Searching a FAISS index of any kind: filters, ties, and enough results.
 
-What FAISS finds is scored anew from the stored vectors, in double precision: equal vectors get equal scores, and a query the
-same ones alone and in a batch (FAISS takes other code paths for each). So ties can be told and broken by a given order.
+What FAISS finds is scored anew from the stored vectors, in double precision. So equal vectors get equal scores, and ties can be
+seen and broken by a given order. A query gets the same scores alone and in a batch, for which FAISS takes different code paths.
 """
 
 import faiss
@@ -106,8 +106,8 @@ def _scores(index: faiss.Index, vectors: Vectors, rows: Rows) -> Vectors:
 def approximate(index: faiss.Index, vectors: Vectors, k: int, rows: Rows | None, parameters: str) -> Rows:
     """Rows that the index's own method finds, shape (n, k), -1 where there are fewer.
 
-    Behind a filter the effort (nprobe, efSearch) grows with the share of rows that it shuts out, because most of what a list or
-    a walk through the graph meets does not count.
+    The effort (nprobe, efSearch) grows with the share of rows that a filter shuts out. Most rows that a list holds, or that a
+    walk through the graph meets, do not count then.
     """
     if rows is None:
         return index.search(vectors, k, params=search_parameters(index, None, parameters))[1]

@@ -54,8 +54,8 @@ def best_weight(
 ) -> Weighed:
     """The weight of ``score_fusion`` with the highest MAP on these questions; of equals the smallest.
 
-    Choose it on questions that nothing is measured on, and that no encoder in ``dense`` was trained on: a trained encoder looks
-    better on its own questions than it is, and its weight would come out too large.
+    Choose it on questions that nothing is measured on, and that no encoder in ``dense`` was trained on. A trained encoder looks
+    better on its own questions than it is, so its weight would come out too large.
 
     Raises:
         ValueError: as ``score_fusion``, or there are no questions.

@@ -35,8 +35,8 @@ def rank(
 ) -> Iterator[Ranking]:
     """Rank the passages in each question's scope, best first, and keep the best ``depth`` (None: all).
 
-    Products are computed in double precision, block by block: beside the rankings themselves, memory does not grow with the
-    number of questions, and no copy of the passages' vectors is made.
+    Products are computed in double precision, block by block. Beside the rankings themselves, memory does not grow with the
+    number of questions. No copy of the passages' vectors is made.
 
     Args:
         question_vectors: unit vectors in the questions' order, shape (n, d).

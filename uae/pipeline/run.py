@@ -28,8 +28,8 @@ def run_chain(
 ) -> None:
     """Run every stage up to ``until``, but skip one that has nothing new to do.
 
-    A stage is skipped when its code, parameters, inputs and models are those of its last finished run in ``out``, and what it
-    made is still as that run left it.
+    A stage is skipped when its code, parameters, inputs and models have not changed since its last finished run in ``out``.
+    What that run made must be unchanged, too.
 
     Raises:
         ConfigError: a path cannot be used, or the run would read its own results. Nothing was done then.

@@ -47,8 +47,8 @@ def build_release(
     four things must be equal: the document side of the encoder, the texts that it reads, their order, and the kind of index.
 
     Args:
-        questions_path: those of training and validation say how well the serving encoder and an approximate index do; None (or
-            no such question): passages stand in for them, and only vectors are compared.
+        questions_path: training and validation questions. They show how well the serving encoder and an approximate index do.
+            None, or a table without such questions: passages stand in for them, and only vectors are compared.
         base_path: the encoder before training, to be shown beside the trained one; None: the release has none.
         passage_words: what the passages were cut to; the release keeps it.
         previous_path: the earlier release; None: the one at ``release_path``, if there is one.

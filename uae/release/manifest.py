@@ -112,8 +112,8 @@ def read_manifest(folder: Path) -> Manifest:
     """Read a release's manifest, of this format or an earlier one, and check every file against it.
 
     Raises:
-        ArtefactError: the format is unknown; a file is missing, was changed, is too many, of a strange kind or leads out of the
-            folder; a leg is missing; or an encoder is another one than its index was built with.
+        ArtefactError: the format is unknown. Or a file is missing, changed, not listed, of a strange kind, or leads out of the
+            folder. Or a leg is missing, or an encoder is not the one that its index was built with.
     """
     folder = Path(folder)
     manifest = _parsed(folder, read_json(folder / "manifest.json"))

@@ -23,9 +23,9 @@ _BOOKKEEPING = {"transformers_version", "architectures", "dtype", "torch_dtype"}
 def document_fingerprint(folder: Path, encoder: SentenceTransformer | None = None) -> str:
     """Hash of what determines a model's *document* vectors: weights, configuration, tokenizer and prompt of its document side.
 
-    Taken from the loaded model and not from its files, for saving changes files and not vectors: a base encoder and those
-    students of it that keep its document vectors have one document fingerprint. The query prompt and the
-    versions of libraries are no part of it.
+    It is taken from the loaded model and not from its files, because saving changes files and not vectors. So a base encoder
+    and the students that keep its document vectors have one document fingerprint. The query prompt and the versions of
+    libraries are no part of it.
 
     Args:
         encoder: the model of ``folder``, where it is loaded already.

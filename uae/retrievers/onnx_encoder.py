@@ -26,8 +26,8 @@ KINDS = ("query", "document")
 _BATCH_TEXTS = 32
 _BATCH_TOKENS = 2048  # with padding: what a batch needs in memory and in the CPU's caches grows with it
 _PADDED = 1.25  # a batch's longest text is at most this many times its shortest, and a few tokens more
-# The key by which a tensor's bytes lie in another file, anywhere on the disk, and what protobuf writes before it: a tag and a
-# length, each in as many as ten bytes.
+# This key says that a tensor's bytes lie in another file, anywhere on the disk. Protobuf writes a tag and a length before it,
+# each in as many as ten bytes.
 _OUTSIDE = b"location"
 _BEFORE_OUTSIDE = re.compile(rb"(?:\x0a|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)\Z")
 _PIECE = 1 << 20  # bytes of a graph looked at together
@@ -72,9 +72,9 @@ class OnnxEncoder:
     def encode(self, texts: Sequence[str], kind: str) -> np.ndarray:
         """Unit vectors of queries (``kind="query"``) or passages (``kind="document"``), shape (n, dim), float32.
 
-        In float32, texts of about the same length go through the graph together, so that little is computed for padding; with
-        8-bit weights each goes alone, and its vector is the same in any company. A text without any token (an empty one, where
-        the tokenizer adds no marks) gets the zero vector.
+        In float32, texts of about the same length go through the graph together, so that little is computed for padding. With
+        8-bit weights each text goes alone, so that other texts do not change its vector. A text without any token (an empty
+        one, where the tokenizer adds no marks) gets the zero vector.
         """
         tokens = self._tokens(texts, kind)
         lengths = [len(ids) for ids in tokens]

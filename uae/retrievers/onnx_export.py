@@ -65,9 +65,9 @@ def export_encoder(encoder: SentenceTransformer, folder: Path) -> None:
 def quantise(source: Path, target: Path) -> None:
     """A serving folder with the weights of matrix products in 8 bits, each output channel with a scale of its own.
 
-    Activations are brought to 8 bits as they come (dynamic quantisation), so nothing needs to be calibrated; ``onnx_encoder``
-    gives such a graph one text a call, for the scale is that of all of a call's texts. All 8 bits of a weight are used: with 7,
-    which some CPUs without VNNI need, vectors were further from the trained ones on such a CPU.
+    Activations are brought to 8 bits as they come (dynamic quantisation), so nothing needs to be calibrated. All texts of a
+    call share one scale, so ``onnx_encoder`` gives such a graph one text a call. All 8 bits of a weight are used: with 7, which
+    some CPUs without VNNI need, vectors were further from the trained ones on such a CPU.
     """
     source, target = Path(source), Path(target)
     target.mkdir(parents=True)

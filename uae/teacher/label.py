@@ -21,8 +21,8 @@ from uae.teacher.store import LabelStore, stored_keys
 
 log = logging.getLogger(__name__)
 
-# Planned at once: enough to fill batches well, few enough that a corpus of any size fits the memory and that a window which is
-# finished is passed over without tokenising it.
+# So many pairs are planned at once. They are enough to fill batches well, and few enough for the memory, whatever the size of
+# the corpus. A finished window is passed over without tokenising it.
 WINDOW_PAIRS = 4096
 
 

@@ -1,7 +1,7 @@
 """The label store: an append-only folder of Parquet parts, each named by the sha256 of its content.
 
 A batch of readings is kept at once, as a small loose part. When the loose parts of one provenance hold enough readings, they
-are merged into one sealed part, as in a log-structured store: a folder of very many files is slow to list, to hash and to
+are merged into one sealed part, as in a log-structured store. A folder of very many files would be slow to list, to hash and to
 version. Several readers work at once, and the faster one must not decide which batches make a sealed part. So a batch that
 comes before its turn is kept as an early part. It becomes a loose part when its turn has come. A part is on the disk, with its
 folder's entry, before anything relies on it. So a kill or a power cut always leaves a store. Beside it there may be a draft,

@@ -70,7 +70,7 @@ def _rows(threshold: float) -> int:
 def _meeting(sketches: npt.NDArray[np.uint32], rows: int) -> set[tuple[int, int]]:
     """Pairs of texts whose sketches agree in at least one band.
 
-    One band is sorted at a time, in little more memory than the sketches take (1 KB a text). datasketch's MinHashLSH keeps a
+    One band is sorted at a time, in little more memory than the sketches take (1 KB a text). MinHashLSH of datasketch keeps a
     Python set for each text and band, an order of magnitude more.
     """
     pairs: set[tuple[int, int]] = set()

@@ -22,7 +22,7 @@ class Agreement(BaseEvaluator):
     """nDCG of a student's order, with what it is taught (``target_weights``) as gains. The mean over questions.
 
     A question's passages are ranked. Where no question has two of them, each question's passage is ranked among the passages of
-    all these questions, which then count as useless to it; known false negatives are left out.
+    all these questions. The others' passages count as useless to it; known false negatives are left out.
 
     Attributes:
         judged: question_id -> the texts that are ranked.

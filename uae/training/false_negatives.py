@@ -19,8 +19,8 @@ def known_false_negatives(
     known to be false negatives:
 
     - near-duplicates of a passage that helps it (utility above 0): a passage cut with overlap, a repeated abstract;
-    - passages that hold one of its gold answers word for word, both normalised as SQuAD does, where the answer stands in at most
-      20 passages of the split and is two words or six characters long;
+    - passages that hold one of its gold answers word for word, both normalised as SQuAD does. The answer must be two words or
+      six characters long, and stand in at most 20 passages of the split;
     - where evidence may be read, its evidence passages and their near-duplicates.
 
     The same text is no case of its own: a batch holds each text once, and what the teacher judged is never an in-batch negative.

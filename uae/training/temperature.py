@@ -15,8 +15,8 @@ _RANGE = (0.01, 20.0)  # nats per token: one-hot and uniform, nearly
 def calibrated_temperature(pairs: pd.DataFrame, evidence: Mapping[str, frozenset[str]]) -> float:
     """The temperature under which the teacher's distribution makes the evidence likeliest.
 
-    Minimises the mean of ``-log sum_{d in evidence} softmax(u / tau)_d`` over the questions that have evidence and other passages
-    among their candidates: temperature scaling (Guo et al., ICML 2017) with one free parameter.
+    Minimises the mean of ``-log sum_{d in evidence} softmax(u / tau)_d`` over the questions that have evidence and other
+    passages among their candidates. This is temperature scaling (Guo et al., ICML 2017) with one free parameter.
 
     Args:
         pairs: of the validation split, with question_id, text and utility (nats per token).

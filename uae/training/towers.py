@@ -1,8 +1,8 @@
 """Which side of the encoder is trained: both, the queries' only, or a linear adapter on the queries' vectors.
 
-In the last two the document vectors stay what the base encoder makes of them, so an index of them outlives retraining.
-Such a student is a ``Router`` of sentence-transformers with a query and a document route, made of its own module classes:
-it saves and loads as any model does, without code of ours.
+In the last two the document vectors stay what the base encoder makes of them, so an index of them outlives retraining. Such a
+student is a ``Router`` of sentence-transformers with a query and a document route, made of its own module classes. It saves and
+loads as any model does, without code of ours.
 """
 
 import copy
@@ -22,9 +22,9 @@ def build_student(encoder: SentenceTransformer, towers: str) -> SentenceTransfor
     """The student that training starts from. It gives the vectors of ``encoder``, whose modules become part of it.
 
     ``both`` is the encoder itself. ``query`` trains a copy for the queries; the original, frozen, serves the documents. Both
-    are saved, so the folder is twice as large. ``adapter`` freezes the encoder and trains ``A``, shape (dim, dim), zero at
-    first, in ``q + A q`` of its query vectors, shape (dim,): weight decay pulls towards the base encoder. There is no bias, so
-    that the length of ``q`` does not matter.
+    are saved, so the folder is twice as large. ``adapter`` freezes the encoder and turns its query vectors ``q``, shape (dim,),
+    into ``q + A q``. It trains ``A``, shape (dim, dim), zero at first. So weight decay pulls towards the base encoder. There is
+    no bias, so that the length of ``q`` does not matter.
 
     A Router has no default route here: encoding without saying for which side is an error, not a vector of the wrong side.
 

@@ -4,11 +4,12 @@ What leaks depends on where retrieval looks (``scope``).
 
 - *corpus*: all questions search the same passages, so passages belong to no split, and only a question's text can leak. A
   question that repeats one of another split leaks, whatever document it was written for: its ranking was trained.
-- *document*: each document belongs to one split, and a question means something only together with its document. "What is the
-  conclusion?" may be asked of every paper, and yes, a number or a name may be the answer in two of them. So a repeated question
-  leaks only if it also stands on the same document, on the same evidence, or on an equal answer of at least ``_TELLING_WORDS``
-  words. A passage that stands in documents of two splits leaks if either copy is evidence. Two documents leak if ``_COPIED`` of
-  one's words stand in the other. Any other repeated passage (a licence, a standard header) is counted, not refused.
+- *document*: each document belongs to one split, and a question means something only together with its document. For example,
+  "What is the conclusion?" may be asked of every paper. Yes, a number or a name may be the answer in two of them. So a repeated
+  question leaks only if it also stands on the same document, on the same evidence, or on an equal answer of at least
+  ``_TELLING_WORDS`` words. A passage that stands in documents of two splits leaks if either copy is evidence. Two documents
+  leak if ``_COPIED`` of one's words stand in the other. Any other repeated passage (a licence, a standard header) is counted,
+  not refused.
 
 In both, questions with the same evidence and an equal answer of that length leak, however they are worded.
 """

@@ -1,8 +1,8 @@
 """The project's own questions.jsonl, shared by the ``jsonl`` and ``folder`` formats.
 
-One JSON object a line: ``question``, ``document`` (an id, or a file's path in the folder), and optionally ``answers`` (list of
-strings; whether they are needed is for validation to say), ``evidence`` (verbatim quotes from the document), ``split`` and
-``origin``.
+One JSON object a line. ``question`` and ``document`` (an id, or a file's path in the folder) must be there. ``answers``
+(list of strings), ``evidence`` (verbatim quotes from the document), ``split`` and ``origin`` are optional. Validation says
+whether answers are needed.
 """
 
 import unicodedata

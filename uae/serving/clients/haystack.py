@@ -16,9 +16,14 @@ except ModuleNotFoundError as error:
 class UaeRetriever:
     """Passages of a release, most useful first.
 
-    Each document's ``content`` is the passage and its ``score`` the cosine similarity; its ``meta`` holds passage_id, doc_id,
-    source (the document's file, or its id in a file), title, section, start and end (characters in the document), score, release
-    (the fingerprint that answered) and metadata (the document's own).
+    Each document's ``content`` is the passage and its ``score`` the cosine similarity. Its ``meta`` holds:
+
+    - passage_id, doc_id, title and section;
+    - source: the document's file, or its id in a file;
+    - start and end: characters in the document;
+    - score;
+    - release: the fingerprint that answered;
+    - metadata: the document's own.
     """
 
     def __init__(

@@ -21,9 +21,14 @@ class UaeRetriever(BaseRetriever):
 
     ``k``, ``filters`` and ``min_score`` hold for every call; a call may give its own: ``retriever.invoke(question, k=3)``.
 
-    Each document's ``page_content`` is the passage; its ``metadata`` holds passage_id, doc_id, source (the document's file, or
-    its id in a file), title, section, start and end (characters in the document), score (cosine similarity), release (the
-    fingerprint that answered) and metadata (the document's own).
+    Each document's ``page_content`` is the passage. Its ``metadata`` holds:
+
+    - passage_id, doc_id, title and section;
+    - source: the document's file, or its id in a file;
+    - start and end: characters in the document;
+    - score: cosine similarity;
+    - release: the fingerprint that answered;
+    - metadata: the document's own.
 
     Raises:
         ServiceError: (when asked) the service refused, or could not be asked.

@@ -57,8 +57,8 @@ class SearchService:
             url: where the service is, e.g. ``http://localhost:3000``. With ``/v1`` at its end it is the same.
             api_key: sent as a bearer token; None: none is sent.
             timeout: seconds for connecting, and again for each wait for the answer.
-            attempts: how often a request is sent at most. A request is sent again where it was refused with 429 or 503 or its
-                connection broke, and not where it timed out: a slow service needs no second copy of it.
+            attempts: how often a request is sent at most. A request is sent again where it was refused with 429 or 503, or
+                where its connection broke. It is not sent again where it timed out: a slow service needs no second copy.
 
         Raises:
             ValueError: ``url`` is no address, or ``attempts`` is less than 1.

@@ -1,9 +1,10 @@
 """Answer NLLs under a decoder-only LM of transformers, each shared token computed once.
 
-Pairs are grouped by passage, a group's prompts become token trees (``tree``), and trees lie end to end in one row without
-padding, as many as a token and a memory budget allow. Logits are computed for answer positions only. A model that cannot read
-trees (state-space layers, ALiBi, a sliding window shorter than the prompts) is found out at the start, by comparing the two ways
-on a probe, and reads padded batches of whole prompts instead.
+Pairs are grouped by passage, and a group's prompts become token trees (``tree``). Trees lie end to end in one row without
+padding, as many as a token budget and a memory budget allow. Logits are computed for answer positions only.
+
+Some models cannot read trees: those with state-space layers, ALiBi, or a sliding window shorter than the prompts. A probe at
+the start compares both ways of reading. A model that fails it reads padded batches of whole prompts instead.
 """
 
 import importlib.metadata

@@ -50,10 +50,10 @@ class _Server(NamedTuple):
 class ServedTeacher:
     """Implements ``protocol.Teacher``. The server is first asked in ``plan`` or ``provenance``.
 
-    The fingerprint is made of the model's name alone. A server shows no weights to hash, and all else that it says changes with
-    the host: the folder of the weights, and the context length, which depends on the memory. So who serves other weights must
-    serve them under another name, best one with a revision: ``vllm serve FOLDER --served-model-name NAME@REVISION``. The
-    provenance holds what the name stood for.
+    The fingerprint is made of the model's name alone. A server shows no weights to hash. All else that it says changes with the
+    host: the folder of the weights, and the context length, which depends on the memory. So other weights must be served under
+    another name, best one with a revision: ``vllm serve FOLDER --served-model-name NAME@REVISION``. The provenance holds what
+    the name stood for.
 
     Args:
         url: the server's root, or its /v1.
@@ -107,8 +107,8 @@ class ServedTeacher:
 
         Raises:
             InputError: an answer has no tokens, or question and answer alone do not fit the context.
-            ModelError: the tokenizer merges prompt and answer, the prompt without a passage has no tokens, or the server cannot
-                be reached, refuses the key, does not serve the model, or is not vLLM.
+            ModelError: the tokenizer merges prompt and answer, or the prompt without a passage has no tokens. Or the server
+                cannot be reached, refuses the key, does not serve the model, or is not vLLM.
         """
         if not pairs:
             return []

@@ -1,8 +1,8 @@
 """Token trees: what several prompts share at their beginning goes through the model once.
 
-The prompts of one passage begin alike: the passage, often the first words of the question, and with several answers the
-whole prompt. As a tree in depth-first order, each token attends to its ancestors only and counts its position from the root,
-so that the model computes for every token what it would compute in the prompt alone.
+The prompts of one passage begin alike: the passage, often the first words of the question, and with several answers the whole
+prompt. A tree holds them in depth-first order. Each token attends to its ancestors only, and its position counts from the root.
+So the model computes for every token what it would compute in the prompt alone.
 """
 
 from bisect import bisect_left

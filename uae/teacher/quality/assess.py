@@ -259,8 +259,9 @@ def _left_out(each: pd.DataFrame, ranking: Figure | None, agreement: Figure | No
 def _by_chance(candidates: pd.Series, gold: pd.Series) -> pd.DataFrame:
     """What a random order of each list is expected to reach (two candidates or more).
 
-    Average precision: place k holds evidence with probability g/n, and then each of the k - 1 before it with (g-1)/(n-1);
-    the sum of 1/n (1 + (k-1) (g-1)/(n-1)) / k over k, H_n being the sum of 1/k, is the second line.
+    Of average precision: place k holds evidence with probability g/n. Then each of the k - 1 places before it holds evidence
+    with probability (g-1)/(n-1). So the mean is the sum over k of 1/n (1 + (k-1) (g-1)/(n-1)) / k. With H_n, the sum of 1/k
+    over k, that is the second line of the code.
     """
     harmonic = candidates.map(lambda n: math.fsum(1 / k for k in range(1, n + 1)))
     precision = (harmonic + (gold - 1) / (candidates - 1) * (candidates - harmonic)) / candidates

@@ -58,10 +58,15 @@ def pair_table(utilities: pd.DataFrame, candidates: pd.DataFrame, questions: pd.
 def question_table(pairs: pd.DataFrame, questions: pd.DataFrame, answer_tokens: pd.Series, temperature: float) -> pd.DataFrame:
     """One row a labelled question, by question_id, from ``pair_table``'s rows.
 
-    Columns: ``candidates``, ``evidence`` (passages listed), ``gold`` (of them among the candidates), ``judged``, ``best`` and
-    ``spread`` (of the utilities), ``tokens``; of the teacher's distribution ``entropy`` (nats), ``normalised_entropy`` (of
-    log n; NaN for one candidate), ``effective`` (e to the entropy: the number of passages it amounts to), ``outside_top``,
-    ``outside_gold``; and ``utility_recall@1``, ``base_auc`` and so on. What needs judging is NaN where a question is not judged.
+    Columns:
+
+    - numbers of passages: ``candidates``, ``evidence`` (listed), ``gold`` (evidence among the candidates);
+    - ``judged``; ``best`` and ``spread`` of the utilities; ``tokens``;
+    - of the teacher's distribution ``entropy`` (nats), ``normalised_entropy`` (by log n; NaN for one candidate),
+      ``effective`` (e to the entropy: the number of passages it amounts to), ``outside_top``, ``outside_gold``;
+    - ``utility_recall@1``, ``base_auc`` and so on.
+
+    What needs judging is NaN where a question is not judged.
 
     Raises:
         ArtefactError: an answer's length is missing.

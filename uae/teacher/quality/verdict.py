@@ -247,8 +247,8 @@ def _about_grading(report: Report) -> Iterator[Finding]:
     outside, best_is_gold = grading["outside_gold_where_best_is_gold"], grading["best_is_gold"]
     entropy = grading["normalised_entropy"]
     counts = report["questions"]
-    # A teacher that often contradicts the evidence does not repeat it; and where most questions have no evidence, labels that
-    # agree with the little there is are the best news: they extend it.
+    # A teacher that often contradicts the evidence does not repeat it. Where most questions have no evidence, labels that agree
+    # with the little there is are the best news: they extend it.
     mostly = counts["with_evidence"] > counts["labelled"] / 2 and (best_is_gold or {"share": 0})["share"] > 0.5
     if _enough(outside) and mostly and outside["mean"] < REPEATS_EVIDENCE.value:
         yield _warning(

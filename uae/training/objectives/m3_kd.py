@@ -14,8 +14,8 @@ class M3KD(Objective):
     """A sum of contrastive terms, weighted by the teacher.
 
     Candidates take turns, each adds ``p_T(i) * -log p_S(i)``, and is masked in the turns after its own. ``p_S`` runs over the
-    candidates still there and the negatives. FlagEmbedding takes turns in the order of its data, which puts positives first; here
-    the best utility goes first, and of candidates with equal utility none masks the other, so that the order of columns does not
+    candidates still there and the negatives. FlagEmbedding takes turns in the order of its data, which puts positives first.
+    Here the best utility goes first. Of candidates with equal utility none masks the other, so the order of columns does not
     matter.
     """
 

@@ -17,10 +17,10 @@ class PlackettLuce(Objective):
     """REINFORCE's loss of the expected nDCG of rankings that are drawn from the student.
 
     The policy draws passages one after another without replacement, each from ``p_S`` over the candidates and negatives still
-    there; the reward of a ranking is nDCG@``places`` with ``p_T`` as gains. The expectation over all rankings has no closed
-    form, so ``rankings`` of them are drawn (sorting scores plus Gumbel noise, from torch's seeded generator), and the gradient
-    is REINFORCE's, without bias: ``-(R_r - b_r) d log pi(r)``, where the baseline b of a ranking is the mean reward of the
-    others of its question. Only the gradient of the value means something; the value itself goes up and down around zero.
+    there. The reward of a ranking is nDCG@``places`` with ``p_T`` as gains. The expectation over all rankings has no closed
+    form, so ``rankings`` of them are drawn: scores plus Gumbel noise, from torch's seeded generator, are sorted. REINFORCE
+    gives the gradient without bias: ``-(R_r - b_r) d log pi(r)``. The baseline b of a ranking is the mean reward of its
+    question's other rankings. Only the gradient of the value means something; the value itself goes up and down around zero.
     """
 
     rankings: Annotated[int, Field(ge=2)]

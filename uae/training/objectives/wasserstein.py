@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 class Wasserstein(Objective):
     """The mean earth mover's distance between ``p_T`` and ``p_S`` over the candidates.
 
-    Candidates lie on a line in the teacher's order, and the ground metric is the difference of places; a candidate's place is
+    Candidates lie on a line in the teacher's order, and the ground metric is the difference of places. A candidate's place is
     the number of candidates with more utility, so equals share one. On a line the distance is the sum over places of
-    ``|CDF_T - CDF_S|`` (for ordered classes Hou et al., arXiv 1611.05916, here with exponent 1). In-batch negatives have no place
-    and do not count.
+    ``|CDF_T - CDF_S|`` (for ordered classes Hou et al., arXiv 1611.05916, here with exponent 1). In-batch negatives have no
+    place and do not count.
 
     SyCL's code takes another distance: between Gaussians fitted to the batch's rows of ``p_T`` and of ``p_S``. That one does not
     know which row is whose, and is zero when questions have swapped their distributions. This one is zero only where every
