@@ -1,19 +1,61 @@
-"""Passages drawn by chance from what nobody brought."""
+"""Passages drawn by chance from what nobody brought: those with the smallest hashes of (seed, question, passage text)."""
+
+from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 
 from uae.candidates.miner import Miner, Pool, Ranked
 from uae.io.files import sha256_bytes
+from uae.measures.ranking import Rows, rows_by_document
+
+Hashes = npt.NDArray[np.uint64]
 
 
 def miner(pool: Pool) -> Miner:
-    """The draw depends on the seed, the question and its ranking only: other questions change no pair of this one."""
+    """A new passage joins a question's draw only if its hash is among the smallest, and then it takes one place.
+
+    So a corpus that grows by 1 % changes about 1 % of the draws. Ids and places in a file do not count: texts do. Of equal texts
+    the first id is drawn first.
+    """
+    ids = pool.passages["passage_id"].to_numpy()
+    hashes = np.array([_hash(text) for text in pool.passages["text"]], dtype=np.uint64)
+    scopes = _scopes(pool)
+    asked = {
+        question_id: (_hash(str(pool.seed), text), doc_id)
+        for question_id, text, doc_id in zip(
+            pool.questions["question_id"], pool.questions["text"], pool.questions["doc_id"], strict=True
+        )
+    }
 
     def mined(question: Ranked) -> list[str]:
-        rest = [passage_id for passage_id in question.passage_ids if passage_id not in question.taken]
-        generator = np.random.default_rng(int(sha256_bytes(str(pool.seed), question.question_id)[:16], 16))
-        if not rest:
-            return []
-        return [rest[place] for place in generator.choice(len(rest), size=min(pool.amounts.random, len(rest)), replace=False)]
+        own, doc_id = asked[question.question_id]
+        rows = scopes.get(doc_id if pool.scope == "document" else "", np.empty(0, np.intp))
+        order = _smallest(_mixed(hashes[rows] ^ np.uint64(own)), ids[rows], pool.amounts.random + len(question.taken))
+        return [passage_id for passage_id in order if passage_id not in question.taken][: pool.amounts.random]
 
-    return mined
+    return mined if pool.amounts.random else lambda question: ()
+
+
+def _scopes(pool: Pool) -> Mapping[str, Rows]:
+    """doc_id ("": the whole corpus) -> the rows of its passages."""
+    return rows_by_document(pool.passages) if pool.scope == "document" else {"": np.arange(len(pool.passages))}
+
+
+def _hash(*parts: str) -> int:
+    return int(sha256_bytes(*parts)[:16], 16)
+
+
+def _mixed(values: Hashes) -> Hashes:
+    """The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): two values that differ in a bit differ in about half."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def _smallest(values: Hashes, ids: npt.NDArray[np.object_], number: int) -> list[str]:
+    """The ids of the smallest ``number`` values in their order, equal ones by id."""
+    chosen = np.arange(len(values))
+    if number < len(values):
+        chosen = np.flatnonzero(values <= np.partition(values, number - 1)[number - 1])
+    return [str(found) for _, found in sorted(zip(values[chosen].tolist(), ids[chosen].tolist(), strict=True))][:number]
