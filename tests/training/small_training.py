@@ -9,19 +9,22 @@ from uae.teacher.store import LabelStore
 from uae.training.data import TrainingData
 from uae.training.options import TrainOptions
 from uae.training.refresh import MoreLabels
-from uae.training.train import train
+from uae.training.train import SecondStage, train
 
 AGGREGATION = {"answers": "mean", "templates": "mean", "teachers": "none"}
 PARAMETERS = {"utility_infonce": {"evidence_share": 0.0}, "plackett_luce": {"rankings": 16, "places": 10}}
 REWARD = {"share": 0.0, "folds": 2, "epochs": 1, "batch_size": 4, "learning_rate": 1e-3, "warmup": 0.0, "weight_decay": 0.0}
 REWARD |= {"dropout": 0.0}
+SECOND_STAGE = {"epochs": 6, "batch_size": 4, "gradient_accumulation": 1, "learning_rate": 3e-3, "warmup": 0.0, "dropout": 0.0}
+SECOND_STAGE |= {"weight_decay": 0.0, "evaluations_per_epoch": 1, "patience": 6}
 OPTIONS = TrainOptions.model_validate(
     {
         "objective": "utility_infonce", "objectives": PARAMETERS, "towers": "both", "epochs": 6, "batch_size": 4,
         "gradient_accumulation": 1, "learning_rate": 3e-3, "warmup": 0.0, "weight_decay": 0.0, "dropout": 0.0,
         "student_temperature": 0.05, "in_batch_negatives": True, "passage_queries": 0.0, "evaluations_per_epoch": 1,
         "patience": 6, "calibrate_temperature": False, "near_duplicate": None, "harmful_are_negatives": False,
-        "least_best_utility": None, "refresh": {"rounds": 0, "top_k": 3}, "reward": REWARD, "rivals": (),
+        "least_best_utility": None, "refresh": {"rounds": 0, "top_k": 3}, "reward": REWARD,
+        "second_stage": SECOND_STAGE, "rivals": (),
     }
 )  # fmt: skip
 
@@ -38,14 +41,14 @@ def changed(evidence_share=0.0, rounds=0, top_k=3, reward=0.0, reward_batch_size
 
 def run(
     root: Path, base: Path, out: str, log=lambda metrics, step: None, aggregation=AGGREGATION, calibrate=False, ask=None, seed=1,
-    temperature=0.5, **changes,
+    temperature=0.5, second_base=None, **changes,
 ) -> dict:  # fmt: skip
     files = ("candidates.parquet", "passages.parquet", "questions.parquet", "labels", "labels.json")
     more = MoreLabels("corpus", ask, root / f"{out}-refreshed.parquet", root / f"{out}-refreshed")
     return train(
         TrainingData.read(*(root / name for name in files), aggregation), base, root / out, root / f"{out}-rivals",
         root / f"{out}.csv", root / f"{out}-reward", more, changed(calibrate_temperature=calibrate, **changes), temperature,
-        "cpu", seed, log,
+        "cpu", seed, SecondStage(second_base, root / f"{out}-second"), log,
     )  # fmt: skip
 
 

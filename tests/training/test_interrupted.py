@@ -11,7 +11,7 @@ from uae.io.models import fingerprint
 from uae.training.agreement import Agreement
 from uae.training.batches import UtilityCollator
 from uae.training.loss import ObjectiveLoss
-from uae.training.reward_model import DifferenceLoss
+from uae.training.pairs_loss import PairsLoss
 
 TERMS = {"epochs": 3}
 
@@ -90,10 +90,21 @@ def test_while_the_teacher_is_asked_for_more(labelled, tiny_encoder):
 
 def test_while_the_reward_model_is_fitted(labelled, tiny_encoder):
     with pytest.MonkeyPatch.context() as patch:
-        strikes(patch, DifferenceLoss, "forward", 3)
+        strikes(patch, PairsLoss, "forward", 3)
         with pytest.raises(KeyboardInterrupt):
             run(labelled, tiny_encoder, "cut", reward=0.5, **TERMS)
     assert not (labelled / "cut").exists()
     assert not (labelled / "cut-reward" / "reward.json").exists()
     results = [run(labelled, tiny_encoder, name, reward=0.5, **TERMS)["fingerprint"] for name in ("cut", "whole")]
     assert results[0] == results[1]
+
+
+def test_while_the_second_stage_is_fitted(labelled, tiny_encoder):
+    with pytest.MonkeyPatch.context() as patch:
+        strikes(patch, PairsLoss, "forward", 5)
+        with pytest.raises(KeyboardInterrupt):
+            run(labelled, tiny_encoder, "cut", second_base=tiny_encoder, **TERMS)
+    assert not (labelled / "cut-second").exists()
+    found = [run(labelled, tiny_encoder, name, second_base=tiny_encoder, **TERMS) for name in ("cut", "whole")]
+    assert found[0]["second_stage"]["fingerprint"] == found[1]["second_stage"]["fingerprint"]
+    assert found[0]["fingerprint"] == found[1]["fingerprint"]

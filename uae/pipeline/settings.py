@@ -30,6 +30,7 @@ class ComputeSettings(Options):
 
 class ModelSettings(Options):
     student: str
+    second_stage: str | None
     reader: str
     held_out: str | None
 

@@ -22,6 +22,7 @@ ARTEFACTS = {
     "student": "models/student",
     "rivals": "models/rivals",
     "reward_model": "models/reward",
+    "second_stage": "models/second_stage",
     "training_curve": "reports/training.csv",
     "release": "models/release",
     "evaluation": "reports/evaluation.json",

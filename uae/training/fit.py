@@ -3,11 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from datasets import Dataset
-from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from transformers import EarlyStoppingCallback, ProgressCallback
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -15,13 +13,14 @@ from uae.io.compute import pick_device, seed_everything
 from uae.io.files import atomic_path
 from uae.retrievers.dense import load_encoder
 from uae.training.agreement import METRIC, Agreement
+from uae.training.arguments import fit_arguments
 from uae.training.batches import DocumentBatchSampler, UtilityCollator
 from uae.training.callbacks import Bar, Clock, Log, RefreshCallback, Report
 from uae.training.checkpoints import epochs_if_ended, identity, open_checkpoints
-from uae.training.device import trainer_arguments
 from uae.training.examples import Example
 from uae.training.loss import ObjectiveLoss
 from uae.training.options import FitOptions
+from uae.training.pairs_loss import set_dropout
 from uae.training.refresh import Refresher
 from uae.training.towers import FrozenVectors, build_student, frozen_documents
 
@@ -76,7 +75,7 @@ def fit(
     options = options.for_questions(len(examples["train"]))
     objective = options.chosen_objective()
     encoder = build_student(load_encoder(base_path, device), options.towers)
-    _set_dropout(encoder, options.dropout)
+    set_dropout(encoder, options.dropout)
     evaluator = Agreement(examples["validation"], teacher_temperature, objective.evidence_in_target)
     collator = UtilityCollator(
         preprocess_fn=encoder.preprocess,
@@ -101,7 +100,15 @@ def fit(
         callbacks.append(RefreshCallback(encoder, collator, refresher, checkpoints))
     trainer = SentenceTransformerTrainer(
         model=encoder,
-        args=_arguments(str(checkpoints), options, len(examples["train"]), device, seed),
+        args=fit_arguments(
+            SentenceTransformerTrainingArguments,
+            str(checkpoints),
+            options,
+            len(examples["train"]),
+            device,
+            seed,
+            batch_sampler=DocumentBatchSampler,
+        ),
         train_dataset=_dataset(examples["train"]),
         loss=ObjectiveLoss(encoder, objective, teacher_temperature, options.student_temperature),
         evaluator=evaluator,
@@ -122,43 +129,6 @@ def fit(
         seconds_per_step=clock.seconds_per_step(),
         peak_memory_mb=clock.peak_memory_mb(),
         history=trainer.state.log_history,
-    )
-
-
-def _set_dropout(encoder: SentenceTransformer, dropout: float) -> None:
-    for module in encoder.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = dropout
-
-
-def _arguments(
-    checkpoints: str, options: FitOptions, questions: int, device: str, seed: int
-) -> SentenceTransformerTrainingArguments:
-    batches = -(-questions // options.batch_size)
-    steps_per_epoch = -(-batches // options.gradient_accumulation)
-    every = max(1, steps_per_epoch // options.evaluations_per_epoch)
-    when: dict[str, Any] = {"strategy": "epoch"}
-    if options.evaluations_per_epoch > 1:
-        when = {"strategy": "steps", "steps": every}
-    return trainer_arguments(
-        SentenceTransformerTrainingArguments,
-        device,
-        output_dir=checkpoints,
-        num_train_epochs=options.epochs,
-        per_device_train_batch_size=options.batch_size,
-        gradient_accumulation_steps=options.gradient_accumulation,
-        learning_rate=options.learning_rate,
-        warmup_steps=options.warmup,
-        weight_decay=options.weight_decay,
-        seed=seed,
-        batch_sampler=DocumentBatchSampler,
-        **{f"{what}_{name}": value for what in ("eval", "save") for name, value in when.items()},
-        save_total_limit=2,
-        load_best_model_at_end=True,
-        metric_for_best_model=METRIC,
-        restore_callback_states_from_checkpoint=True,
-        logging_steps=1,
-        disable_tqdm=False,
     )
 
 

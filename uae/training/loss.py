@@ -6,14 +6,8 @@ from typing import Any
 import torch
 from sentence_transformers import SentenceTransformer
 
-from uae.io.compute import memory_budget, weight_bytes
 from uae.training.objectives.contract import Masks, Objective, Representations, ScoredBatch
-from uae.training.pieces import encode_in_pieces
-
-# Texts encoded at once in training. On a CPU more of them are no faster, and padding is (57 batches of COVID-QA: 37 % of tokens).
-# On a GPU few of them leave it idle, and many are more than it can hold: a guess, none was at hand.
-_PIECE = {"cpu": 16}
-_GPU_PIECE = 64
+from uae.training.pieces import activation_budget, encode_in_pieces, piece_size
 
 
 class ObjectiveLoss(torch.nn.Module):
@@ -24,11 +18,7 @@ class ObjectiveLoss(torch.nn.Module):
         self.model = model
         self.objective = objective
         self.teacher_temperature, self.student_temperature = teacher_temperature, student_temperature
-        self.piece = _PIECE.get(model.device.type, _GPU_PIECE)
-        # Beside the weights: their gradients and the optimizer's two moments.
-        self.budget = memory_budget(model.device, 4 * weight_bytes(model))
-        if model.device.type == "cpu":  # its allocator takes twice what tensors of many sizes hold: 13.4 GB for a budget of 6
-            self.budget //= 2
+        self.piece, self.budget = piece_size(model.device), activation_budget(model)
 
     def forward(self, sentence_features: list[dict[str, Any]], labels: torch.Tensor) -> torch.Tensor:
         """

@@ -10,6 +10,7 @@ from pydantic import Field, create_model, model_validator
 from uae.io.options import Count, Fraction, NearDuplicate, Options, Positive
 from uae.training.objectives import OBJECTIVES
 from uae.training.objectives.contract import Objective
+from uae.training.objectives.utility_infonce import UtilityInfoNCE
 
 if TYPE_CHECKING:
     ObjectiveName = str
@@ -49,29 +50,18 @@ class RewardOptions(Options):
     dropout: Annotated[float, Field(ge=0, lt=1)]
 
 
-class FitOptions(Options):
-    """How a student is fitted to examples; see ``uae.training.fit``."""
+class LearningOptions(Options):
+    """How any model is fitted to questions, each with its passages; early stopping goes by the validation questions."""
 
-    objective: ObjectiveName
-    objectives: ObjectiveParameters
-    towers: Literal["both", "query", "adapter"]
     epochs: Count
     batch_size: Count  # questions; fewer where there are few: see ``for_questions``
     gradient_accumulation: Count
     learning_rate: Positive
     warmup: Fraction
     weight_decay: Annotated[float, Field(ge=0)]
-    student_temperature: Positive  # of cosine similarities
-    in_batch_negatives: bool
-    passage_queries: Annotated[float, Field(ge=0, le=4)]  # for each question
     dropout: Annotated[float, Field(ge=0, lt=1)]
     evaluations_per_epoch: Count
     patience: Count
-
-    def chosen_objective(self) -> Objective:
-        """The objective with its parameters."""
-        own: Objective | None = getattr(self.objectives, self.objective, None)
-        return OBJECTIVES[self.objective]() if own is None else own
 
     def for_questions(self, questions: int) -> Self:
         """With smaller batches where so few train questions would make less than six steps an epoch."""
@@ -79,7 +69,31 @@ class FitOptions(Options):
         return self.model_copy(update={"batch_size": min(self.batch_size, enough)})
 
     def fit_facts(self) -> dict[str, Any]:
-        """What decides how a student is fitted, for a hash: the other objectives' parameters do not."""
+        """What decides how a model is fitted, for a hash."""
+        return self.model_dump(mode="json")
+
+
+class SecondStageOptions(LearningOptions):
+    """How the second stage is fitted; see ``uae.training.second_stage``."""
+
+
+class FitOptions(LearningOptions):
+    """How a student is fitted to examples; see ``uae.training.fit``."""
+
+    objective: ObjectiveName
+    objectives: ObjectiveParameters
+    towers: Literal["both", "query", "adapter"]
+    student_temperature: Positive  # of cosine similarities
+    in_batch_negatives: bool
+    passage_queries: Annotated[float, Field(ge=0, le=4)]  # for each question
+
+    def chosen_objective(self) -> Objective:
+        """The objective with its parameters."""
+        own: Objective | None = getattr(self.objectives, self.objective, None)
+        return OBJECTIVES[self.objective]() if own is None else own
+
+    def fit_facts(self) -> dict[str, Any]:
+        """The other objectives' parameters decide nothing."""
         own = self.model_dump(mode="json", include=set(FitOptions.model_fields) - {"objectives"})
         return own | {"parameters": self.chosen_objective().model_dump(mode="json")}
 
@@ -93,6 +107,7 @@ class TrainOptions(FitOptions):
     least_best_utility: float | None  # nats per token
     refresh: RefreshOptions
     reward: RewardOptions
+    second_stage: SecondStageOptions  # read where models.second_stage names a model
     rivals: tuple[ObjectiveName, ...]
 
     @model_validator(mode="after")
@@ -100,6 +115,11 @@ class TrainOptions(FitOptions):
         if self.reward.share and self.refresh.rounds:
             raise ValueError("reward.share, refresh.rounds: use one of them; new pairs would have the reward model fitted anew")
         return self
+
+    def of_utilities(self) -> Self:
+        """The same options with Utility-Modulated InfoNCE of utilities alone: no evidence label is read."""
+        parameters = self.objectives.model_copy(update={"utility_infonce": UtilityInfoNCE(evidence_share=0.0)})
+        return self.model_copy(update={"objective": "utility_infonce", "objectives": parameters})
 
     def rival(self, objective: str) -> Self:
         """The same options with another objective."""

@@ -1,24 +1,22 @@
 """The reward model itself: a cross-encoder that predicts how utilities differ within a question."""
 
-import logging
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
 from datasets import Dataset
 from sentence_transformers import CrossEncoder
 from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
-from sentence_transformers.util import batch_to_device
 from torch import Tensor
-from transformers import PreTrainedModel, PrinterCallback
+from transformers import PrinterCallback
 
 from uae.io.compute import pick_device, seed_everything
-from uae.io.errors import ArtefactError, ModelError
-from uae.io.weights import check_finite, check_report, loading_report, quiet_loading, refuse_pickles, refuse_remote_code
+from uae.io.errors import ArtefactError
+from uae.retrievers.cross_encoder import load_cross_encoder
 from uae.training.device import trainer_arguments
 from uae.training.options import RewardOptions
+from uae.training.pairs_loss import PairsLoss, set_dropout
 
 
 def fit_reward_model(table: pd.DataFrame, base_path: Path, options: RewardOptions, device: str, seed: int) -> CrossEncoder:
@@ -36,17 +34,15 @@ def fit_reward_model(table: pd.DataFrame, base_path: Path, options: RewardOption
         raise ArtefactError("the reward model has nothing to learn from: no question of its part has two labelled passages")
     device = pick_device(device)
     seed_everything(seed)
-    model = _open(base_path, device)
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = options.dropout
+    model = load_cross_encoder(base_path, device, head_may_be_new=True)
+    set_dropout(model, options.dropout)
     scale = centred(rows["utility"], rows).std(ddof=0) or 1.0  # the model learns in units of it, whatever the teacher's spread
     with tempfile.TemporaryDirectory() as unused:
         trainer = CrossEncoderTrainer(
             model=model,
             args=_arguments(unused, options, device, seed),
             train_dataset=_dataset(rows.assign(utility=rows["utility"] / scale)),
-            loss=DifferenceLoss(model),
+            loss=PairsLoss(model, difference_loss),
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
@@ -58,59 +54,14 @@ def fit_reward_model(table: pd.DataFrame, base_path: Path, options: RewardOption
     return model.eval()
 
 
-class DifferenceLoss(torch.nn.Module):
-    """Mean over questions of the variance of ``score - utility`` over the question's passages.
+def difference_loss(scores: Tensor, utilities: Tensor) -> Tensor:
+    """The variance of ``score - utility`` over one question's passages, shape (passages,) each, two at least.
 
     This is half of MarginMSE (Hofstätter et al. 2020, arXiv 2010.02666) over all pairs of a question's passages: differences are
     fitted, levels are free. Unlike a list-wise KL it does not saturate for passages far behind the best, and its minimum is the
     expected difference of utilities, which is what denoising asks for.
     """
-
-    def __init__(self, model: CrossEncoder):
-        super().__init__()
-        self.model = model
-
-    def forward(self, inputs: list[Any], labels: list[Tensor], prompt: str | None = None, task: str | None = None) -> Tensor:
-        questions, passages = inputs
-        pairs = [(question, text) for question, texts in zip(questions, passages, strict=True) for text in texts]
-        features = batch_to_device(self.model.preprocess(pairs, prompt=prompt, task=task), self.model.device)
-        scores = self.model(features)["scores"].view(-1).float().split([len(texts) for texts in passages])
-        return torch.stack([difference_loss(own, utilities) for own, utilities in zip(scores, labels, strict=True)]).mean()
-
-
-def difference_loss(scores: Tensor, utilities: Tensor) -> Tensor:
-    """Of one question, shape (passages,) each, two at least."""
     return (scores - utilities.to(scores)).var()
-
-
-def _open(base_path: Path, device: str) -> CrossEncoder:
-    refuse_remote_code(base_path)
-    refuse_pickles(base_path)
-    logging.disable(logging.WARNING)  # that the head is new, which it has to be, would be said at length for every fold
-    try:
-        with quiet_loading():
-            model: CrossEncoder = CrossEncoder(
-                str(base_path),
-                num_labels=1,
-                activation_fn=torch.nn.Identity(),  # scores are nats, not probabilities
-                device=device,
-                model_kwargs={"use_safetensors": True, "ignore_mismatched_sizes": True},
-                local_files_only=True,
-            )
-    except Exception as error:  # transformers, safetensors and the modules raise a dozen kinds
-        reason = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
-        raise ModelError(f"{base_path} cannot be loaded as a reward model: {reason}") from error
-    finally:
-        logging.disable(logging.NOTSET)
-    body = next(part for part in model.modules() if isinstance(part, PreTrainedModel))
-    own = f"{body.base_model_prefix}."
-
-    def is_head(name: str) -> bool:  # fitted here: the encoder has none, and its pooler may be missing
-        return not name.startswith(own) or name.startswith(f"{own}pooler.")
-
-    check_report(loading_report(body, base_path), str(base_path), is_head)
-    check_finite(model, str(base_path))
-    return model
 
 
 def _head(model: CrossEncoder) -> torch.nn.Linear:

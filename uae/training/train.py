@@ -4,13 +4,14 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from uae.io.files import atomic_path, write_json, write_text
 from uae.io.models import fingerprint
 from uae.io.tables import CANDIDATES, write_table
+from uae.training import second_stage
 from uae.training.callbacks import Log
 from uae.training.checkpoints import checkpoints_beside
 from uae.training.curve import changed_most, learning_curve
@@ -32,6 +33,13 @@ class Prepared:
     examples: dict[str, dict[str, Example]]  # by split, by question_id
     refresher: Refresher | None
     reward_quality: dict[str, float | None]  # of the reward model; empty: there is none
+
+
+class SecondStage(NamedTuple):
+    """What the second stage is fitted from, and where it goes."""
+
+    base: Path | None  # a cross-encoder or an encoder; None: none is fitted, and the folder is left empty
+    folder: Path
 
 
 def prepare(
@@ -87,6 +95,7 @@ def train(
     teacher_temperature: float,
     device: str,
     seed: int,
+    second: SecondStage,
     log_metrics: Log = _log_nothing,
     log_examples: Callable[[list[dict[str, Any]]], None] = _show_nothing,
 ) -> dict[str, Any]:
@@ -94,7 +103,7 @@ def train(
 
     Checkpoints lie beside the student until all is done: a call after a kill goes on with whichever student was being fitted.
     Each rival is fitted to the same pairs, into a folder of its name in ``rivals_path``. What a refreshing student asked the
-    teacher for, the rivals have from their first epoch on.
+    teacher for, the rivals have from their first epoch on. So has the second stage, which is fitted to utilities alone.
 
     Returns:
         a summary: counts of questions and pairs, time, memory, validation scores, the student's fingerprint.
@@ -127,11 +136,31 @@ def train(
                 "steps": its_own.steps, "validation_ndcg_before": its_own.before, "validation_ndcg": its_own.after,
             }  # fmt: skip
         write_json(partial / "rivals.json", scores)
+    re_ranker = _fit_second_stage(second, data, pairs, options, teacher_temperature, device, seed)
     write_text(curve_path, learning_curve(fitted.before, fitted.history))
     share = options.chosen_objective().evidence_in_target
     log_examples(changed_most(examples["validation"], base_path, student_path, teacher_temperature, share, device))
     shutil.rmtree(checkpoints)
-    return _summary(fitted, prepared, options) | {"fingerprint": fingerprint(student_path)}
+    return _summary(fitted, prepared, options) | re_ranker | {"fingerprint": fingerprint(student_path)}
+
+
+def _fit_second_stage(
+    second: SecondStage,
+    data: TrainingData,
+    pairs: pd.DataFrame,
+    options: TrainOptions,
+    teacher_temperature: float,
+    device: str,
+    seed: int,
+) -> dict[str, Any]:
+    """``{"second_stage": what there is to say of it}``, or nothing where there is none."""
+    if second.base is None:
+        shutil.rmtree(second.folder, ignore_errors=True)
+        second.folder.mkdir(parents=True)
+        return {}
+    examples = data.by_split(pairs, options.of_utilities())
+    found = second_stage.fit(examples, second.base, second.folder, options.second_stage, teacher_temperature, device, seed)
+    return {"second_stage": {name: value for name, value in found.items() if name != "identity"}}
 
 
 def _summary(fitted: Fitted, prepared: Prepared, options: TrainOptions) -> dict[str, Any]:

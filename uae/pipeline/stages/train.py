@@ -28,6 +28,7 @@ class TrainParameters(Parameters):
     scope: Scope
     compute: ComputeSettings
     student: Annotated[str, Key("models.student")]
+    second_stage: Annotated[str | None, Key("models.second_stage")]
     teachers: dict[str, TeacherSettings]
     passages: PassageSettings
     label: LabelSettings
@@ -41,7 +42,7 @@ def run(p: TrainParameters, w: Workspace) -> dict[str, Any]:
 
     from uae.io.models import resolve
     from uae.registry.tracking import ENCODER_TAG, connect, training_run
-    from uae.training.train import train
+    from uae.training.train import SecondStage, train
 
     def log_metrics(metrics: dict[str, float], step: int) -> None:
         mlflow.log_metrics(metrics, step=step)
@@ -62,6 +63,7 @@ def run(p: TrainParameters, w: Workspace) -> dict[str, Any]:
             teacher_temperature=p.utility.temperature,
             device=p.compute.device,
             seed=p.seed,
+            second=SecondStage(resolve(p.second_stage, w.model_cache) if p.second_stage else None, w.path("second_stage")),
             log_metrics=log_metrics,
             log_examples=lambda rows: mlflow.log_dict({"examples": rows}, "validation_examples.json"),
         )
@@ -118,8 +120,8 @@ STAGE = Stage(
     run=run,
     parameters=TrainParameters,
     needs=("candidates", "passages", "questions", "labels", "label_manifest", "label_validation"),
-    makes=("student", "rivals", "reward_model", "training_curve", "refreshed_candidates", "refreshed_labels"),
-    keeps=("reward_model", "refreshed_labels"),
+    makes=("student", "rivals", "reward_model", "second_stage", "training_curve", "refreshed_candidates", "refreshed_labels"),
+    keeps=("reward_model", "second_stage", "refreshed_labels"),
     code=(
         "uae/training",
         "uae/teacher",
@@ -130,6 +132,7 @@ STAGE = Stage(
         "uae/text/words.py",
         "uae/measures/ranking.py",
         "uae/retrievers/cosine.py",
+        "uae/retrievers/cross_encoder.py",
         "uae/retrievers/document_side.py",
         *MODELS,
         *ENCODER,
