@@ -45,6 +45,7 @@ UAE, GOLD, MIXED = "uae", "gold_infonce", "uae_and_evidence"
 # Candidates come from the base encoder, from the answers' words and from chance: evidence puts none into the pool.
 SETTINGS = (
     "ingest.split={train: 0.66, validation: 0.09, test: 0.25}",
+    "ingest.repeated_questions=drop_training_copy",  # over the whole corpus some repeat across splits
     "candidates.top_k=16",
     "candidates.random=2",
     "candidates.gold=false",

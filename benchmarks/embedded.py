@@ -15,6 +15,7 @@ import faiss
 import numpy as np
 
 from uae.corpus.ingest import ingest
+from uae.corpus.repeated_questions import RepeatRule
 from uae.io.files import sha256_bytes
 from uae.io.models import resolve
 from uae.io.tables import PASSAGES, QUESTIONS, read_table
@@ -40,6 +41,7 @@ def embed(settings: Settings, data: str, format: str, passages: int | None, ques
             path=data, format=format, documents_path=place / "d", passages_path=place / "p", questions_path=place / "q",
             report_path=place / "r", max_documents=None, passage_words=settings.ingest.passage_words,
             split={"train": 1.0, "validation": 0.0, "test": 0.0}, seed=settings.seed,
+            repeated=RepeatRule(drop=False, scope="document", near_duplicate=0.8),
         )  # fmt: skip
         texts, asked = read_table(place / "p", PASSAGES), read_table(place / "q", QUESTIONS)
     texts = texts.sample(min(passages or len(texts), len(texts)), random_state=settings.seed).sort_index()

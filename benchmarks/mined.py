@@ -8,6 +8,7 @@ import pandas as pd
 from uae.candidates.mine import mine
 from uae.candidates.miner import Amounts
 from uae.corpus.ingest import ingest
+from uae.corpus.repeated_questions import RepeatRule
 from uae.io.models import resolve
 from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table
 from uae.pipeline.settings import Settings
@@ -25,6 +26,7 @@ def mined(
             path=data, format=format, documents_path=place / "d", passages_path=place / "p", questions_path=place / "q",
             report_path=place / "r", max_documents=documents, passage_words=settings.ingest.passage_words,
             split={"train": 1.0, "validation": 0.0, "test": 0.0}, seed=settings.seed,
+            repeated=RepeatRule(drop=False, scope="document", near_duplicate=0.8),
         )  # fmt: skip
         mine(
             passages_path=place / "p", questions_path=place / "q", candidates_path=place / "c",

@@ -6,9 +6,11 @@ from types import SimpleNamespace
 import pytest
 
 from uae.corpus.ingest import ingest
+from uae.corpus.repeated_questions import RepeatRule
 from uae.io.errors import InputError
 from uae.io.tables import DOCUMENTS, PASSAGES, QUESTIONS, read_table
 
+STOP = RepeatRule(drop=False, scope="document", near_duplicate=0.8)
 _SPLIT = {"train": 0.5, "validation": 0.25, "test": 0.25}
 
 
@@ -55,11 +57,13 @@ def evidence_of():
 def run_ingest(tmp_path):
     """Run the stage and read its tables back."""
 
-    def run(path, format="jsonl", *, max_documents=None, passage_words=20, split=_SPLIT, seed=13, skip_empty=False):
+    def run(
+        path, format="jsonl", *, max_documents=None, passage_words=20, split=_SPLIT, seed=13, skip_empty=False, repeated=STOP
+    ):
         out = tmp_path / "out"
         files = [out / f"{name}.parquet" for name in ("documents", "passages", "questions")]
         report = out / "ingest.json"
-        summary = ingest(str(path), format, *files, report, max_documents, passage_words, split, seed, skip_empty)
+        summary = ingest(str(path), format, *files, report, max_documents, passage_words, split, seed, repeated, skip_empty)
         documents, passages, questions = (
             read_table(file, schema) for file, schema in zip(files, (DOCUMENTS, PASSAGES, QUESTIONS), strict=True)
         )

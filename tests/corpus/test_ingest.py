@@ -182,11 +182,13 @@ def test_given_splits_are_kept_and_carry_their_document_with_them(write_corpus, 
     assert set(found["split"]) == {"train", "validation", "test"}
 
 
-def test_a_repeated_question_in_two_splits_is_refused_with_both_places(write_corpus, refuse):
+def test_a_question_in_two_splits_is_refused_and_all_such_questions_are_named(write_corpus, refuse):
     rows = [question("What is it?", "lamp", split="train"), question("What is it?", "lamp", split="test")]
-    refuse(
-        write_corpus([document("lamp")], rows), "jsonl", "questions.jsonl, line 2", "the split train", "questions.jsonl, line 1"
-    )
+    rows += [
+        question(f"{how} is the wick trimmed?", "lamp", split=split) for how in ("How", "When") for split in ("train", "test")
+    ]
+    lines = [f"questions.jsonl, line {n + 1}: {row['question']}" for n, row in enumerate(rows)]
+    refuse(write_corpus([document("lamp")], rows), "jsonl", *lines, "ingest.repeated_questions=drop_training_copy")
 
 
 def test_a_repeated_question_may_name_its_split_once(write_corpus, run_ingest):

@@ -1,6 +1,6 @@
 """BM25 by hand.
 
-    idf * tf / (tf + k1 (1 - b + b length / mean length)), where idf = log(1 + (N - n + 0.5) / (n + 0.5))
+idf * tf / (tf + k1 (1 - b + b length / mean length)), where idf = log(1 + (N - n + 0.5) / (n + 0.5))
 """
 
 import math

@@ -5,6 +5,7 @@ import random
 import pandas as pd
 import pytest
 
+from uae.corpus.repeated_questions import RepeatedQuestions
 from uae.validation.copies import MIN_WORDS, MOST_COPIES, find_copies
 from uae.validation.leakage import leakage_facts
 
@@ -52,7 +53,8 @@ class Corpus:
         for rows in (self.documents, self.passages, self.questions):
             table = pd.DataFrame(rows)
             tables.append(table if shuffle is None else table.sample(frac=1, random_state=shuffle).reset_index(drop=True))
-        return leakage_facts(*tables, scope, near_duplicate)
+        repeated = RepeatedQuestions(tables[2], tables[1], scope, near_duplicate)
+        return leakage_facts(*tables, scope, near_duplicate, repeated)
 
     def leaks(self, **arguments):
         """kind -> items."""
@@ -356,7 +358,7 @@ def test_the_callers_tables_stay_as_they_are(corpus):
     corpus.ask("d", "test", corpus.questions[0]["text"])
     tables = [pd.DataFrame(rows) for rows in (corpus.documents, corpus.passages, corpus.questions)]
     before = [table.copy(deep=True) for table in tables]
-    leakage_facts(*tables, "corpus", 0.8)
+    leakage_facts(*tables, "corpus", 0.8, RepeatedQuestions(tables[2], tables[1], "corpus", 0.8))
     for table, copy in zip(tables, before, strict=True):
         pd.testing.assert_frame_equal(table, copy)
 

@@ -281,3 +281,29 @@ def test_wrong_labels_stop_the_chain_and_are_named(store, report_path, rows, col
     assert f"labels.{column}: expect_" in str(caught.value)
     assert not rows or "    q1/p2" in str(caught.value)
     assert [file.name for file in report_path.parent.iterdir()] == ["validation.failed.json"]
+
+
+def test_all_questions_of_two_splits_are_named_at_once_in_message_and_report(tables, check):
+    for n in (1, 2):
+        copy = tables["questions"][n] | {"question_id": f"r{n}", "split": "test", "doc_id": "d0", "evidence": ["p00"]}
+        tables["questions"].append(copy)
+    tables["questions"].append(tables["questions"][1] | {"question_id": "q8", "doc_id": "d2", "text": "who trims LAMP 1"})
+    with pytest.raises(ValidationFailed) as caught:
+        check("corpus", near_duplicate=1.0)
+    groups = caught.value.report["repeated_questions"]
+    assert [[question["question_id"] for question in group] for group in groups] == [["r1", "q1", "q8"], ["r2", "q2"]]
+    said = str(caught.value)
+    assert "2 questions stand in two splits" in said
+    assert "ingest.repeated_questions=drop_training_copy" in said
+    for group in groups:
+        for question in group:
+            assert "{split:<10} {question_id}  {source}: {text}".format(**question) in said
+
+
+def test_the_report_repeats_what_ingest_left_out(check, tmp_path, tables, report_path):
+    check()
+    assert json.loads(report_path.read_text())["dropped_questions"] == []
+    paths = [tmp_path / f"{name}.parquet" for name in tables]
+    dropped = [{"question_id": "q9", "split": "train", "source": "questions.jsonl, line 9", "text": "Who?", "kept": {}}]
+    validate(*paths, report_path, "document", 3, MINIMUM, True, 0.8, dropped)
+    assert json.loads(report_path.read_text())["dropped_questions"] == dropped

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from uae.release.store import Installed, ReleaseStore
 
 _METRICS = ("recall@1", "recall@5", "map", "mrr", "ndcg@10", "token_f1")
-_LISTED = ("skipped", "files", "questions_by_split", "candidates_by_source", "reasons")  # parts of a stage's counts, on one line
+# Parts of a stage's counts that stand on one line.
+_LISTED = ("skipped", "files", "questions_by_split", "repeated_questions_dropped", "candidates_by_source", "reasons")
 _NAMES = {"map": "MAP", "mrr": "MRR", "ndcg@10": "nDCG@10", "token_f1": "answer token F1"}
 
 

@@ -1,13 +1,18 @@
 """The ingest stage: read a source, give everything a content-hash id, cut passages, map evidence to them, assign splits."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
+import pyarrow as pa
 
 from uae.corpus.accounting import account, refuse_empty
 from uae.corpus.adapters import ADAPTERS
 from uae.corpus.chunking import cut
 from uae.corpus.records import RawDocument, RawQuestion, Source
+from uae.corpus.repeated_questions import RepeatedQuestions, RepeatRule, told
 from uae.corpus.splits import SPLITS, assign
 from uae.io.errors import InputError
 from uae.io.files import sha256_bytes, write_json
@@ -29,6 +34,7 @@ def ingest(
     passage_words: int,
     split: dict[str, float],
     seed: int,
+    repeated: RepeatRule,
     skip_empty: bool = False,
 ) -> dict[str, Any]:
     """Read ``path`` as ``format`` and write the three tables and a report of what was read and what was left out.
@@ -37,6 +43,7 @@ def ingest(
         format: a name in ``adapters.ADAPTERS``.
         passage_words: the most words of a passage.
         split: the shares of train, validation and test, for what the source assigns to no split.
+        repeated: what becomes of a question that stands in two splits. Where it is kept, validation stops the run.
         skip_empty: leave out documents without text, and count them; else they are an error that names them all.
 
     Returns:
@@ -55,14 +62,19 @@ def ingest(
     _split(questions, split, seed)
     if source.lacks_validation:
         _draw_validation(questions, split, seed)
+    all_passages = [row for group in passages.values() for row in group]
+    questions, dropped = _in_one_split(questions, all_passages, repeated, source)
     rows = sorted((_document_row(doc_id, raw) for doc_id, raw in documents.values()), key=lambda row: row["doc_id"])
-    flat = sorted((row for group in passages.values() for row in group), key=lambda r: (r["doc_id"], r["position"]))
+    flat = sorted(all_passages, key=lambda r: (r["doc_id"], r["position"]))
     questions.sort(key=lambda row: row["question_id"])
-    counts = _counts(source, rows, flat, questions) | {"repeated_questions_merged": merged}
+    counts = _counts(source, rows, flat, questions) | {
+        "repeated_questions_merged": merged,
+        "repeated_questions_dropped": {name: sum(row["split"] == name for row in dropped) for name in ("train", "validation")},
+    }
     write_table(documents_path, DOCUMENTS, rows)
     write_table(passages_path, PASSAGES, flat)
     write_table(questions_path, QUESTIONS, questions)
-    write_json(report_path, account(source, counts))
+    write_json(report_path, account(source, counts) | {"dropped_questions": dropped})
     return counts
 
 
@@ -143,26 +155,30 @@ def _passages(doc_id: str, raw: RawDocument, words: int) -> list[Row]:
 
 
 def _questions(source: Source, documents: Documents, passages: dict[str, list[Row]]) -> tuple[list[Row], int]:
-    """Question rows, the same question about the same document merged into one with all its answers."""
-    rows: dict[str, Row] = {}
-    merged = 0
+    """Question rows, the same question about the same document merged into one with all its answers.
+
+    One that the source puts into two splits stays in both. Where it names the split only once, that counts for all copies.
+    """
+    read = []
     for raw in source.questions:
         if raw.document is not None and raw.document not in documents:
             continue  # beyond max_documents
         if any(span.document not in documents for span in raw.evidence):
             source.skipped.add("question whose evidence lies beyond max_documents", raw.where)
             continue
-        row = _question_row(raw, documents, passages)
-        known = rows.setdefault(row["question_id"], row)
-        if known is row:
-            continue
-        merged += 1
-        known["split"] = known["split"] or row["split"]
-        if row["split"] not in (None, known["split"]):
-            raise InputError(f"{raw.where}: the same question stands in the split {known['split']} at {known['source']}")
-        for field in ("answers", "evidence"):
-            known[field] = list(dict.fromkeys(known[field] + row[field]))
-    return list(rows.values()), merged
+        read.append(_question_row(raw, documents, passages))
+    given: dict[str, str] = {}
+    for row in read:
+        if row["split"]:
+            given.setdefault(row["question_id"], row["split"])
+    rows: dict[tuple[str, str | None], Row] = {}
+    for row in read:
+        row["split"] = row["split"] or given.get(row["question_id"])
+        known = rows.setdefault((row["question_id"], row["split"]), row)
+        if known is not row:
+            for field in ("answers", "evidence"):
+                known[field] = list(dict.fromkeys(known[field] + row[field]))
+    return list(rows.values()), len(read) - len(rows)
 
 
 def _question_row(raw: RawQuestion, documents: Documents, passages: dict[str, list[Row]]) -> Row:
@@ -182,6 +198,39 @@ def _question_row(raw: RawQuestion, documents: Documents, passages: dict[str, li
         "origin": raw.origin,
         "source": raw.where,
     }
+
+
+def _in_one_split(
+    questions: list[Row], passages: list[Row], rule: RepeatRule, source: Source
+) -> tuple[list[Row], list[dict[str, Any]]]:
+    """The questions without the copies that are given up, and those: what ``RepeatedQuestions.shown`` says of each, and
+    ``kept``, the same of the question that it repeats.
+
+    Raises:
+        InputError: copies are not to be given up, and one question (the same words, the same document) stands in two splits.
+            No table can hold both, so validation cannot be left to say it. All questions of two splits are named.
+    """
+    one_id_each = len({row["question_id"] for row in questions}) == len(questions)
+    if one_id_each and not rule.drop:
+        return questions, []
+    known = RepeatedQuestions(_table(questions, QUESTIONS), _table(passages, PASSAGES), rule.scope, rule.near_duplicate)
+    if not rule.drop:
+        if not known.alike:  # questions without a word, which validation refuses
+            return questions, []
+        raise InputError(
+            "the source has questions in two splits. Remove all copies but those of one split, or leave out the copies in train "
+            f"and validation by ingest.repeated_questions=drop_training_copy:\n{told(known.listed())}"
+        )
+    copies = known.copies()
+    for place in copies:
+        split = known.splits[place]
+        source.skipped.add(f"{split} question that repeats one of a later split", known.rows[place]["source"])
+    dropped = [known.shown(place) | {"kept": known.shown(kept)} for place, kept in sorted(copies.items())]
+    return [row for place, row in enumerate(known.rows) if place not in copies], dropped
+
+
+def _table(rows: Iterable[Row], schema: pa.Schema) -> pd.DataFrame:
+    return pd.DataFrame(list(rows), columns=schema.names)
 
 
 def _split(questions: list[Row], fractions: dict[str, float], seed: int) -> None:

@@ -53,6 +53,7 @@ class IngestSettings(Options):
     max_documents: Count | None
     skip_empty: bool
     passage_words: Annotated[int, Field(ge=20, le=2000)]
+    repeated_questions: Literal["stop", "drop_training_copy"]
     split: SplitSettings
 
     @field_validator("format")

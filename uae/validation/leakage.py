@@ -2,32 +2,25 @@
 
 What leaks depends on where retrieval looks (``scope``).
 
-- *corpus*: all questions search the same passages, so passages belong to no split, and only a question's text can leak. A
-  question that repeats one of another split leaks, whatever document it was written for: its ranking was trained.
-- *document*: each document belongs to one split, and a question means something only together with its document. For example,
-  "What is the conclusion?" may be asked of every paper. Yes, a number or a name may be the answer in two of them. So a repeated
-  question leaks only if it also stands on the same document, on the same evidence, or on an equal answer of at least
-  ``_TELLING_WORDS`` words. A passage that stands in documents of two splits leaks if either copy is evidence. Two documents
-  leak if ``_COPIED`` of one's words stand in the other. Any other repeated passage (a licence, a standard header) is counted,
-  not refused.
+- *corpus*: all questions search the same passages, so passages belong to no split, and only a question's text can leak.
+- *document*: each document belongs to one split. A passage that stands in documents of two splits leaks if either copy is
+  evidence. Two documents leak if ``_COPIED`` of one's words stand in the other. Any other repeated passage (a licence, a
+  standard header) is counted, not refused.
 
-In both, questions with the same evidence and an equal answer of that length leak, however they are worded.
+In both, a question that stands in two splits leaks. ``uae.corpus.repeated_questions`` says what makes two questions the same.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator
-from itertools import pairwise, product
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import pandas as pd
 
-from uae.text.near_duplicates import jaccard, near_duplicate_pairs
-from uae.text.words import count_words, words
+from uae.corpus.repeated_questions import SPLIT_ORDER, RepeatedQuestions
+from uae.text.words import count_words
 from uae.validation.copies import MOST_COPIES, Copy, find_copies
 
 _COPIED = 0.2
-_TELLING_WORDS = 5  # fewer are the answer to many questions
-_ORDER = {"train": 0, "validation": 1, "test": 2}
 _SHOWN = 80  # characters of a question
 _REMEDY = "remove one of the two, or give both the same split"
 
@@ -41,21 +34,26 @@ class _Repeat(NamedTuple):
 
 
 def leakage_facts(
-    documents: pd.DataFrame, passages: pd.DataFrame, questions: pd.DataFrame, scope: str, near_duplicate: float
+    documents: pd.DataFrame,
+    passages: pd.DataFrame,
+    questions: pd.DataFrame,
+    scope: str,
+    near_duplicate: float,
+    repeated: RepeatedQuestions,
 ) -> pd.DataFrame:
     """A row for each question, document and passage, with what it repeats of an earlier split (train, validation, test).
 
     Args:
-        near_duplicate: from 0.05 to 1: from where on texts count as the same. Of two questions: the Jaccard similarity of
-            their words, and of their words and pairs of neighbouring words together. Of a passage: the share of its runs of five
-            words that stand in the other document.
+        near_duplicate: from 0.05 to 1: from where on passages count as the same: the share of one's runs of five words that
+            stand in the other document.
+        repeated: the questions that stand in two splits.
 
     Returns:
         Columns ``item`` (an id), ``source`` and, for the suite: ``repeated_question``, ``repeated_evidence`` and
         ``copied_document`` (what it repeats and what to do, or None), ``repeated_passage`` (1 where a passage stands in another
         split's document and is no leak). The result depends neither on the order of rows nor on the process.
     """
-    asked = _Questions(questions, passages).repeated(scope, near_duplicate)
+    asked = _Questions(repeated).messages()
     corpus = _Documents(documents, passages, questions)
     copies = find_copies(passages, corpus.splits, near_duplicate) if scope == "document" else []
     copied = corpus.copied(copies)
@@ -93,7 +91,7 @@ def _messages(repeats: Iterable[_Repeat], say: Callable[[_Repeat], str]) -> dict
 
 def _later_first(first: tuple[str, str], second: tuple[str, str]) -> tuple[str, str]:
     """Order two (split, id) by their splits; those of unknown name, which another suite refuses, come last."""
-    order = sorted((first, second), key=lambda pair: (_ORDER.get(pair[0], len(_ORDER)), pair[0]))
+    order = sorted((first, second), key=lambda pair: (SPLIT_ORDER.get(pair[0], len(SPLIT_ORDER)), pair[0]))
     return order[1][1], order[0][1]
 
 
@@ -165,97 +163,47 @@ class _Documents:
 
 
 class _Questions:
-    """The questions by id, and what makes two of them ask for the same thing."""
+    """What to say of questions that stand in two splits."""
 
-    def __init__(self, questions: pd.DataFrame, passages: pd.DataFrame):
-        self.rows = {row["question_id"]: row for row in questions.sort_values(["question_id", "source"]).to_dict("records")}
-        self.texts = {question_id: " ".join(words(row["text"])) for question_id, row in self.rows.items()}
-        used = passages[passages["passage_id"].isin({passage_id for ids in questions["evidence"] for passage_id in ids})]
-        self.passages = {
-            passage_id: " ".join(words(text)) for passage_id, text in zip(used["passage_id"], used["text"], strict=True)
-        }
+    def __init__(self, repeated: RepeatedQuestions):
+        self.known = repeated
 
-    def repeated(self, scope: str, near_duplicate: float) -> dict[str, str]:
-        """Question -> what it repeats."""
-        shares: dict[tuple[str, str], float] = {}
-        for group in self._groups(self._grounds if scope == "document" else _anywhere):
-            shares |= self._alike(group, near_duplicate)
-        asked = _messages((_Repeat(*pair, share) for pair, share in shares.items()), self._say_question)
-        same = {pair for group in self._groups(self._facts) for pair in self._firsts(group, group)}
-        return _messages((_Repeat(*pair, 1.0) for pair in same), self._say_fact) | asked
+    def messages(self) -> dict[str, str]:
+        """Question -> what it repeats. Of one split's copies the first is named, however many there are."""
+        said: dict[bool, dict[tuple[str, str], _Repeat]] = {True: {}, False: {}}
+        by_pair: dict[tuple[str, str], tuple[int, int]] = {}
+        for alike in self.known.alike:
+            for later, earlier in {*self._firsts(alike.first, alike.second), *self._firsts(alike.second, alike.first)}:
+                pair = (self._id(later), self._id(earlier))
+                by_pair[pair] = later, earlier
+                said[alike.by_fact].setdefault(pair, _Repeat(*pair, alike.share))
 
-    def _grounds(self, question_id: str) -> set[tuple[str, ...]]:
-        """Two questions of the same words ask for the same thing if they share one of these."""
-        doc_id = self.rows[question_id]["doc_id"]
-        return (
-            ({("document", doc_id)} if doc_id else set())
-            | {("evidence", text) for text in self._evidence(question_id)}
-            | {("answer", text) for text in self._telling_answers(question_id)}
-        )
+        def sayer(what: Callable[[float], str]) -> Callable[[_Repeat], str]:
+            return lambda repeat: self._say(*by_pair[repeat[:2]], what(repeat.share))
 
-    def _facts(self, question_id: str) -> set[tuple[str, ...]]:
-        """Two questions that share one of these ask for the same thing, whatever their words."""
-        return set(product(self._evidence(question_id), self._telling_answers(question_id)))
+        return _messages(said[True].values(), sayer(_by_fact)) | _messages(said[False].values(), sayer(_by_words))
 
-    def _evidence(self, question_id: str) -> set[str]:
-        return {self.passages.get(passage_id, "") for passage_id in self.rows[question_id]["evidence"]} - {""}
+    def _id(self, place: int) -> str:
+        return str(self.known.rows[place]["question_id"])
 
-    def _telling_answers(self, question_id: str) -> set[str]:
-        answers = [words(answer) for answer in self.rows[question_id]["answers"]]
-        return {" ".join(answer) for answer in answers if len(answer) >= _TELLING_WORDS}
-
-    def _groups(self, keys: Callable[[str], set[tuple[str, ...]]]) -> Iterator[list[str]]:
-        """Questions that share a key, where they are of more than one split."""
-        groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
-        for question_id, text in self.texts.items():
-            if text:  # one without words repeats nothing
-                for key in keys(question_id):
-                    groups[key].append(question_id)
-        return (group for group in groups.values() if len({self.rows[question_id]["split"] for question_id in group}) > 1)
-
-    def _alike(self, group: list[str], near_duplicate: float) -> dict[tuple[str, str], float]:
-        by_text: dict[str, list[str]] = defaultdict(list)
-        for question_id in group:
-            by_text[self.texts[question_id]].append(question_id)
-        shares: dict[tuple[str, str], float] = {}
-        texts = sorted(by_text)
-        for first, second, _ in near_duplicate_pairs(texts, near_duplicate, words=1):
-            one, other = texts[first], texts[second]
-            # Words alone are not enough: "Does a cat infect a dog?" and "Does a dog infect a cat?" have the same ones.
-            share = jaccard(_words_and_pairs(one), _words_and_pairs(other))
-            if share >= near_duplicate:
-                pairs = [*self._firsts(by_text[one], by_text[other]), *self._firsts(by_text[other], by_text[one])]
-                shares |= dict.fromkeys(pairs, share)
-        return shares | {pair: 1.0 for same in by_text.values() for pair in self._firsts(same, same)}
-
-    def _firsts(self, group: list[str], others: list[str]) -> Iterator[tuple[str, str]]:
+    def _firsts(self, group: list[int], others: list[int]) -> Iterator[tuple[int, int]]:
         """Each question of the group with the first of each earlier split among the others: not with all of very many."""
-        firsts: dict[str, str] = {}
-        for question_id in others:
-            firsts.setdefault(self.rows[question_id]["split"], question_id)
-        for question_id in group:
-            split = self.rows[question_id]["split"]
-            for other, first in firsts.items():
-                if other != split and _later_first((split, question_id), (other, first)) == (question_id, first):
-                    yield question_id, first
+        firsts: dict[int, int] = {}
+        for other in others:
+            firsts.setdefault(self.known.order(other), other)
+        for place in group:
+            yield from ((place, first) for order, first in firsts.items() if order < self.known.order(place))
 
-    def _say_question(self, repeat: _Repeat) -> str:
-        how = "the same words" if repeat.share == 1 else f"nearly the same words ({repeat.share:.2f})"
-        return self._say(repeat, f"asks in {how} what is asked")
-
-    def _say_fact(self, repeat: _Repeat) -> str:
-        return self._say(repeat, "has the evidence and the answer of one")
-
-    def _say(self, repeat: _Repeat, what: str) -> str:
-        row, other = self.rows[repeat.later], self.rows[repeat.earlier]
+    def _say(self, later: int, earlier: int, what: str) -> str:
+        row, other = self.known.rows[later], self.known.rows[earlier]
         text = other["text"][:_SHOWN]
         return f"{row['split']} question that {what} in {other['split']} ({other['source']}: {text!r}): {_REMEDY}"
 
 
-def _anywhere(question_id: str) -> set[tuple[str, ...]]:
-    return {("corpus",)}
+def _by_words(share: float) -> str:
+    how = "the same words" if share == 1 else f"nearly the same words ({share:.2f})"
+    return f"asks in {how} what is asked"
 
 
-def _words_and_pairs(text: str) -> frozenset[Hashable]:
-    sequence = text.split()
-    return frozenset([*sequence, *pairwise(sequence)])
+def _by_fact(share: float) -> str:
+    return "has the evidence and the answer of one"

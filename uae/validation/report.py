@@ -7,7 +7,7 @@ from typing import Any
 from uae.io.errors import ArtefactError
 from uae.io.files import read_json, sha256_tree
 
-Report = dict[str, Any]  # {"success", "tables": {name: hash}, "suites": [...]}, as it is written
+Report = dict[str, Any]  # {"success", "tables": {name: hash}, "suites": [...]} and more of questions, as written
 
 
 def table_hashes(tables: Mapping[str, Path]) -> dict[str, str]:

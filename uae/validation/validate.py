@@ -1,11 +1,12 @@
 """The validate stage, and the check of the labels: run suites, write the report, stop the chain where one fails."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from uae.corpus.repeated_questions import RepeatedQuestions, told
 from uae.io.errors import ValidationFailed
 from uae.io.files import write_json
 from uae.io.tables import DOCUMENTS, PASSAGES, QUESTIONS, read_table
@@ -26,13 +27,16 @@ def validate(
     min_questions: Mapping[str, int],
     require_answers: bool,
     near_duplicate: float,
+    dropped: Sequence[Mapping[str, Any]] = (),
 ) -> Report:
     """Check the three corpus tables, and that no split knows another's questions, and write the report.
 
     The report holds the hashes of the tables, so that a later stage can tell whether it is about the tables that it reads
     (``require_validated``).
 
-    ``near_duplicate``: see ``leakage_facts``.
+    Args:
+        near_duplicate: from where on texts count as the same: see ``RepeatedQuestions`` and ``leakage_facts``.
+        dropped: the copies that ingest left out because they stood in a later split, too; the report repeats them.
 
     Raises:
         ValidationFailed: an expectation does not hold. The message lists failing rows, the report holds all suites, and
@@ -44,14 +48,16 @@ def validate(
     passages = read_table(passages_path, PASSAGES)
     questions = read_table(questions_path, QUESTIONS)
     question_facts = _question_facts(questions, documents, passages, require_answers)
-    leaks = leakage_facts(documents, passages, questions, scope, near_duplicate)
+    repeated = RepeatedQuestions(questions, passages, scope, near_duplicate)
+    leaks = leakage_facts(documents, passages, questions, scope, near_duplicate, repeated)
     suites = [
         run_suite("documents", _document_facts(documents, passages), document_suite(), "doc_id"),
         run_suite("passages", _passage_facts(passages, documents), passage_suite(min_words_per_passage), "passage_id"),
         run_suite("questions", question_facts, question_suite(dict(min_questions), scope, require_answers), "question_id"),
         run_suite("leakage", leaks, leakage_suite(), "item"),
     ]
-    return _conclude(suites, hashes, report_path)
+    asked = {"repeated_questions": repeated.listed(), "dropped_questions": list(dropped)}
+    return _conclude(suites, hashes, report_path, asked)
 
 
 def validate_labels(store_path: Path, report_path: Path) -> Report:
@@ -66,13 +72,16 @@ def validate_labels(store_path: Path, report_path: Path) -> Report:
     return _conclude([run_suite("labels", labels, label_suite(), "reading")], hashes, report_path)
 
 
-def _conclude(suites: list[dict[str, Any]], hashes: dict[str, str], report_path: Path) -> Report:
-    report: Report = {"success": all(suite["success"] for suite in suites), "tables": hashes, "suites": suites}
+def _conclude(
+    suites: list[dict[str, Any]], hashes: dict[str, str], report_path: Path, more: Mapping[str, Any] | None = None
+) -> Report:
+    report: Report = {"success": all(suite["success"] for suite in suites), "tables": hashes, "suites": suites, **(more or {})}
     if not report["success"]:
         Path(report_path).unlink(missing_ok=True)
         failed = Path(report_path).with_suffix(".failed.json")
         write_json(failed, report)
-        raise ValidationFailed(f"{_explain(suites)}\nThe whole report: {failed}", report)
+        said = [_explain(suites), *_all_repeated(report.get("repeated_questions", [])), f"The whole report: {failed}"]
+        raise ValidationFailed("\n".join(said), report)
     Path(report_path).with_suffix(".failed.json").unlink(missing_ok=True)
     write_json(report_path, report)
     return report
@@ -90,6 +99,17 @@ def _explain(suites: list[dict[str, Any]]) -> str:
             lines.append(what + count + (f" ({outcome['error']})" if outcome["error"] else ""))
             lines += [f"    {' '.join(str(v) for v in row.values())}" for row in outcome["rows"][:5]]
     return "\n".join(lines)
+
+
+def _all_repeated(groups: list[list[dict[str, str]]]) -> list[str]:
+    """Every group at once: who removes one copy after another would start the run as many times."""
+    if not groups:
+        return []
+    number = f"{len(groups)} questions stand" if len(groups) > 1 else "1 question stands"
+    return [
+        f"{number} in two splits, in the same words or nearly. Remove all copies but those of one split, or let ingest leave out "
+        f"the copies in train and validation by ingest.repeated_questions=drop_training_copy:\n{told(groups)}"
+    ]
 
 
 def _document_facts(documents: pd.DataFrame, passages: pd.DataFrame) -> pd.DataFrame:

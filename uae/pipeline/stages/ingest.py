@@ -1,21 +1,25 @@
 """Stage ingest: read the source into documents, passages and questions."""
 
-from typing import Any
+from typing import Annotated, Any
 
+from uae.io.options import NearDuplicate
 from uae.pipeline.places import check_source
-from uae.pipeline.settings import IngestSettings
+from uae.pipeline.settings import IngestSettings, Scope
 from uae.pipeline.shared_code import TABLES
-from uae.pipeline.stage import Parameters, Stage
+from uae.pipeline.stage import Key, Parameters, Stage
 from uae.pipeline.workspace import Workspace
 
 
 class IngestParameters(Parameters):
     seed: int
+    scope: Scope
+    near_duplicate: Annotated[NearDuplicate, Key("validate.near_duplicate")]
     ingest: IngestSettings
 
 
 def run(p: IngestParameters, w: Workspace) -> dict[str, Any]:
     from uae.corpus.ingest import ingest
+    from uae.corpus.repeated_questions import RepeatRule
 
     check_source(p.ingest.path, w)
     return ingest(
@@ -29,6 +33,7 @@ def run(p: IngestParameters, w: Workspace) -> dict[str, Any]:
         passage_words=p.ingest.passage_words,
         split=p.ingest.split.model_dump(),
         seed=p.seed,
+        repeated=RepeatRule(p.ingest.repeated_questions == "drop_training_copy", p.scope, p.near_duplicate),
         skip_empty=p.ingest.skip_empty,
     )
 
@@ -43,6 +48,7 @@ STAGE = Stage(
     reads_source=True,
     code=(
         "uae/corpus",
+        "uae/text/near_duplicates.py",
         "uae/text/words.py",
         *TABLES,
         "uae/pipeline/places.py",

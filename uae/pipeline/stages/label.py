@@ -99,6 +99,7 @@ STAGE = Stage(
         "uae/teacher",
         "uae/text/passage_template.py",
         "uae/validation",
+        "uae/corpus/repeated_questions.py",
         "uae/measures/metrics.py",
         "uae/measures/statistics.py",
         "uae/pages",

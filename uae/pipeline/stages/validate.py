@@ -14,6 +14,7 @@ class ValidateParameters(Parameters):
 
 
 def run(p: ValidateParameters, w: Workspace) -> dict[str, Any]:
+    from uae.io.files import read_json
     from uae.validation.validate import validate
 
     return validate(
@@ -26,6 +27,7 @@ def run(p: ValidateParameters, w: Workspace) -> dict[str, Any]:
         min_questions=p.limits.min_questions.model_dump(),
         near_duplicate=p.limits.near_duplicate,
         require_answers=p.limits.require_answers,
+        dropped=read_json(w.path("ingestion"))["dropped_questions"],
     )
 
 
@@ -34,10 +36,11 @@ STAGE = Stage(
     summary="Great Expectations suites over documents, passages and questions; a failing one stops the chain.",
     run=run,
     parameters=ValidateParameters,
-    needs=("documents", "passages", "questions"),
+    needs=("documents", "passages", "questions", "ingestion"),
     makes=("validation",),
     code=(
         "uae/validation",
+        "uae/corpus/repeated_questions.py",
         "uae/teacher/parts.py",
         "uae/teacher/store.py",
         "uae/text/near_duplicates.py",
