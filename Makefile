@@ -1,4 +1,4 @@
-# Everything runs from .venv, built from requirements.lock by the newest Python of 3.11 to 3.13 found that can make one; PYTHON overrides.
+# Everything runs from .venv, built from requirements.lock. The newest Python of 3.11 to 3.13 that can make one is used; PYTHON overrides.
 PYTHON ?=
 FIND_PYTHON = for p in $(PYTHON) python3.13 python3.12 python3.11 python3 python; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2> /dev/null && { echo $$p; break; }; done

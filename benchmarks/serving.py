@@ -179,7 +179,8 @@ def against_reranking(bench: Bench, port: int, settings: Settings, timed: int, o
         texts = dict(zip(questions["question_id"], questions["text"], strict=True))
 
         def over_http(question_id: str) -> dict:
-            # A connection each: the service closes idle ones while the LLM has its turn, and has its caches to itself no more.
+            # Each query has a connection of its own: the service closes idle ones while the LLM runs. The LLM also takes the
+            # CPU's caches from it.
             status, body = ask(port, "POST", bench.paths[OURS], json.dumps({"query": texts[question_id], "k": K}))
             if status != 200:
                 raise SystemExit(f"{status}: {body[:300]!r}")

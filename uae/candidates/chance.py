@@ -1,4 +1,4 @@
-"""Passages drawn by chance from what nobody brought: those with the smallest hashes of (seed, question, passage text)."""
+"""Random passages that no other miner brought: those with the smallest hashes of (seed, question, passage text)."""
 
 from collections.abc import Mapping
 

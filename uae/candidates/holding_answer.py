@@ -1,4 +1,4 @@
-"""Passages that hold a gold answer word for word. Where nobody marked evidence, they are most likely what it would be."""
+"""Passages that hold a gold answer word for word. Where nobody marked evidence, these passages are most likely the evidence."""
 
 import pandas as pd
 

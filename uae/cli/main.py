@@ -30,7 +30,7 @@ _NONE: list[str] = []
 
 def _quiet() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=errors, show_path=False)])
-    # Set before the libraries load: their bars for reading weights say nothing, and none may wait for a hub.
+    # Set before the libraries load. Their progress bars for reading weights say nothing, and none of them may wait for a hub.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -182,7 +182,7 @@ def main() -> None:
     try:
         app()
     except UaeError as error:
-        stopping.end_if_told()  # then this error is how some library took the interruption
+        stopping.end_if_told()  # a signal came: some library turned it into this error
         errors.print("error:", style="bold red", end=" ")
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)

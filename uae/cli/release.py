@@ -68,7 +68,7 @@ def rollback(store: Store = _STORE) -> None:
 
 @app.command()
 def follow(
-    alias: Annotated[str | None, typer.Option(help="Of the registered model; default: that of promote.alias.")] = None,
+    alias: Annotated[str | None, typer.Option(help="An alias of the registered model. Default: promote.alias.")] = None,
     every: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="How often to look.")] = 30.0,
     once: Annotated[bool, typer.Option("--once", help="Look once and end: for cron.")] = False,
     store: Store = _STORE,
@@ -108,7 +108,7 @@ def prune(
 def _bring(version: str, store: "ReleaseStore", params: Path, root: Path) -> str:
     """The fingerprint of what ``version`` names, brought into the store where it is not there.
 
-    Digits are a version's number unless there are so many that they are a fingerprint's; then the store is asked first.
+    A few digits are a version's number. More digits may be the beginning of a fingerprint: for these the store is asked first.
     """
     from uae.release.store import SHORTEST_PREFIX
 

@@ -197,7 +197,7 @@ def print_active(store: "ReleaseStore") -> None:
 
 
 def say(text: str) -> None:
-    """A line of ``uae release``, as it is."""
+    """Print a line of ``uae release``, without markup or line breaks."""
     Console(highlight=False).print(text, markup=False, soft_wrap=True)
 
 

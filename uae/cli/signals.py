@@ -71,7 +71,7 @@ class Stopping:
 
 
 def _say(line: str) -> None:
-    """Past Python's own buffers and locks, which the main thread may hold."""
+    """Write to the terminal without Python's buffers and locks, which the main thread may hold."""
     with contextlib.suppress(OSError):
         os.write(2, f"\n{line}\n".encode())  # a progress bar may stand on the present line
 

@@ -1,4 +1,4 @@
-"""What of a source was read and what was left out: said when ingest runs, and kept in its report."""
+"""What was read of a source and what was left out. Ingest says it when it runs, and keeps it in its report."""
 
 import logging
 from typing import Any

@@ -1,4 +1,4 @@
-"""From a file's bytes to text. What is no UTF-8 text is refused with advice that fits what the bytes are."""
+"""From a file's bytes to text. Anything but UTF-8 text is refused, with advice that fits the bytes."""
 
 import os
 import re
@@ -72,7 +72,7 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe that nobody writes to would be waited for
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # reading a pipe that nobody writes to would never end
 
 
 def _is_plain(data: bytes, start: bytes) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 SEPARATOR = " > "  # between the steps of a heading path
-_LISTED = 1000  # places of one reason: a terminal and a report need no more
+_LISTED = 1000  # places that are kept for one reason
 
 
 class Section(NamedTuple):

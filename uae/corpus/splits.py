@@ -10,8 +10,8 @@ SPLITS = ("train", "validation", "test")
 def assign(keys: Iterable[str], fractions: dict[str, float], seed: int) -> dict[str, str]:
     """Map each key to a split. The order is a hash, so the same key and seed land in the same place in the order.
 
-    Every split with a fraction above zero gets at least one key. Where there are fewer keys than splits, the larger
-    fractions are served: a sample of one paper can still be read, and validation says which split is empty.
+    Every split with a fraction above zero gets at least one key. Where there are fewer keys than splits, the splits with the
+    larger fractions get one. So a sample of one paper can still be read, and validation says which split is empty.
     """
     order = sorted(set(keys), key=lambda key: sha256_bytes(str(seed), key))
     wanted = [split for split in SPLITS if fractions[split] > 0]

@@ -50,7 +50,7 @@ def independent_units(documents: pd.Series) -> Independent:
 
 
 def interval_words(independent: Mapping[str, Any]) -> str:
-    """Such as "over 16 documents: questions on one document are not independent"; of an ``Independent`` as a mapping."""
+    """An ``Independent``, given as a mapping, in words: "over 16 documents: questions on one document are not independent"."""
     units = f"{independent['documents']} documents" if independent["over"] == "documents" else "questions"
     return f"over {units}: {independent['why']}"
 

@@ -1,4 +1,4 @@
-"""What a query costs: each system asked one question at a time, as it would be when it is served."""
+"""What a query costs. Each system is asked one question at a time, as in serving."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence

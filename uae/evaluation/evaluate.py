@@ -168,7 +168,7 @@ def _retrieve(
     scores of BM25 and an encoder together.
 
     Args:
-        chosen_on: encoder -> more questions that it ranks, for its weight beside BM25.
+        chosen_on: encoder -> the questions that its weight beside BM25 is chosen on. It ranks them, too.
     """
     tested = list(questions["question_id"])
     others = pd.concat([*chosen_on.values(), questions.head(0)]).drop_duplicates("question_id")
@@ -207,7 +207,7 @@ def _compared(
     def gains(base: str, system: str) -> dict[str, Measured]:
         return gains_over(scores[base], scores[system], documents, resampling)
 
-    # The strongest system without training: UAE is told against it by itself and with BM25's help, too.
+    # The strongest system without training. UAE alone and UAE with BM25 are both compared with it, too.
     untrained = CONVEX[BASE]
     against = [system for system in (UAE, CONVEX[UAE]) if {system, untrained} <= set(scores)]
     return {

@@ -29,8 +29,8 @@ def choose_questions(questions: pd.DataFrame, split: str = "test") -> pd.DataFra
 def test_set_hash(questions: pd.DataFrame, passages: pd.DataFrame, scope: str) -> str:
     """Hash of all that a figure depends on, except the systems: results compare only where it is equal.
 
-    It covers what is asked (in this order: readers answer the first so many), the gold answers, the evidence, every column of the
-    passages, and where is searched.
+    It covers the questions in their order (readers answer the first few), the gold answers, the evidence, every column of the
+    passages, and the scope.
 
     Args:
         questions: those that are measured on, columns as ``QUESTIONS``.

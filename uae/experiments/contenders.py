@@ -51,7 +51,7 @@ def compare(
 
     A question's metric is its mean over seeds; intervals and p-values are over questions or documents, as
     ``comparison.independent_units`` says. Each contender stands against the base encoder and against the first contender. Among
-    many contenders one looks good by chance. So each gain has, besides what ``evaluate`` says of it, ``corrected``: p-values by
+    many contenders one looks good by chance. So each gain has the figures of ``evaluate`` and ``corrected`` ones: p-values by
     Holm and intervals by Bonferroni, over the contenders of a family, each metric by itself.
 
     Args:

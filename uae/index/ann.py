@@ -90,7 +90,7 @@ def build_index(vectors: Vectors, factory: str) -> faiss.Index:
 
 
 def built_with(factory: str) -> dict[str, str]:
-    """What else than vectors and ``factory`` determines an index's bytes: an index built with another of these is another one."""
+    """What determines an index's bytes besides vectors and ``factory``. If one of these differs, the index differs."""
     settings = {"faiss-cpu": importlib.metadata.version("faiss-cpu")}
     return settings | {"points_per_list": str(POINTS_PER_LIST)} if "IVF" in factory else settings
 

@@ -119,7 +119,7 @@ def approximate(index: faiss.Index, vectors: Vectors, k: int, rows: Rows | None,
 
 
 def exhaustive(index: faiss.Index, vectors: Vectors, k: int, rows: Rows | None) -> tuple[Vectors, Rows]:
-    """Scores and rows of the best ``k`` of all allowed rows, of which there are so many, whatever the kind of index."""
+    """Scores and rows of the best ``k`` of all allowed rows (at least ``k``), whatever the kind of index."""
     inner = faiss.downcast_index(index)
     if isinstance(inner, faiss.IndexHNSW):
         inner = faiss.downcast_index(inner.storage)

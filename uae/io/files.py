@@ -43,7 +43,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             try:
                 _move(partial, path)
             except OSError as error:
-                # What is to be moved is there, so it was the other folder that came or went between two looks.
+                # The new content is there, so the folder that it replaces came or went between two looks.
                 if error.errno in _OVERTAKEN and partial.is_dir():
                     raise ArtefactError(
                         f"{path}: another process writes there too; wait for it to end, then run the same command again",

@@ -79,7 +79,7 @@ def load_gguf_tokenizer(file: Path, fields: Mapping[str, "ReaderField"]) -> "Pre
 
 
 def _put_no_space(tokenizer: "PreTrainedTokenizerBase") -> None:
-    """transformers puts one before every text under all vocabularies of SentencePiece but Gemma's."""
+    """Keep transformers from putting a space before every text, as it does for SentencePiece's vocabularies but Gemma's."""
     from tokenizers import decoders, pre_tokenizers
 
     backend = tokenizer.backend_tokenizer

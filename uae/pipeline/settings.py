@@ -335,7 +335,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
 
 def _explain(error: ErrorDetails, values: dict[str, Any]) -> str:
     key = ".".join(str(part) for part in error["loc"])
-    if not key:  # of several sections: the message names them, and the value would be the whole file
+    if not key:  # it concerns several sections: the message names them, and the value would be the whole file
         return str(error["msg"].removeprefix("Value error, "))
     if error["type"] == "extra_forbidden":
         return f"there is no parameter {key}{_hint(key, _known_keys())}"
@@ -343,7 +343,7 @@ def _explain(error: ErrorDetails, values: dict[str, Any]) -> str:
         return f"{key} is missing"
     value = error["input"]
     if key.endswith(".url") and isinstance(value, str):
-        value = value.rpartition("@")[2]  # also where it lacks what marks it as an address
+        value = value.rpartition("@")[2]  # also where it lacks the https:// of an address
     return f"{key}: {error['msg']} (it is {_without_password(repr(value))})"
 
 

@@ -1,4 +1,4 @@
-"""Whether MLflow's database can lie where it is to lie. MLflow itself is not loaded for this: it is asked before any work."""
+"""Whether MLflow's database can lie at the place that is set. This is checked before any work, without loading MLflow."""
 
 import re
 from pathlib import Path

@@ -34,7 +34,7 @@ class Gate(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """What forms are compared with the trained encoder on."""
+    """The questions and passages on which forms are compared with the trained encoder."""
 
     questions: pd.DataFrame  # as QUESTIONS
     searched: Corpus

@@ -167,7 +167,7 @@ def _inside(folder: Path, name: str) -> None:
 
 
 def _owner(manifest: Manifest, file: str) -> str:
-    """Whose file it is, for a message. The innermost folder counts: of format 2, one leg's holds the other's."""
+    """The leg that a file belongs to, for a message. In format 2 one leg's folder lies in the other's: the innermost counts."""
     owners = [name for name, leg in manifest.legs.items() if PurePosixPath(file).is_relative_to(PurePosixPath(leg.folder))]
     owner = max(owners, key=lambda name: len(manifest.legs[name].folder), default=None)
     release = f"release {manifest.fingerprint[:12]}"

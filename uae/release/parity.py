@@ -19,7 +19,7 @@ _HAIR = 1e-9
 
 
 def is_within(loss: float, limit: float) -> bool:
-    """Whether a loss is one that may be: in binary fractions 1 - 0.95, or 1 of 200, is a hair more than it should be."""
+    """Whether a loss is within its limit. In binary fractions 1 - 0.95, or 1 of 200, is a hair more than it should be."""
     return loss <= limit + _HAIR
 
 
@@ -66,7 +66,7 @@ def measure_parity(trained: Vectors, served: Vectors, questions: pd.DataFrame, c
 
 
 def recall_at_1(vectors: Vectors, questions: pd.DataFrame, corpus: Corpus, scope: str) -> float:
-    """The mean share of a question's evidence that is the first passage found, searched as it is served."""
+    """Recall@1, searched as it is served: the mean share of a question's evidence that the first passage is."""
     places = np.argsort(np.argsort(corpus.passage_ids))
     scopes: dict[str, Rows] = {}
     if scope == "document":

@@ -190,7 +190,7 @@ class ReleaseStore:
             for fingerprint in removed:
                 with self._installing(fingerprint):
                     path = self._place(fingerprint)
-                    # It steps out of its name first: killed in between, no half release stands under it.
+                    # It is renamed first. So a kill in between leaves no half release under its name.
                     aside = path.with_name(f".{fingerprint}.partial-{os.getpid()}")
                     os.replace(path, aside)
                     shutil.rmtree(aside)

@@ -64,7 +64,7 @@ class OnnxEncoder:
         graphs = {graph for graph, _ in files.values()}  # but one where both sides share it
         sessions = {graph: _session(folder / graph, 1 if quantised else threads) for graph in graphs}
         self._sessions = {kind: sessions[graph] for kind, (graph, _) in files.items()}
-        # How much it keeps of a text is a state of a tokenizer: one for both sides only where they keep the same.
+        # A tokenizer's state says how much it keeps of a text. So both sides share one only where they keep the same.
         rules = {kind: (folder / name, *limits[kind]) for kind, (_, name) in files.items()}
         tokenizers = {rule: _tokenizer(*rule) for rule in set(rules.values())}
         self._tokenizers = {kind: tokenizers[rules[kind]] for kind in KINDS}

@@ -146,8 +146,8 @@ def _export(modules: list[Module], first: Transformer, truncate_dim: int | None,
     content: Any = io.BytesIO()  # torch takes a file as well as a path; its types do not say so
     try:
         with _quiet(), _written_out(modules), torch.no_grad():
-            # By tracing: the same vectors as by torch.export, in a twentieth of its time. That a trace follows one input only
-            # is what the parity check is for.
+            # By tracing: the same vectors as by torch.export, in a twentieth of its time. A trace follows one input only; the
+            # parity check finds what that misses.
             torch.onnx.export(
                 graph, (ids, mask), content, dynamo=False, opset_version=17, input_names=["ids", "mask"],
                 output_names=["vectors"], dynamic_axes={"ids": sizes, "mask": sizes, "vectors": {0: "texts"}},

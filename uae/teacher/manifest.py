@@ -70,7 +70,7 @@ def read_label_manifest(path: Path) -> LabelManifest:
 
 
 def _tell_number_formats(content: dict[str, Any]) -> None:
-    """Format 1 says only how the readings of all teachers together were made: any of them may be of any teacher."""
+    """Format 1 says only how the readings of all teachers together were made. So each number format may be any teacher's."""
     found = sorted({provenance.get("dtype", UNKNOWN) for provenance in content.get("provenances", ())})
     for entry in content["teachers"]:
         entry["number_formats"] = found

@@ -34,7 +34,7 @@ class PromptBatch:
 
     pairs: tuple[Pair, ...]
     tokens: int  # that go through the model
-    full_tokens: int  # that would, were every pair's whole prompt read by itself
+    full_tokens: int  # that would go through it if every pair's whole prompt were read by itself
     work: Any = None  # the engine's own form of the pairs
 
 

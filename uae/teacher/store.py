@@ -340,7 +340,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Have the disk keep a folder's entries: a file of a synced content but unsynced name can be lost."""
+    """Sync a folder's entries to the disk. A file whose content is synced, and whose name is not, can be lost."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -57,7 +57,8 @@ def fit(
     """Fit a student, keep the checkpoint that agrees best with the validation examples, save it in sentence-transformers' layout.
 
     After a kill, a call with the same arguments goes on from the last checkpoint and ends where an uninterrupted run would have
-    ended. Where training had ended already, it takes no step. ``log_metrics`` gets those of the steps before the kill again.
+    ended. Where training had ended already, it takes no step. ``log_metrics`` gets the metrics of the steps before the kill
+    again.
 
     Args:
         examples: of the splits train and validation, by question_id.

@@ -14,7 +14,7 @@ _SHORTEST, _LONGEST = 6, 16  # words of a run, about those of a question
 
 
 def passage_queries(rows: list[Example], number: int) -> list[Example]:
-    """So many examples whose question is a run of 6 to 16 words of one of the rows' passages, each of another passage.
+    """``number`` examples whose questions are runs of 6 to 16 words of the rows' passages, no two of one passage.
 
     The passage is its only candidate, and its evidence: under every objective it is what should be found. Other passages that
     hold the same run do not count against it. Fewer are made where there are fewer passages of more than 6 words. The same rows

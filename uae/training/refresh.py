@@ -51,7 +51,7 @@ class Refresher:
 
     @property
     def terms(self) -> tuple[int, int]:
-        """What decides, beside the examples before, which ones it gives."""
+        """What decides which examples it gives, beside the examples before."""
         return self.options.refresh.rounds, self.options.refresh.top_k
 
     def __call__(self, encoder: SentenceTransformer, finished: int, folder: Path) -> Mapping[str, Example]:
@@ -72,7 +72,7 @@ class Refresher:
         return self.data.examples(self.data.with_more(asked, self.more.store_path).pairs(), self.options)
 
     def again(self, folder: Path) -> None:
-        """Write what the calls had written, where training had ended before it was killed."""
+        """Write again what the calls had written. For a run that was killed after training had ended."""
         rounds = len(list(folder.glob(_path(folder, "*").name)))
         if rounds:
             mined = (read_table(_path(folder, number), CANDIDATES) for number in range(1, rounds + 1))

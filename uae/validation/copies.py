@@ -11,7 +11,7 @@ import pandas as pd
 from uae.text.words import words
 
 MIN_WORDS = 8  # in a passage: fewer cannot tell a copy from a turn of phrase
-MOST_COPIES = 8  # are looked up of one passage: what stands in as many documents is boilerplate
+MOST_COPIES = 8  # looked up for one passage: text that stands in as many documents is boilerplate
 _RUN = 5  # words: rare enough to name a place, short enough to survive small edits
 _LISTED = 32  # documents a run of words: common runs cannot tell which document was copied
 _PART_SHIFT = np.uint64(60)
@@ -119,7 +119,7 @@ def _standing_in_two_groups(documents: list[_Document]) -> Numbers:
 
 
 def _distinct(values: Numbers) -> Numbers:
-    """As np.unique, which since NumPy 2.3 hashes where sorting is several times faster."""
+    """As np.unique, which hashes since NumPy 2.3. Sorting is several times faster here."""
     ordered = np.sort(values)
     return ordered[np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])[: len(ordered)])]
 

@@ -1,8 +1,8 @@
 """The formats that a source can have, one a file. A new format is one new file and one line here.
 
-An adapter reads a path into a ``Source``. For what is not of its format it raises an InputError, which names file, row and field.
-What published data sets of its format hold and no table can, it leaves out and counts (``Source.skipped``). Documents without
-text go into ``Source.empty``: a setting says whether they are refused.
+An adapter reads a path into a ``Source``. Input of another format raises an InputError, which names file, row and field.
+Published data sets hold some things that no table can hold: these are left out and counted (``Source.skipped``). Documents
+without text go into ``Source.empty``: a setting says whether they are refused.
 """
 
 from collections.abc import Callable

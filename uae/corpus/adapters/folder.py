@@ -74,7 +74,7 @@ def _files(folder: Path, skipped: LeftOut) -> Iterator[Path]:
 
 
 def _special(file: Path) -> str | None:
-    """What ``file`` is if it is neither a regular file nor a broken link; a pipe would be waited for for ever."""
+    """What ``file`` is if it is neither a regular file nor a broken link; reading a pipe would never end."""
     try:
         mode = file.stat().st_mode
     except OSError:

@@ -1,6 +1,6 @@
 """QASPER as the hub serves it (``hf:allenai/qasper@REVISION``, or a local .jsonl of such rows).
 
-There lists of objects have become objects of lists. They are turned back, and read as the release is.
+The hub turned lists of objects into objects of lists. Here they are turned back, and read as the release is.
 """
 
 from typing import Any

@@ -25,7 +25,7 @@ def read_questions(path: Path, source: Source) -> list[RawQuestion]:
         InputError: a field is missing or misspelt, an id is used twice, a document is unknown, or a quote is not in it.
     """
     documents = {document.key: document for document in source.documents}
-    # The same name can be spelt in two ways in Unicode, and a file system (that of macOS) takes the other one.
+    # Unicode can spell the same name in two ways, and a file system may turn one into the other (macOS does).
     spelt = {unicodedata.normalize("NFC", key): key for key in (*source.empty, *documents)}
     questions: list[RawQuestion] = []
     ids: dict[str | int, str] = {}

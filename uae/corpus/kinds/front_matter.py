@@ -17,7 +17,7 @@ _TOML = re.compile(r"(?:\+\+\+|---toml)[ \t]*\n(.*?)^(?:\+\+\+|---)[ \t]*(?:\n|\
 _JSON_END = re.compile(r"[ \t]*(?:\n|\Z)")
 _KEY = re.compile(r"[\w@$.:/-]+")  # a word: a key of several words is more likely a sentence between two rules
 
-# Many pages hold YAML that is none, such as "title: The light: a guide". This is how such a block looks line by line.
+# Many pages hold front matter that is not valid YAML, such as "title: The light: a guide". Its lines look like this.
 _KEY_LINE = r"\w[\w-]*[ \t]*:.*\n"
 _LIKE_YAML = re.compile(rf"{_KEY_LINE}(?:{_KEY_LINE}|[ \t#-].*\n|\n)*")
 _TITLE_LINE = re.compile(r"""^title[ \t]*:[ \t]*(["']?)(\w.*?)\1[ \t]*$""", re.MULTILINE)

@@ -47,7 +47,7 @@ def parse(text: str) -> Page:
 
 
 def _head_title(soup: BeautifulSoup) -> Tag | None:
-    """The page's title. One in the body is a drawing's (SVG). The tags of the head themselves may be left out."""
+    """The page's title. A title in the body belongs to a drawing (SVG). A page may leave out the tags of the head."""
     for title in soup.find_all("title"):
         if all(parent.name in ("head", "html", soup.name) for parent in title.parents):
             return title

@@ -17,7 +17,7 @@ def parse(text: str) -> Page:
         if token.type == "heading_open" and token.level == 0 and token.map:  # those in quotes and lists are text
             name = tokens[place + 1].content.strip()
             start, body = lines[token.map[0]], min(lines[token.map[1]], len(text))
-            words = text.find(name, start, body)  # -1 where its lines are indented: then all of it is taken, marks as well
+            words = text.find(name, start, body)  # -1 where its lines are indented: then the heading keeps its marks
             words, end = (words, words + len(name)) if words >= 0 else (start, body)
             headings.append(Heading(int(token.tag[1]), name, start, words, end, body))
     return outline(title, text, headings)

@@ -24,7 +24,7 @@ class Heading(NamedTuple):
 def outline(title: str, text: str, headings: Sequence[Heading]) -> Page:
     """Cut ``text`` at its headings. Each heading's text is kept: as the title, in a section's path, or as a section's text.
 
-    The title is the one that is given, else the first h1. A first h1 that says what the title says is in no path. A heading
+    The title is the one that is given, else the first h1. A first h1 with the same words as the title is in no path. A heading
     with nothing below it, neither text nor headings, is a text itself, under the headings above it.
 
     Args:

@@ -206,9 +206,10 @@ _RETRY = tenacity.retry_if_exception(_worth_another_try)
 
 
 def _wait(state: tenacity.RetryCallState) -> float:
-    """Seconds: what the service asked for and up to half as much again, at least up to one more; or else the back-off.
+    """Seconds to wait: what the service asked for, and a random part on top; else the back-off.
 
-    It is never less than what was asked for. It is more, because the service asks all whom it refuses at one moment for the same.
+    The random part is up to half of what was asked for, or up to one second if that is more. Without it, all clients that were
+    refused at one moment would come back at one moment.
     """
     asked = getattr(state.outcome.exception(), "retry_after", None) if state.outcome else None
     return _BACKOFF(state) if asked is None else asked + random.uniform(0, max(1.0, asked / 2))

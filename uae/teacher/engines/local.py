@@ -339,7 +339,7 @@ def _versions() -> dict[str, str]:
 
 
 def _nll(logits: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor) -> npt.NDArray[np.float64]:
-    """Of each target under the softmax of its row of logits, in float64."""
+    """The NLL of each target under the softmax of its row of logits, in float64."""
     logits = logits.float()
     return (logits.logsumexp(-1)[rows] - logits[rows, targets]).double().cpu().numpy()
 
@@ -353,7 +353,7 @@ def _sequences(items: _Work) -> list[Prompted]:
 
 
 def _halves(items: _Work, pairs: Sequence[Pair]) -> Iterator[tuple[int, _Work]]:
-    """Both halves of the work, with the place of its first pair."""
+    """Both halves of the work, each with the place of its first pair."""
     if len(items) == 1 and isinstance(items[0], Tree):
         items = [build_tree([sequence], _BRANCH_NODES) for sequence in items[0].sequences]
         if len(items) > 1:

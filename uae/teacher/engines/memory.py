@@ -20,7 +20,7 @@ class PassCosts:
         self.window = window if window and getattr(config, "use_sliding_window", True) else 1 << 30
 
     def bytes(self, tokens: int, reads: int) -> int:
-        """Of activations and logits at their peak: an upper bound, held to by tests/teacher/test_memory.py."""
+        """What activations and logits take at their peak: an upper bound, which tests/teacher/test_memory.py checks."""
         return int(tokens * self.per_token + reads * self.per_logit_row)
 
     def logit_rows(self, memory: int, tokens: int) -> int:

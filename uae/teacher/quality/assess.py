@@ -190,7 +190,7 @@ def _noise(each: pd.DataFrame, noise: Noise, temperature: float) -> Figure:
         "questions": len(several),
         "sd": noise.sd,
         "spread": noise.spread,
-        "weight_ratio": math.exp(min(noise.spread / temperature, 700.0)),  # of two passages that are worth the same, at worst
+        "weight_ratio": math.exp(min(noise.spread / temperature, 700.0)),  # two passages of equal worth, at worst
         "within": within,
         "share": within / len(several) if len(several) else None,
     }
