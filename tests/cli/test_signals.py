@@ -157,7 +157,7 @@ def test_a_run_is_stopped_in_stage_after_stage_and_goes_on(tmp_path, small_chain
 
 @pytest.mark.parametrize("words", [["label"], ["compare"], ["release", "follow", "--every", "600"]], ids=" ".join)
 def test_every_command_ends_so(tmp_path, started, words):
-    """Stopped in the first thing that it does, which is to wait for its parameters: a pipe that nobody writes to."""
+    """The command is stopped while it waits for its parameters, which it would read from a pipe that nobody writes to."""
     os.mkfifo(tmp_path / "params.yaml")
     process = start(started, "-m", "uae.cli.main", *words, "--params", str(tmp_path / "params.yaml"), cwd=tmp_path)
     with open(tmp_path / "params.yaml", "w"):  # opens when the command reads

@@ -85,7 +85,7 @@ def test_an_agent_is_told_what_the_tool_takes_and_gives(url):
 
 
 def test_a_small_agent_answers_with_what_the_tool_found(url):
-    """An agent loop as they are: list the tools, choose one, call it with what its schema asks for, answer with its text."""
+    """A usual agent loop: list the tools, choose one, call it with what its schema asks for, answer with its text."""
 
     async def agent(question: str) -> str:
         async with connected(url) as client:

@@ -148,7 +148,8 @@ def _fork(work: Callable[[], object]) -> int:
 
 
 def _kill_after(worker: int, asked: Path, batches: float) -> None:
-    """Once it has asked for so many, and a fraction of one's time later: on a busy machine as on an idle one."""
+    """Kill after so many batches, and a fraction of a batch's time later. So it works alike on a busy machine and an idle
+    one."""
     process = psutil.Process(worker)
     started, whole = time.monotonic(), int(batches)
     while process.status() != psutil.STATUS_ZOMBIE:

@@ -217,7 +217,7 @@ def test_a_question_whose_answers_were_taken_away_lacks_its_reading(answers):
 
 @pytest.mark.parametrize("source", [SOURCE, YES_NO])
 def test_the_order_is_that_of_the_candidates(source):
-    """Whatever their index is, as it is of candidates of which a sample was taken."""
+    """The table's index does not matter: a sample of candidates has gaps in it."""
     labels = pd.concat([LABELS, pd.DataFrame(judged("p1", 1.25, 0.5) + judged("p2", 0.25, 3.0))])
     expected = dict(zip(["p1", "p2"], derive(labels, source), strict=True))
     turned = CANDIDATES.iloc[::-1]

@@ -198,7 +198,7 @@ def test_mann_whitney_with_nothing_to_tell_apart_is_zero_and_can_be_stepped_on()
 
 
 def exact_policy_gradient(scores, utilities, candidates, counted):
-    """Of minus the expected nDCG, over every ranking of the counted passages of one question."""
+    """The gradient of minus the expected nDCG, over every ranking of the counted passages of one question."""
     scores = scores.clone().requires_grad_()
     gains = (utilities / 0.5).masked_fill(~candidates, -torch.inf).softmax(0)
     columns = counted.nonzero()[:, 0].tolist()

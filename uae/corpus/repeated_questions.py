@@ -3,9 +3,9 @@
 What makes two questions the same depends on where retrieval looks (``scope``).
 
 - *corpus*: all questions search the same passages. So a question repeats another one if their words are the same or nearly.
-- *document*: a question means something only together with its document. For example, "What is the conclusion?" may be asked
-  of every paper. Yes, a number or a name may be the answer in two of them. So the same words are not enough. The questions must
-  also share the document, evidence, or an answer of at least ``_TELLING_WORDS`` words.
+- *document*: a question means something only together with its document. For example, "What is the conclusion?" may be asked of
+  every paper. A plain "yes", a number or a name may be the answer in two of them. So the same words are not enough. The
+  questions must also share the document, evidence, or an answer of at least ``_TELLING_WORDS`` words.
 
 In both, questions with the same evidence and an equal answer of that length are the same, however they are worded.
 """
