@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from uae.evaluation.passage_utility import agreement, ceiling, passage_utilities, ranked_pairs, top_passage_utility
-from uae.evaluation.rerank import reorder, rerank_by_query_likelihood
+from uae.evaluation.rerank import rerank_by_query_likelihood
 from uae.io.errors import ArtefactError, InputError, ModelError
+from uae.measures.reranking import reorder
 from uae.teacher.asking import Asked
 from uae.teacher.engines.local import CausalTeacher, load_causal_lm
 from uae.teacher.prompts import Template

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 import torch
 
-from uae.evaluation.rerank import reorder, rerank_by_list, rerank_by_query_likelihood
-from uae.io.errors import ArtefactError, ConfigError, InputError, ModelError
+from uae.evaluation.rerank import rerank_by_list, rerank_by_query_likelihood
+from uae.io.errors import ConfigError, InputError, ModelError
 from uae.teacher.engines.local import CausalTeacher, load_causal_lm
 from uae.teacher.prompts import Template
 
@@ -52,29 +52,6 @@ def teacher(loaded):
 
 
 # By value
-
-
-def test_the_top_is_ordered_by_value_and_the_rest_stays():
-    values = {("q1", "pd"): -3.0, ("q1", "pb"): 2.5, ("q1", "pe"): -1.0}
-    ids, scores = reorder({"q1": RANKINGS["q1"]}, values, 3)["q1"]
-    assert ids == ["pb", "pe", "pd", "pa", "pc"]
-    # below the top: on from -3 by what the old scores fell since the old third place (0.6 to 0.5 and to 0.1)
-    assert scores == pytest.approx([2.5, -1.0, -3.0, -3.1, -3.5])
-
-
-def test_equal_values_are_ordered_by_id():
-    values = dict.fromkeys((("q1", passage_id) for passage_id in TEXTS), 1.0)
-    assert reorder({"q1": RANKINGS["q1"]}, values, 4)["q1"][0] == ["pa", "pb", "pd", "pe", "pc"]
-
-
-def test_a_scope_with_fewer_passages_than_the_top():
-    values = {("q2", "pa"): 0.0, ("q2", "pb"): 1.0}
-    assert reorder({"q2": RANKINGS["q2"], "q3": ([], [])}, values, 20) == {"q2": (["pb", "pa"], [1.0, 0.0]), "q3": ([], [])}
-
-
-def test_a_passage_without_a_value_is_named():
-    with pytest.raises(ArtefactError, match="question q1: 1 of the passages to re-rank have no value, first pb"):
-        reorder({"q1": RANKINGS["q1"]}, {("q1", "pd"): 1.0}, 2)
 
 
 # By query likelihood

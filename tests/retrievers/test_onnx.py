@@ -17,8 +17,9 @@ from uae.io.errors import ArtefactError, ModelError
 from uae.io.tables import DOCUMENTS, PASSAGES, write_table
 from uae.release.build import IndexRecipe, build_release
 from uae.retrievers.dense import encode, load_encoder
-from uae.retrievers.onnx_encoder import OnnxEncoder, batches
+from uae.retrievers.onnx_encoder import OnnxEncoder
 from uae.retrievers.onnx_export import export_encoder, quantise
+from uae.retrievers.onnx_session import batches
 from uae.training.towers import build_student
 
 TEXTS = ["Keys hang in the lodge.", "Ice", "", "The seal of the pump is torn, and the fan is silent. " * 40, "Call Lunde first."]
@@ -133,7 +134,7 @@ def test_a_graph_of_both_sides_is_opened_once(exported, monkeypatch):
         return session(path, *arguments, **options)
 
     session = onnxruntime.InferenceSession
-    monkeypatch.setattr("uae.retrievers.onnx_encoder.onnxruntime.InferenceSession", spy)
+    monkeypatch.setattr("uae.retrievers.onnx_session.onnxruntime.InferenceSession", spy)
     OnnxEncoder(exported / "int8", 1)
     assert opened == ["encoder.onnx"]
 

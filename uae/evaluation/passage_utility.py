@@ -13,9 +13,9 @@ import pandas as pd
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
-from uae.evaluation.rerank import reorder
 from uae.io.errors import ArtefactError
 from uae.measures.fusion import Rankings
+from uae.measures.reranking import reorder
 from uae.measures.statistics import mean_with_interval
 from uae.teacher.asking import Asked, wanted
 from uae.teacher.label import read_missing

@@ -12,8 +12,9 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from uae.io.errors import ArtefactError, ConfigError, InputError, ModelError
+from uae.io.errors import ConfigError, InputError, ModelError
 from uae.measures.fusion import Rankings
+from uae.measures.reranking import reorder
 from uae.teacher.asking import answer_id
 from uae.teacher.label import windows
 from uae.teacher.prompts import Template
@@ -23,21 +24,6 @@ from uae.teacher.tokens import closing_tokens
 _LETTERS = string.ascii_uppercase + string.ascii_lowercase  # after a bracket a letter is one token of nearly every tokenizer
 _FEWEST_TOKENS = 16  # of a passage: with less of it there is nothing to compare
 _SEAM = 8  # tokens by which a passage may grow where it is joined to the prompt
-
-
-def reorder(rankings: Rankings, values: Mapping[tuple[str, str], float], top: int) -> dict[str, tuple[list[str], list[float]]]:
-    """Order each question's first ``top`` passages by value, highest first, ties by id; the rest keep their order.
-
-    The score of a passage is its value. Below the top, scores go on from the lowest value by the differences of the old ones, so
-    that they never rise.
-
-    Args:
-        values: (question_id, passage_id) -> value, of every passage in the top.
-
-    Raises:
-        ArtefactError: a passage has no value.
-    """
-    return {question_id: _reordered(question_id, *ranking, values, top) for question_id, ranking in rankings.items()}
 
 
 def rerank_by_query_likelihood(
@@ -215,17 +201,3 @@ def _prompt(question: str, texts: Sequence[str]) -> str:
 
 def _texts(table: pd.DataFrame, key: str) -> dict[str, str]:
     return dict(zip(table[key], table["text"], strict=True))
-
-
-def _reordered(
-    question_id: str, ids: list[str], scores: list[float], values: Mapping[tuple[str, str], float], top: int
-) -> tuple[list[str], list[float]]:
-    if missing := [passage_id for passage_id in ids[:top] if (question_id, passage_id) not in values]:
-        raise ArtefactError(
-            f"question {question_id}: {len(missing)} of the passages to re-rank have no value, first {missing[0]}: ask about the "
-            "rankings' own passages"
-        )
-    best = sorted((-values[question_id, passage_id], passage_id) for passage_id in ids[:top])
-    order = [passage_id for _, passage_id in best] + ids[top:]
-    rest = [-best[-1][0] - (scores[top - 1] - score) for score in scores[top:]] if best else []
-    return order, [float(-negative) for negative, _ in best] + rest

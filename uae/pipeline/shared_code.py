@@ -13,6 +13,7 @@ RELEASE = (
     "uae/text/passage_template.py",
     "uae/index",
     "uae/retrievers/onnx_encoder.py",
+    "uae/retrievers/onnx_session.py",
     "uae/retrievers/torch_encoder.py",
     "uae/retrievers/serving_forms.py",
     "uae/text/passage_template.py",

@@ -1,0 +1,74 @@
+"""The first passages of a ranking in another order, by values or by the sum of two stages; and the weight in that sum."""
+
+import pytest
+
+from uae.io.errors import ArtefactError
+from uae.measures.first_weight import best_first_weight
+from uae.measures.reranking import reorder, second_stage_ranking
+
+RANKINGS = {
+    "q1": (["pd", "pb", "pe", "pa", "pc"], [0.9, 0.8, 0.6, 0.5, 0.1]),
+    "q2": (["pa", "pb"], [0.7, 0.2]),
+}
+SCORES = {("q1", "pd"): -3.0, ("q1", "pb"): 2.5, ("q1", "pe"): 2.0, ("q2", "pa"): 0.0, ("q2", "pb"): 1.5}
+
+
+def test_the_top_is_ordered_by_value_and_the_rest_stays():
+    values = {("q1", "pd"): -3.0, ("q1", "pb"): 2.5, ("q1", "pe"): -1.0}
+    ids, scores = reorder({"q1": RANKINGS["q1"]}, values, 3)["q1"]
+    assert ids == ["pb", "pe", "pd", "pa", "pc"]
+    # below the top: on from -3 by what the old scores fell since the old third place (0.6 to 0.5 and to 0.1)
+    assert scores == pytest.approx([2.5, -1.0, -3.0, -3.1, -3.5])
+
+
+def test_equal_values_are_ordered_by_id():
+    values = dict.fromkeys((("q1", passage_id) for passage_id in RANKINGS["q1"][0]), 1.0)
+    assert reorder({"q1": RANKINGS["q1"]}, values, 4)["q1"][0] == ["pa", "pb", "pd", "pe", "pc"]
+
+
+def test_a_scope_with_fewer_passages_than_the_top():
+    values = {("q2", "pa"): 0.0, ("q2", "pb"): 1.0}
+    assert reorder({"q2": RANKINGS["q2"], "q3": ([], [])}, values, 20) == {"q2": (["pb", "pa"], [1.0, 0.0]), "q3": ([], [])}
+
+
+def test_a_passage_without_a_value_is_named():
+    with pytest.raises(ArtefactError, match="question q1: 1 of the passages to re-rank have no value, first pb"):
+        reorder({"q1": RANKINGS["q1"]}, {("q1", "pd"): 1.0}, 2)
+
+
+def test_with_no_weight_the_second_stage_decides_alone_among_the_first():
+    found = second_stage_ranking(RANKINGS, SCORES, 3, 0.0)
+    assert found["q1"][0] == ["pb", "pe", "pd", "pa", "pc"]
+    assert found["q2"] == (["pb", "pa"], [1.5, 0.0])
+
+
+def test_the_first_stages_scores_are_added_with_their_weight():
+    found = second_stage_ranking(RANKINGS, SCORES, 3, 5.0)
+    assert found["q2"] == (["pa", "pb"], [3.5, 2.5])
+    ids, scores = found["q1"]
+    assert ids == ["pb", "pe", "pd", "pa", "pc"]
+    assert scores == pytest.approx([6.5, 5.0, 1.5, 1.4, 1.0])
+    assert second_stage_ranking(RANKINGS, SCORES, 3, 100.0)["q1"][0] == RANKINGS["q1"][0]
+
+
+def test_below_the_depth_nothing_is_asked_and_nothing_moves():
+    assert second_stage_ranking(RANKINGS, {("q1", "pd"): 0.0, ("q2", "pa"): 1.0}, 1, 0.0)["q1"][0] == RANKINGS["q1"][0]
+    with pytest.raises(ArtefactError, match="question q1: 1 of the passages to re-rank have no value, first pa"):
+        second_stage_ranking(RANKINGS, SCORES, 4, 1.0)
+
+
+def test_scores_that_differ_by_less_than_single_precision_tie_by_id():
+    scores = {("q2", "pa"): 1.0000000, ("q2", "pb"): 1.0000001}
+    ranking = {"q2": (["pb", "pa"], [0.5, 0.5])}
+    assert second_stage_ranking(ranking, scores, 2, 1.0)["q2"][0] == ["pa", "pb"]
+
+
+def test_the_weight_is_the_one_with_the_best_map_and_of_equals_the_smallest():
+    evidence = {"q1": ["pb"], "q2": ["pa"]}  # the second stage is right about q1, the first about q2
+    chosen = best_first_weight(RANKINGS, SCORES, 3, evidence)
+    assert chosen == (5.0, 1.0, 2)
+    assert best_first_weight(RANKINGS, SCORES, 3, evidence, weights=[0.0]) == (0.0, 0.75, 2)
+    only = {"q1": RANKINGS["q1"]}
+    assert best_first_weight(only, SCORES, 3, evidence).weight == 0.0
+    with pytest.raises(ValueError, match="no rankings"):
+        best_first_weight({}, SCORES, 3, evidence)
