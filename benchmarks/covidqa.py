@@ -28,7 +28,7 @@ from uae.experiments.compare import compare_recipes
 from uae.experiments.contenders import rankings_path
 from uae.io.files import read_json, sha256_bytes, write_json
 from uae.io.models import fingerprint, resolve
-from uae.io.tables import PASSAGES, QUESTIONS, RUNS, read_table, write_table
+from uae.io.tables import LEDGER, PASSAGES, QUESTIONS, RUNS, read_table, write_table
 from uae.measures.fusion import reciprocal_rank_fusion
 from uae.measures.metrics import retrieval_metrics
 from uae.measures.statistics import Resampling, kept_gain, paired_gain
@@ -65,6 +65,17 @@ PARAMS = Path("params.yaml")
 Rankings = dict[str, tuple[list[str], list[float]]]
 
 
+def write_ledger(path: Path, splits: Mapping[str, list[str]]) -> None:
+    """The split of every published figure, so that figures of all versions are of the same questions.
+
+    Args:
+        splits: split -> keys of papers, hashes of their texts.
+    """
+    nothing = {"kind": "document", "decided": "earlier", "content": "", "sketch": []}
+    rows = [nothing | {"id": key, "source": key, "split": split} for split, keys in splits.items() for key in keys]
+    write_table(path, LEDGER, rows)
+
+
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -75,8 +86,10 @@ class Bench:
     def __init__(self, overrides: list[str], out: Path, seeds: int):
         self.overrides, self.out, self.folder = overrides, out, out / "compare"
         self.settings: Settings = load_settings(PARAMS, overrides)
-        run_chain(self.settings, out, Path("models"), say, until="label")
         self.workspace = Workspace(out, Path("models"), flat_reports=True)
+        if not self.workspace.path("ledger").exists():
+            write_ledger(self.workspace.path("ledger"), read_json(Path(__file__).with_name("covidqa_splits.json")))
+        run_chain(self.settings, out, Path("models"), say, until="label")
         self.seeds = [self.settings.seed + n for n in range(seeds)]
         self.resampling = Resampling(self.settings.evaluate.confidence, self.settings.evaluate.resamples, self.settings.seed)
         self.passages = read_table(self.workspace.path("passages"), PASSAGES)

@@ -39,7 +39,7 @@ def embed(settings: Settings, data: str, format: str, passages: int | None, ques
         place = Path(scratch)
         ingest(
             path=data, format=format, documents_path=place / "d", passages_path=place / "p", questions_path=place / "q",
-            report_path=place / "r", max_documents=None, passage_words=settings.ingest.passage_words,
+            ledger_path=place / "l", report_path=place / "r", max_documents=None, passage_words=settings.ingest.passage_words,
             split={"train": 1.0, "validation": 0.0, "test": 0.0}, seed=settings.seed,
             repeated=RepeatRule(drop=False, scope="document", near_duplicate=0.8),
         )  # fmt: skip

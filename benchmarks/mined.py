@@ -24,8 +24,8 @@ def mined(
         place = Path(folder)
         ingest(
             path=data, format=format, documents_path=place / "d", passages_path=place / "p", questions_path=place / "q",
-            report_path=place / "r", max_documents=documents, passage_words=settings.ingest.passage_words,
-            split={"train": 1.0, "validation": 0.0, "test": 0.0}, seed=settings.seed,
+            ledger_path=place / "l", report_path=place / "r", max_documents=documents,
+            passage_words=settings.ingest.passage_words, split={"train": 1.0, "validation": 0.0, "test": 0.0}, seed=settings.seed,
             repeated=RepeatRule(drop=False, scope="document", near_duplicate=0.8),
         )  # fmt: skip
         mine(

@@ -34,8 +34,9 @@ def pairs_of(data: str, questions: int, passages: int) -> list[Pair]:
         place = Path(scratch)
         ingest(
             path=data, format="folder", documents_path=place / "d", passages_path=place / "p", questions_path=place / "q",
-            report_path=place / "r", max_documents=None, passage_words=140, split={"train": 1.0, "validation": 0.0, "test": 0.0},
-            seed=0, repeated=RepeatRule(drop=False, scope="document", near_duplicate=0.8),
+            ledger_path=place / "l", report_path=place / "r", max_documents=None, passage_words=140,
+            split={"train": 1.0, "validation": 0.0, "test": 0.0}, seed=0,
+            repeated=RepeatRule(drop=False, scope="document", near_duplicate=0.8),
         )  # fmt: skip
         table, asked = read_table(place / "p", PASSAGES), read_table(place / "q", QUESTIONS)
     asked = asked[asked["evidence"].str.len() > 0].sample(questions, random_state=0)

@@ -1,6 +1,7 @@
 """Small helpers of the corpus tests."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from uae.corpus.ingest import ingest
 from uae.corpus.repeated_questions import RepeatRule
 from uae.io.errors import InputError
-from uae.io.tables import DOCUMENTS, PASSAGES, QUESTIONS, read_table
+from uae.io.tables import DOCUMENTS, LEDGER, PASSAGES, QUESTIONS, read_table
 
 STOP = RepeatRule(drop=False, scope="document", near_duplicate=0.8)
 _SPLIT = {"train": 0.5, "validation": 0.25, "test": 0.25}
@@ -55,20 +56,39 @@ def evidence_of():
 
 @pytest.fixture
 def run_ingest(tmp_path):
-    """Run the stage and read its tables back."""
+    """Run the stage and read its tables back. ``again``: with what the run before left."""
 
     def run(
-        path, format="jsonl", *, max_documents=None, passage_words=20, split=_SPLIT, seed=13, skip_empty=False, repeated=STOP
+        path,
+        format="jsonl",
+        *,
+        max_documents=None,
+        passage_words=20,
+        split=_SPLIT,
+        seed=13,
+        skip_empty=False,
+        repeated=STOP,
+        again=False,
     ):
         out = tmp_path / "out"
+        if not again:
+            shutil.rmtree(out, ignore_errors=True)
         files = [out / f"{name}.parquet" for name in ("documents", "passages", "questions")]
-        report = out / "ingest.json"
-        summary = ingest(str(path), format, *files, report, max_documents, passage_words, split, seed, repeated, skip_empty)
+        report, ledger = out / "ingest.json", out / "ledger.parquet"
+        summary = ingest(
+            str(path), format, *files, ledger, report, max_documents, passage_words, split, seed, repeated, skip_empty
+        )
         documents, passages, questions = (
             read_table(file, schema) for file, schema in zip(files, (DOCUMENTS, PASSAGES, QUESTIONS), strict=True)
         )
-        report = json.loads(report.read_text(encoding="utf-8"))
-        return SimpleNamespace(summary=summary, report=report, documents=documents, passages=passages, questions=questions)
+        return SimpleNamespace(
+            summary=summary,
+            report=json.loads(report.read_text(encoding="utf-8")),
+            documents=documents,
+            passages=passages,
+            questions=questions,
+            ledger=read_table(ledger, LEDGER),
+        )
 
     return run
 

@@ -225,13 +225,14 @@ def test_max_documents_keeps_documents_with_judgements(write, run_ingest):
 @pytest.mark.parametrize("dev", [None, 0])
 def test_validation_is_drawn_from_train_where_there_is_no_dev_split(write, run_ingest, dev):
     """SciFact's shape. Two queries a document: they stay together, as they may ask nearly the same."""
-    corpus = [{"_id": f"d{n}", "text": f"Store {n} holds rope number {n}."} for n in range(13)]
-    queries = [{"_id": f"q{n}{m}", "text": f"Where is rope {n}, {m}?"} for n in range(13) for m in "ab"]
+    corpus = [{"_id": f"d{n}", "text": f"Store {n} holds rope number {n}."} for n in range(61)]
+    queries = [{"_id": f"q{n}{m}", "text": f"Where is rope {n}, {m}?"} for n in range(61) for m in "ab"]
     judged = [(query["_id"], f"d{query['_id'][1:-1]}", 1) for query in queries]
-    qrels = {"train": judged[:24], "test": judged[24:]} | ({} if dev is None else {"dev": judged[:dev]})
+    qrels = {"train": judged[:120], "test": judged[120:]} | ({} if dev is None else {"dev": judged[:dev]})
 
     found = run_ingest(write(corpus, queries, **qrels), "beir")
 
-    counts = {"train": 24, "validation": 0} if dev == 0 else {"train": 16, "validation": 8}
-    assert found.summary["questions_by_split"] == counts | {"test": 2}
+    counts = found.summary["questions_by_split"]
+    assert (counts["test"], counts["train"] + counts["validation"]) == (2, 120)
+    assert (counts["validation"] == 0) if dev == 0 else (25 <= counts["validation"] <= 55)  # a third of 120
     assert {len(set(group)) for _, group in found.questions.groupby(found.questions["evidence"].str[0])["split"]} == {1}

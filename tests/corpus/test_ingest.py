@@ -233,7 +233,7 @@ def test_a_second_run_writes_the_same_bytes(ten, run_ingest, tmp_path, seed):
         return {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
 
     first, second = written(), written()
-    assert sorted(first) == ["documents.parquet", "ingest.json", "passages.parquet", "questions.parquet"]
+    assert sorted(first) == ["documents.parquet", "ingest.json", "ledger.parquet", "passages.parquet", "questions.parquet"]
     assert first == second
 
 

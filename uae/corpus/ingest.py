@@ -1,7 +1,8 @@
 """The ingest stage: read a source, give everything a content-hash id, cut passages, map evidence to them, assign splits."""
 
 import json
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import pyarrow as pa
 from uae.corpus.accounting import account, refuse_empty
 from uae.corpus.adapters import ADAPTERS
 from uae.corpus.chunking import cut
+from uae.corpus.ledger import DOCUMENT, DRAWN, QUESTION, Ledger
 from uae.corpus.records import RawDocument, RawQuestion, Source
 from uae.corpus.repeated_questions import RepeatedQuestions, RepeatRule, told
-from uae.corpus.splits import SPLITS, assign
+from uae.corpus.splits import SPLITS
 from uae.io.errors import InputError
 from uae.io.files import sha256_bytes, write_json
 from uae.io.tables import DOCUMENTS, PASSAGES, QUESTIONS, write_table
@@ -29,6 +31,7 @@ def ingest(
     documents_path: Path,
     passages_path: Path,
     questions_path: Path,
+    ledger_path: Path,
     report_path: Path,
     max_documents: int | None,
     passage_words: int,
@@ -41,8 +44,9 @@ def ingest(
 
     Args:
         format: a name in ``adapters.ADAPTERS``.
+        ledger_path: of the splits that were ever decided; it is brought up to date.
         passage_words: the most words of a passage.
-        split: the shares of train, validation and test, for what the source assigns to no split.
+        split: the shares of train, validation and test, for what neither the source nor the ledger puts in a split.
         repeated: what becomes of a question that stands in two splits. Where it is kept, validation stops the run.
         skip_empty: leave out documents without text, and count them; else they are an error that names them all.
 
@@ -51,7 +55,9 @@ def ingest(
 
     Raises:
         InputError: the source is not what it claims to be; nothing is written then.
+        ArtefactError: the ledger is damaged.
     """
+    ledger = Ledger.read(ledger_path, documents_path, questions_path, split, seed)
     source = ADAPTERS[format](path)
     refuse_empty(source, skip_empty)
     documents = _documents(source, max_documents)
@@ -59,9 +65,11 @@ def ingest(
     if not any(passages.values()):
         raise InputError(f"{path}: the source holds no text")
     questions, merged = _questions(source, documents, passages)
-    _split(questions, split, seed)
+    known = ledger.documents({raw.key: raw.text for raw in source.documents})
+    _split(questions, {doc_id: known[key] for key, (doc_id, _) in documents.items()}, ledger)
     if source.lacks_validation:
-        _draw_validation(questions, split, seed)
+        sources = {row["passage_id"]: row["source"] for group in passages.values() for row in group}
+        _draw_validation(questions, sources, split, ledger)
     all_passages = [row for group in passages.values() for row in group]
     questions, dropped = _in_one_split(questions, all_passages, repeated, source)
     rows = sorted((_document_row(doc_id, raw) for doc_id, raw in documents.values()), key=lambda row: row["doc_id"])
@@ -70,7 +78,9 @@ def ingest(
     counts = _counts(source, rows, flat, questions) | {
         "repeated_questions_merged": merged,
         "repeated_questions_dropped": {name: sum(row["split"] == name for row in dropped) for name in ("train", "validation")},
+        "splits_decided_by": ledger.decisions(),
     }
+    ledger.write(ledger_path)  # before what follows from it: a run that is killed in between decides nothing anew
     write_table(documents_path, DOCUMENTS, rows)
     write_table(passages_path, PASSAGES, flat)
     write_table(questions_path, QUESTIONS, questions)
@@ -233,25 +243,38 @@ def _table(rows: Iterable[Row], schema: pa.Schema) -> pd.DataFrame:
     return pd.DataFrame(list(rows), columns=schema.names)
 
 
-def _split(questions: list[Row], fractions: dict[str, float], seed: int) -> None:
-    """Fill in the split of questions whose source gives none: by document, so that no document is in two splits."""
-    given = {q["doc_id"]: q["split"] for q in questions if q["doc_id"] and q["split"]}
-    open_keys = [q["doc_id"] or q["question_id"] for q in questions if not q["split"] and q["doc_id"] not in given]
-    assigned = assign(open_keys, fractions, seed) if open_keys else {}
-    for question in questions:
-        question["split"] = (
-            question["split"] or given.get(question["doc_id"]) or assigned[question["doc_id"] or question["question_id"]]
-        )
+def _split(questions: list[Row], known: Mapping[str, str], ledger: Ledger) -> None:
+    """Fill in the splits that the source does not name, by document, so that no document is in two of them.
+
+    Args:
+        known: doc_id -> the document's id in the ledger.
+    """
+    of_documents = [(question, known[question["doc_id"]]) for question in questions if question["doc_id"]]
+    alone = [(question, ledger.unit(QUESTION, question["text"])) for question in questions if not question["doc_id"]]
+    for kind, units in ((DOCUMENT, of_documents), (QUESTION, alone)):
+        named: dict[str, set[str]] = defaultdict(set)
+        for question, id in units:
+            if question["split"]:
+                named[id].add(question["split"])
+        ledger.given(kind, named)
+        ledger.fill(kind, {id for _, id in units})
+        for question, id in units:
+            question["split"] = question["split"] or ledger.split(kind, id)
 
 
-def _draw_validation(questions: list[Row], fractions: dict[str, float], seed: int) -> None:
-    """Move train questions to validation, as many as the two fractions ask for; those with the same first evidence together."""
-    train = [question for question in questions if question["split"] == "train"]
+def _draw_validation(questions: list[Row], sources: Mapping[str, str], fractions: Mapping[str, float], ledger: Ledger) -> None:
+    """Move train questions to validation, as many as the two fractions ask for; those with the same first evidence together.
+
+    Args:
+        sources: passage_id -> source key.
+    """
     both = fractions["train"] + fractions["validation"]
-    if not train or not both:
+    if not both:
         return
-    shares = {"train": fractions["train"] / both, "validation": fractions["validation"] / both, "test": 0}
-    keys = [next(iter(question["evidence"]), question["question_id"]) for question in train]
-    assigned = assign(keys, shares, seed)
-    for question, key in zip(train, keys, strict=True):
-        question["split"] = assigned[key]
+    shares = {"train": fractions["train"] / both, "validation": fractions["validation"] / both, "test": 0.0}
+    train = [question for question in questions if question["split"] == "train"]
+    names = [sources[question["evidence"][0]] if question["evidence"] else question["text"] for question in train]
+    ids = [ledger.unit(DRAWN, name, shares) for name in names]
+    ledger.fill(DRAWN, set(ids), shares)
+    for question, id in zip(train, ids, strict=True):
+        question["split"] = ledger.split(DRAWN, id)

@@ -48,6 +48,15 @@ QUESTIONS = _schema(
     origin=pa.string(),  # human, feedback or synthetic
     source=pa.string(),
 )
+LEDGER = _schema(  # of splits: every document, and every question without one, that was ever read
+    kind=pa.string(),  # document or question
+    id=pa.string(),  # hash of the first source key (of a question: of its text); it stays when the source key changes
+    source=pa.string(),  # the present source key; "" for a question, and where another document took the key over
+    split=pa.string(),  # train, validation or test
+    decided=pa.string(),  # by what: hash, source (it names the split), filled (a split was empty), copied, earlier
+    content=pa.string(),  # content hash of the text as it was last read
+    sketch=pa.list_(pa.uint64()),  # the smallest hashes of its sentences, ascending
+)
 CANDIDATES = _schema(
     question_id=pa.string(),
     passage_id=pa.string(),

@@ -8,6 +8,7 @@ ARTEFACTS = {
     "documents": "data/documents.parquet",
     "passages": "data/passages.parquet",
     "questions": "data/questions.parquet",
+    "ledger": "data/ledger.parquet",
     "ingestion": "reports/ingest.json",
     "validation": "reports/validation.json",
     "candidates": "data/candidates.parquet",

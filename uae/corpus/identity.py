@@ -1,0 +1,111 @@
+"""Which document is which: the same source key, or the same sentences under a new one.
+
+A document is known by its source key (a path in the source, or an id). Where a key is new, the text tells a document that was
+renamed, moved or copied from one that is new. What is remembered of a text is a content hash and a sketch of its sentences, so
+it does not matter how passages are cut.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from uae.io.files import sha256_bytes
+from uae.text.sentences import sentences
+
+_SKETCH = 128  # hashes
+_SAME = 0.5  # of its sentences: from there on a text is a version of another
+_COMMON = 3  # a sentence in more texts than this tells nothing: a licence, a form
+
+
+class Content(NamedTuple):
+    """What is remembered of a text."""
+
+    content: str  # hash
+    sketch: tuple[int, ...]  # the smallest hashes of its sentences, ascending (bottom-k sketch; Broder 1997)
+
+
+class Known(NamedTuple):
+    """A document that was read before."""
+
+    source: str  # the key that it was last read under; "" where another document has it now
+    content: Content
+
+
+class Found(NamedTuple):
+    """What a document of the source is."""
+
+    known: int | None  # the place of the known document; None: it is new
+    copy: bool = False  # the known document is still there, and this one has its text
+
+
+def content_of(text: str) -> Content:
+    pieces = (" ".join(text[sentence.start : sentence.end].split()) for sentence in sentences(text))
+    hashes = sorted({int(sha256_bytes(piece)[:16], 16) for piece in pieces})
+    return Content(sha256_bytes(text)[:24], tuple(hashes[:_SKETCH]))
+
+
+def recognise(known: Sequence[Known], present: Mapping[str, Content]) -> dict[str, Found]:
+    """source key -> what it is. Each known document is found once, and as often as a copy as it was copied.
+
+    A key keeps its document, unless most of its text is new and stands in another known document: then the other one was moved
+    there. A new key is a known document if at least half of its sentences stand there.
+    """
+    own = {entry.source: place for place, entry in enumerate(known) if entry.source}
+    texts: dict[str, list[int]] = defaultdict(list)
+    for place, entry in enumerate(known):
+        texts[entry.content.content].append(place)
+    found = {
+        key: Found(own[key])
+        for key, content in present.items()
+        if key in own and _stays(known, own[key], content, texts, present)
+    }
+    taken = {each.known for each in found.values()}
+    for _, place, key in sorted(_likenesses(known, texts, {key: present[key] for key in present if key not in found})):
+        if key not in found:
+            found[key] = Found(place, copy=place in taken)
+            taken.add(place)
+    for key in sorted(set(present) - set(found)):
+        mine = own.get(key)
+        found[key] = Found(None if mine in taken else mine)
+    return found
+
+
+def _stays(
+    known: Sequence[Known], own: int, content: Content, texts: Mapping[str, Sequence[int]], present: Mapping[str, Content]
+) -> bool:
+    """Whether the document under a key is the one that was there before, with at most half of it new."""
+    mine = known[own].content
+    if content.content == mine.content:
+        return True
+    if any(known[place].source not in present for place in texts.get(content.content, ())):
+        return False  # word for word a document whose key is gone
+    return _share(content.sketch, mine.sketch, frozenset()) >= _SAME
+
+
+def _likenesses(
+    known: Sequence[Known], texts: Mapping[str, Sequence[int]], present: Mapping[str, Content]
+) -> Iterable[tuple[tuple[float, bool], int, str]]:
+    """((minus the share, whether the known key is still there), place, key) for each known text that a present one is like."""
+    if not present:
+        return
+    counts = Counter(value for entry in known for value in entry.content.sketch)
+    common = frozenset(value for value, count in counts.items() if count > _COMMON)
+    wanted = {value for content in present.values() for value in content.sketch} - common
+    holders: dict[int, list[int]] = defaultdict(list)
+    for place, entry in enumerate(known):
+        for value in wanted.intersection(entry.content.sketch):
+            holders[value].append(place)
+    for key, content in present.items():
+        exact = set(texts.get(content.content, ()))
+        near = {place for value in content.sketch for place in holders.get(value, ())}
+        for place in exact | near:
+            share = 1.0 if place in exact else _share(content.sketch, known[place].content.sketch, common)
+            if share >= _SAME:
+                yield (-share - (place in exact), known[place].source in present), place, key
+
+
+def _share(sketch: Sequence[int], other: Sequence[int], ignored: frozenset[int]) -> float:
+    """Which share of a text's sentences stands in another, by what both sketches cover; the ``ignored`` ones do not count."""
+    covered = other[-1] if len(other) == _SKETCH else None
+    told = [value for value in sketch if value not in ignored and (covered is None or value <= covered)]
+    return len(set(told) & set(other)) / len(told) if told else 0.0

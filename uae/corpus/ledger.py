@@ -1,0 +1,169 @@
+"""The ledger of splits: which document (or question without one) was ever put in which split. What it says stays.
+
+It is an artefact of ingest that outlives the tables: DVC keeps it through a re-run and versions it with the data, and ``uae run``
+keeps it in its folder. Deleted documents stay in it, so that one that comes back finds its split.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from uae.corpus.identity import Content, Known, content_of, recognise
+from uae.corpus.splits import fill, split_of
+from uae.io.errors import ArtefactError
+from uae.io.files import sha256_bytes
+from uae.io.tables import DOCUMENTS, LEDGER, QUESTIONS, read_table, write_table
+
+log = logging.getLogger(__name__)
+
+# Kinds of entries. Drawn: the training questions on one piece of evidence, of a source that has no validation questions.
+DOCUMENT, QUESTION, DRAWN = "document", "question", "drawn"
+# What decided a split. Earlier: a version of this project that had no ledger.
+HASH, SOURCE, FILLED, COPIED, EARLIER = "hash", "source", "filled", "copied", "earlier"
+_NAMED = 5  # in a warning
+_NOTHING = Content("", ())
+
+
+class Entry(NamedTuple):
+    """A row of LEDGER."""
+
+    kind: str
+    id: str
+    source: str
+    split: str
+    decided: str
+    content: str
+    sketch: tuple[int, ...]
+
+
+class Ledger:
+    """
+    Args:
+        entries: of earlier runs.
+        fractions: split -> its share, for what has no split yet. What has one keeps it, whatever the shares are now.
+        seed: of the hashes, for what has no split yet.
+    """
+
+    def __init__(self, entries: Iterable[Entry], fractions: Mapping[str, float], seed: int):
+        self._entries = {(entry.kind, entry.id): entry for entry in entries}
+        self._fractions, self._seed = fractions, seed
+        self._hashed: dict[tuple[str, str], str] = {}  # entry that its hash decided in this run -> what was hashed
+
+    @classmethod
+    def read(cls, path: Path, documents_path: Path, questions_path: Path, fractions: Mapping[str, float], seed: int) -> "Ledger":
+        """The ledger at ``path``. Where there is none, the splits of the tables that an earlier version made are taken over.
+
+        Raises:
+            ArtefactError: it is damaged.
+        """
+        if not path.exists():
+            return cls(_of_tables(documents_path, questions_path), fractions, seed)
+        table = read_table(path, LEDGER)
+        columns = [table[name] for name in LEDGER.names]
+        entries = [Entry._make((*row, tuple(sketch))) for *row, sketch in zip(*columns, strict=True)]
+        return cls(entries, fractions, seed)
+
+    def write(self, path: Path) -> None:
+        entries = sorted(self._entries.values(), key=lambda entry: (entry.kind, entry.id))
+        write_table(path, LEDGER, [entry._asdict() | {"sketch": list(entry.sketch)} for entry in entries])
+
+    def documents(self, texts: Mapping[str, str]) -> dict[str, str]:
+        """Take in all documents of the source.
+
+        Args:
+            texts: source key -> text.
+
+        Returns:
+            source key -> id. The id of a document that was renamed, moved or edited is the one it had.
+        """
+        known = [entry for entry in self._entries.values() if entry.kind == DOCUMENT]
+        present = {key: content_of(text) for key, text in texts.items()}
+        found = recognise([Known(entry.source, Content(entry.content, entry.sketch)) for entry in known], present)
+        ids: dict[str, str] = {}
+        for key, (place, copied) in sorted(found.items()):
+            if place is None or copied:
+                ids[key] = self._begin(DOCUMENT, key, self._fractions)
+                if place is not None:  # beside its original in one split, or the one would be trained on and the other tested
+                    self._hashed.pop((DOCUMENT, ids[key]))
+                    self._change(DOCUMENT, ids[key], split=known[place].split, decided=COPIED)
+            else:
+                ids[key] = known[place].id
+        kept = set(ids.values())
+        for entry in known:
+            if entry.source in present and entry.id not in kept:
+                self._change(DOCUMENT, entry.id, source="")  # another document has its key now
+        for key, id in ids.items():
+            self._change(DOCUMENT, id, source=key, content=present[key].content, sketch=present[key].sketch)
+        return ids
+
+    def unit(self, kind: str, name: str, fractions: Mapping[str, float] | None = None) -> str:
+        """Take in what is no document and is known by ``name``. Returns its id.
+
+        Args:
+            fractions: other shares than the ledger's own.
+        """
+        id = _id(kind, name, 0)
+        return id if (kind, id) in self._entries else self._begin(kind, name, fractions or self._fractions)
+
+    def given(self, kind: str, splits: Mapping[str, set[str]]) -> None:
+        """Record what the source says: id -> the splits that it names. It wins; a warning says so where a split changes."""
+        moved = []
+        for id, named in sorted(splits.items()):
+            entry = self._entries[kind, id]
+            split = entry.split if entry.split in named else min(named)
+            if self._hashed.pop((kind, id), None) is None and split != entry.split:
+                moved.append(f"{entry.source or id} from {entry.split} to {split}")
+            self._change(kind, id, split=split, decided=SOURCE)
+        if moved:
+            more = f" and {len(moved) - _NAMED} more" if len(moved) > _NAMED else ""
+            log.warning("the source moves to other splits than the ledger has: %s%s", "; ".join(moved[:_NAMED]), more)
+
+    def fill(self, kind: str, ids: Iterable[str], fractions: Mapping[str, float] | None = None) -> None:
+        """Let no split be empty among these, where some of them are new (``uae.corpus.splits.fill``)."""
+        names = {self._hashed.get((kind, id), id): id for id in ids}
+        decided = {name: self.split(kind, id) for name, id in names.items()}
+        movable = [name for name, id in names.items() if (kind, id) in self._hashed]
+        for name, split in fill(decided, movable, fractions or self._fractions, self._seed).items():
+            self._change(kind, names[name], split=split, decided=FILLED)
+
+    def split(self, kind: str, id: str) -> str:
+        return self._entries[kind, id].split
+
+    def decisions(self) -> dict[str, int]:
+        """What decided the entries' splits -> how many, over all that were ever read."""
+        decided = [entry.decided for entry in self._entries.values()]
+        return {by: decided.count(by) for by in (HASH, SOURCE, FILLED, COPIED, EARLIER) if by in decided}
+
+    def _begin(self, kind: str, name: str, fractions: Mapping[str, float]) -> str:
+        number = 0
+        while (kind, id := _id(kind, name, number)) in self._entries:
+            number += 1  # a document that was renamed since began under this key
+        self._entries[kind, id] = Entry(kind, id, "", split_of(name, fractions, self._seed), HASH, *_NOTHING)
+        self._hashed[kind, id] = name
+        return id
+
+    def _change(self, kind: str, id: str, **fields: Any) -> None:
+        self._entries[kind, id] = self._entries[kind, id]._replace(**fields)
+
+
+def _id(kind: str, name: str, number: int) -> str:
+    return sha256_bytes(kind, name, *([str(number)] if number else []))[:24]
+
+
+def _of_tables(documents_path: Path, questions_path: Path) -> list[Entry]:
+    try:
+        documents, questions = read_table(documents_path, DOCUMENTS), read_table(questions_path, QUESTIONS)
+    except ArtefactError:
+        return []
+    splits = dict(zip(questions["doc_id"], questions["split"], strict=True))
+    entries = [
+        Entry(DOCUMENT, _id(DOCUMENT, source, 0), source, splits[doc_id], EARLIER, *content_of(text))
+        for doc_id, source, text in zip(documents["doc_id"], documents["source"], documents["text"], strict=True)
+        if doc_id in splits
+    ]
+    alone = questions[questions["doc_id"] == ""]
+    return entries + [
+        Entry(QUESTION, _id(QUESTION, text, 0), "", split, EARLIER, *_NOTHING)
+        for text, split in zip(alone["text"], alone["split"], strict=True)
+    ]
