@@ -11,6 +11,7 @@ from uae.io.tables import CANDIDATES, read_table
 from uae.release.store import read_origin
 from uae.teacher.store import LabelStore
 
+RERANKED = ("rerank_query_likelihood", "rerank_list", "uae_llm_rerank", "ceiling")
 SYSTEMS = ("bm25", "base", "hybrid", "uae", "convex_base", "convex_uae")
 ASKING = "evaluate.llm.questions=3"  # LLMs are asked in two of the runs only: it takes its time
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,10 +52,10 @@ def test_all_systems_stand_in_one_report(finished):
     evaluation = json.loads((finished / "evaluation.json").read_text())
     asked = {name: metrics["map"]["questions"] for name, metrics in evaluation["systems"].items()}
     everything = evaluation["counts"]["test_questions"]
-    assert asked == dict.fromkeys(SYSTEMS, everything) | dict.fromkeys(("rerank_query_likelihood", "rerank_list", "ceiling"), 3)
+    assert asked == dict.fromkeys(SYSTEMS, everything) | dict.fromkeys(RERANKED, 3)
     assert set(evaluation["gains"]) == set(asked) - {"base"}
     costs = json.loads((finished / "query_cost.json").read_text())
-    assert set(costs) == {"bm25", "uae", "rerank_query_likelihood", "rerank_list"}
+    assert set(costs) == {"bm25", "uae", "rerank_query_likelihood", "rerank_list", "uae_llm_rerank"}
     assert all(cost["queries"] == 2 for cost in costs.values())
     (teacher,) = evaluation["held_out"]["teachers"]
     assert set(teacher["top_passage_utility"]) == {"bm25", "base", "hybrid", "uae"}

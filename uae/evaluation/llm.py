@@ -23,6 +23,7 @@ from uae.teacher.prompts import Template
 from uae.text.passage_template import PassageTemplate
 
 QUERY_LIKELIHOOD, LIST_WISE, CEILING = "rerank_query_likelihood", "rerank_list", "ceiling"
+UAE_LLM = "uae_llm_rerank"  # UAE's first passages, ordered by query likelihood
 _FOUND = 10  # passages that a query asks for when its time is taken
 
 
@@ -81,12 +82,14 @@ def with_llm(
     }  # fmt: skip
     for name, rerank in rerankers.items():
         found[name] = rerank(chosen[BASE])
+    found[UAE_LLM] = rerankers[QUERY_LIKELIHOOD](chosen[UAE])
     if llm.timed_queries:
         release = Release(release_path, llm.device)
         systems = {
             "bm25": lexical_search(Bm25(read), asked, scope, _FOUND),
             UAE: vector_search(release, asked, scope, _FOUND),
             **{name: reranking(rerank, chosen[BASE]) for name, rerank in rerankers.items()},
+            UAE_LLM: reranking(rerankers[QUERY_LIKELIHOOD], chosen[UAE]),
         }
         parts["cost"] = time_queries(systems, asked["question_id"].tolist()[: llm.timed_queries])
     return found, parts

@@ -22,6 +22,7 @@ SYSTEMS = {
     "convex_uae": System("BM25 + UAE, by scores", "#0f9fb5", ">"),
     "rerank_query_likelihood": System("LLM re-ranking, query likelihood", "#b23b2e", "P"),
     "rerank_list": System("LLM re-ranking, list-wise", "#c2577a", "X"),
+    "uae_llm_rerank": System("UAE, then LLM re-ranking", "#8a3ffc", "p"),
     "ceiling": System("teacher’s ceiling (sees the gold answer)", "#2b7a43", "*"),
 }
 METRICS = {
