@@ -35,6 +35,7 @@ from uae.measures.statistics import Resampling, kept_gain, paired_gain
 from uae.pipeline.run import run_chain
 from uae.pipeline.settings import Settings, load_settings
 from uae.pipeline.stages.evaluate import EvaluateParameters, llm_terms
+from uae.pipeline.student import student_folder
 from uae.pipeline.workspace import Workspace
 from uae.release.build import IndexRecipe, build_release
 from uae.release.open import Release
@@ -116,9 +117,7 @@ class Bench:
     def _ranking(self, name: str, folder: Path | None = None) -> Rankings:
         """Of the encoder that has this name now; a comparison keeps the rankings of earlier ones as well."""
         folder = folder or self.folder
-        encoder = (
-            resolve(self.settings.models.student, self.workspace.model_cache) if name == BASE else folder / "students" / name
-        )
+        encoder = student_folder(self.settings.models, self.workspace.model_cache) if name == BASE else folder / "students" / name
         path = rankings_path(folder, name, encoder, self.questions, self.read, self.settings.scope)
         return {row.question_id: (row.passage_ids, row.scores) for row in read_table(path, RUNS).itertuples()}
 

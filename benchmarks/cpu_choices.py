@@ -15,6 +15,7 @@ import torch
 
 from uae.io.models import resolve
 from uae.pipeline.settings import load_settings
+from uae.pipeline.student import student_folder
 from uae.pipeline.workspace import Workspace
 from uae.retrievers.dense import load_encoder
 from uae.teacher.engines.local import load_causal_lm
@@ -39,7 +40,7 @@ def main() -> None:
         for dtype in (torch.float32, torch.bfloat16):
             model.to(dtype)
             seconds[str(dtype)] = median_seconds(lambda: model.model(tokens))
-    encoder = load_encoder(resolve(settings.models.student, workspace.model_cache), "cpu").train()
+    encoder = load_encoder(student_folder(settings.models, workspace.model_cache), "cpu").train()
     features = encoder.preprocess(["the door seal is checked every week by the technician on duty and " * 8] * 32)
 
     def step() -> None:

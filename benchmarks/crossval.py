@@ -22,11 +22,11 @@ from uae.evaluation.comparison import gains_over
 from uae.evaluation.testset import BASE, choose_questions
 from uae.experiments.compare import compare_recipes, parse_contender
 from uae.experiments.contenders import rankings_path
-from uae.io.models import resolve
 from uae.io.tables import PASSAGES, QUESTIONS, RUNS, read_table, write_table
 from uae.measures.metrics import retrieval_metrics
 from uae.measures.statistics import Resampling
 from uae.pipeline.settings import load_settings
+from uae.pipeline.student import student_folder
 from uae.pipeline.workspace import Workspace
 from uae.text.passage_template import PassageTemplate
 
@@ -54,7 +54,7 @@ def main(
     workspace, params = Workspace(run, Path("models"), flat_reports=True), run / "params.yaml"
     settings = load_settings(params, overrides)
     passages = PassageTemplate(settings.passages.template).applied(read_table(workspace.path("passages"), PASSAGES))
-    base = resolve(settings.models.student, workspace.model_cache)
+    base = student_folder(settings.models, workspace.model_cache)
     names = [parse_contender(text)[0] for text in contender]
     tables: dict[str, list[pd.DataFrame]] = {name: [] for name in (BASE, *names)}
     for number, questions in enumerate(held_out_folds(read_table(workspace.path("questions"), QUESTIONS), folds)):

@@ -17,9 +17,9 @@ import numpy as np
 from uae.corpus.ingest import ingest
 from uae.corpus.repeated_questions import RepeatRule
 from uae.io.files import sha256_bytes
-from uae.io.models import resolve
 from uae.io.tables import PASSAGES, QUESTIONS, read_table
 from uae.pipeline.settings import Settings
+from uae.pipeline.student import student_folder
 from uae.retrievers.dense import encode, load_encoder
 from uae.text.passage_template import PassageTemplate
 
@@ -47,10 +47,12 @@ def embed(settings: Settings, data: str, format: str, passages: int | None, ques
     texts = texts.sample(min(passages or len(texts), len(texts)), random_state=settings.seed).sort_index()
     asked = asked.sample(min(questions, len(asked)), random_state=settings.seed).sort_index()
     read = PassageTemplate(settings.passages.template).texts(texts)
-    key = sha256_bytes(json.dumps([settings.models.student, read, list(asked["text"])]))
+    key = sha256_bytes(
+        json.dumps([settings.models.model_dump(include={"student", "student_prompts"}), read, list(asked["text"])])
+    )
     path = folder / f"embedded-{key[:12]}.npz"
     if not path.exists():
-        encoder = load_encoder(resolve(settings.models.student, Path("models")), "auto")
+        encoder = load_encoder(student_folder(settings.models, Path("models")), "auto")
         np.savez(
             path,
             passages=encode(encoder, read, "document", "passages"),

@@ -9,9 +9,9 @@ from uae.candidates.mine import mine
 from uae.candidates.miner import Amounts
 from uae.corpus.ingest import ingest
 from uae.corpus.repeated_questions import RepeatRule
-from uae.io.models import resolve
 from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table
 from uae.pipeline.settings import Settings
+from uae.pipeline.student import student_folder
 from uae.text.passage_template import PassageTemplate
 
 
@@ -30,7 +30,7 @@ def mined(
         )  # fmt: skip
         mine(
             passages_path=place / "p", questions_path=place / "q", candidates_path=place / "c",
-            encoder_path=resolve(settings.models.student, Path("models")), scope="document",
+            encoder_path=student_folder(settings.models, Path("models")), scope="document",
             amounts=Amounts(top_k, bm25_top_k=0, holding_answer=0, random=0, gold=False),
             device="auto", seed=settings.seed, read_as=read_as,
         )  # fmt: skip

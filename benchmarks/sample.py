@@ -8,12 +8,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from uae.io.models import resolve
 from uae.io.tables import PASSAGES, QUESTIONS, read_table
 from uae.measures.metrics import retrieval_metrics
 from uae.measures.ranking import rank
 from uae.pipeline.chain import STAGES, run_stage
 from uae.pipeline.settings import load_settings
+from uae.pipeline.student import student_folder
 from uae.pipeline.workspace import Workspace
 from uae.retrievers.dense import encode, load_encoder
 from uae.text.passage_template import PassageTemplate
@@ -25,7 +25,7 @@ def main() -> None:
         workspace = Workspace(Path(scratch))
         run_stage(STAGES["ingest"], settings, workspace)
         passages, questions = (read_table(workspace.path(n), s) for n, s in (("passages", PASSAGES), ("questions", QUESTIONS)))
-        encoder = load_encoder(resolve(settings.models.student, workspace.model_cache), settings.compute.device)
+        encoder = load_encoder(student_folder(settings.models, workspace.model_cache), settings.compute.device)
     vectors = (
         encode(encoder, questions["text"].tolist(), "query"),
         encode(encoder, PassageTemplate(settings.passages.template).texts(passages), "document"),

@@ -33,11 +33,12 @@ from uae.evaluation.cost import reranking, time_queries, vector_search
 from uae.evaluation.rerank import rerank_by_query_likelihood
 from uae.evaluation.testset import choose_questions
 from uae.io.files import sha256_bytes
-from uae.io.models import fingerprint, resolve
+from uae.io.models import fingerprint
 from uae.io.tables import PASSAGES, QUESTIONS, read_table, write_table
 from uae.pipeline.chain import STAGES, run_stage
 from uae.pipeline.settings import Settings, dump_settings, load_settings
 from uae.pipeline.stages.evaluate import EvaluateParameters, llm_terms
+from uae.pipeline.student import student_folder
 from uae.pipeline.workspace import Workspace
 from uae.release.manifest import read_manifest
 from uae.release.open import Release
@@ -66,7 +67,9 @@ def make_release(folder: Path, settings: Settings, student: Path | None, prefix:
     write_table(workspace.path("passages"), PASSAGES, passages)
     write_table(workspace.path("questions"), QUESTIONS, questions)
     shutil.copytree(
-        student or resolve(settings.models.student, workspace.model_cache), workspace.path("student"), dirs_exist_ok=True
+        student or student_folder(settings.models, workspace.model_cache),
+        workspace.path("student"),
+        dirs_exist_ok=True,
     )
     run_stage(STAGES["validate"], settings, workspace)
     run_stage(STAGES["index"], settings, workspace)

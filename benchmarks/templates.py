@@ -14,12 +14,12 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from uae.io.models import resolve
 from uae.io.tables import PASSAGES, QUESTIONS, read_table
 from uae.measures.metrics import retrieval_metrics
 from uae.measures.ranking import rank
 from uae.pipeline.chain import STAGES, run_stage
 from uae.pipeline.settings import load_settings
+from uae.pipeline.student import student_folder
 from uae.pipeline.workspace import Workspace
 from uae.retrievers.dense import encode, load_encoder
 from uae.retrievers.lexical import rank_bm25
@@ -47,7 +47,7 @@ def measure(format: str, path: str, split: str, changed: list[str]) -> dict:
         workspace = Workspace(Path(scratch))
         run_stage(STAGES["ingest"], settings, workspace)
         passages, questions = (read_table(workspace.path(n), s) for n, s in (("passages", PASSAGES), ("questions", QUESTIONS)))
-        encoder = load_encoder(resolve(settings.models.student, workspace.model_cache), settings.compute.device)
+        encoder = load_encoder(student_folder(settings.models, workspace.model_cache), settings.compute.device)
     asked = questions[(questions["evidence"].str.len() > 0) & (questions["split"].eq(split) | (split == ""))].reset_index(
         drop=True
     )

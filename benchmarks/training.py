@@ -27,8 +27,8 @@ from sentence_transformers.sentence_transformer.losses import DistillKLDivLoss
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from uae.io.compute import pick_device, seed_everything
-from uae.io.models import resolve
 from uae.pipeline.settings import load_settings
+from uae.pipeline.student import student_folder
 from uae.retrievers.dense import load_encoder
 from uae.training.batches import UtilityCollator
 from uae.training.device import trainer_arguments
@@ -85,7 +85,7 @@ def main(
     settings = load_settings(Path("params.yaml"))
     device = pick_device(device)
     examples = read_examples(settings, data, format, documents, passages, questions)
-    base = resolve(settings.models.student, Path("models"))
+    base = student_folder(settings.models, Path("models"))
     options = settings.train.model_copy(update={"objective": "kl", "in_batch_negatives": False})  # the same loss in both
     temperature = settings.utility.temperature
     seconds: dict[str, list[float]] = {"ours": [], "theirs": []}

@@ -9,6 +9,7 @@ from uae.pipeline.settings import EvaluateSettings, load_settings
 from uae.pipeline.stage import Key, Parameters
 from uae.pipeline.stages.train import TrainParameters, aggregation, more_labels, training_data
 from uae.pipeline.workspace import Workspace
+from uae.retrievers.prompts import Prompts
 from uae.training.objectives import OBJECTIVES
 
 
@@ -18,6 +19,7 @@ class CompareParameters(Parameters):
     seed: int
     device: Annotated[str, Key("compute.device")]
     student: Annotated[str, Key("models.student")]
+    student_prompts: Annotated[Prompts | None, Key("models.student_prompts")]
     evaluate: EvaluateSettings
 
 
@@ -44,8 +46,8 @@ def compare_recipes(
         ConfigError: a contender cannot be read, or two have one name.
     """
     from uae.experiments.contenders import Contender, compare
-    from uae.io.models import resolve
     from uae.measures.statistics import Resampling
+    from uae.retrievers.prompts import base_encoder
 
     settings = load_settings(params, overrides)
     entered = []
@@ -60,7 +62,7 @@ def compare_recipes(
     common = TrainParameters.of(settings)
     return compare(
         data=training_data(common, workspace, questions_path or workspace.path("questions")),
-        base_path=resolve(p.student, workspace.model_cache),
+        base_path=base_encoder(p.student, p.student_prompts, workspace.model_cache),
         folder=folder,
         contenders=entered,
         seeds=range(p.seed, p.seed + seeds),

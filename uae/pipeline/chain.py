@@ -55,7 +55,7 @@ def _require_validated_tables(stage: Stage[Any], workspace: Workspace) -> None:
 def model_references(settings: Settings) -> dict[str, str]:
     """role -> the reference of every model that the chain loads. Models that a server holds are not among them."""
     teachers = {f"teacher {name}": t.model for name, t in settings.teachers.items() if t.server is None}
-    return settings.models.model_dump(exclude_none=True) | teachers
+    return settings.models.model_dump(exclude_none=True, exclude={"student_prompts"}) | teachers
 
 
 def makers() -> dict[str, str]:

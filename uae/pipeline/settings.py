@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 from uae.corpus.adapters import ADAPTERS
 from uae.io.errors import ConfigError, without_user_info
 from uae.io.options import Count, Fraction, NearDuplicate, Options, Positive
+from uae.retrievers.prompts import Prompts
 from uae.text.passage_template import PassageTemplate
 from uae.training.options import TrainOptions
 
@@ -30,6 +31,7 @@ class ComputeSettings(Options):
 
 class ModelSettings(Options):
     student: str
+    student_prompts: Prompts | None
     second_stage: str | None
     reader: str
     held_out: str | None

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from uae.io.errors import ModelError
 from uae.io.weights import check_finite, check_report, loading_report, quiet_loading, refuse_pickles, refuse_remote_code
+from uae.retrievers.prompts import by_side
 from uae.retrievers.protocol import Side, Vectors
 
 if TYPE_CHECKING:
@@ -17,14 +18,15 @@ if TYPE_CHECKING:
     from sentence_transformers.sentence_transformer.modules import Transformer
 
 _BATCH = 64  # texts
+_MODULES = ("Transformer", "Pooling", "Dense", "LayerNorm", "Dropout", "Normalize")  # beside a Router of these
 
 
 def load_encoder(folder: Path, device: str) -> "SentenceTransformer":
     """Load a model in the sentence-transformers layout.
 
     Raises:
-        ModelError: the folder does not hold one, has pickles in it, asks for code of its own, or its weights are not all there,
-            of the right shape and finite.
+        ModelError: the folder does not hold one, has pickles in it, asks for code of its own, or has a module that is not
+            supported. Or its weights are not all there, of the right shape and finite.
     """
     from sentence_transformers import SentenceTransformer
 
@@ -47,10 +49,37 @@ def load_encoder(folder: Path, device: str) -> "SentenceTransformer":
     except Exception as error:  # transformers, safetensors and the modules raise a dozen kinds
         reason = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
         raise ModelError(f"{folder} cannot be loaded as an encoder: {reason}") from error
+    _refuse_modules(encoder, folder)
     for module, home in _transformers(encoder, folder):
         _check_transformer(module, home)
     check_finite(encoder, str(folder))
+    encoder.prompts = dict(by_side(encoder.prompts))
+    encoder.default_prompt_name = None  # of texts without a side, and we encode none
     return encoder
+
+
+def _refuse_modules(encoder: "SentenceTransformer", folder: Path) -> None:
+    """Refuse what training cannot fit: what has no attention mask, or reads more of a text than its tokens.
+
+    Raises:
+        ModelError: names the first such module and those that are taken.
+    """
+    from sentence_transformers.sentence_transformer.modules import Router
+
+    parts: list[Any] = []
+    for module in encoder.children():
+        routes = cast("Iterable[Iterable[Any]]", module.sub_modules.values()) if isinstance(module, Router) else [[module]]
+        parts += [part for modules in routes for part in modules]
+    for part in parts:
+        if type(part).__name__ not in _MODULES:
+            raise ModelError(
+                f"{folder} has a module {type(part).__name__}, which is not supported. Take a model whose modules are "
+                f"{', '.join(_MODULES)}"
+            )
+    if not parts or type(parts[0]).__name__ != "Transformer":
+        raise ModelError(
+            f"{folder} does not begin with a module Transformer, which turns a text into tokens: take a model that does"
+        )
 
 
 def _check_transformer(module: "Transformer", home: Path) -> None:

@@ -6,6 +6,7 @@ from uae.pipeline.settings import CandidateSettings, PassageSettings, Scope
 from uae.pipeline.shared_code import ENCODER, MODELS, RETRIEVERS, TABLES
 from uae.pipeline.stage import Key, Parameters, Stage
 from uae.pipeline.workspace import Workspace
+from uae.retrievers.prompts import Prompts
 
 
 class CandidateParameters(Parameters):
@@ -13,6 +14,7 @@ class CandidateParameters(Parameters):
     scope: Scope
     device: Annotated[str, Key("compute.device")]
     student: Annotated[str, Key("models.student")]
+    student_prompts: Annotated[Prompts | None, Key("models.student_prompts")]
     passages: PassageSettings
     candidates: CandidateSettings
 
@@ -20,14 +22,14 @@ class CandidateParameters(Parameters):
 def run(p: CandidateParameters, w: Workspace) -> dict[str, Any]:
     from uae.candidates.mine import mine
     from uae.candidates.miner import Amounts
-    from uae.io.models import resolve
+    from uae.retrievers.prompts import base_encoder
     from uae.text.passage_template import PassageTemplate
 
     return mine(
         passages_path=w.path("passages"),
         questions_path=w.path("questions"),
         candidates_path=w.path("candidates"),
-        encoder_path=resolve(p.student, w.model_cache),
+        encoder_path=base_encoder(p.student, p.student_prompts, w.model_cache),
         scope=p.scope,
         amounts=Amounts(**p.candidates.model_dump()),
         device=p.device,

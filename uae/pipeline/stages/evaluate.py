@@ -39,6 +39,7 @@ def run(p: EvaluateParameters, w: Workspace) -> dict[str, Any]:
     from uae.evaluation.evaluate import Inputs, Written, evaluate
     from uae.io.models import resolve
     from uae.measures.statistics import Resampling
+    from uae.retrievers.prompts import base_encoder
 
     w.path("judgements").mkdir(parents=True, exist_ok=True)
     readers = {"reader": resolve(p.models.reader, w.model_cache)}
@@ -49,7 +50,7 @@ def run(p: EvaluateParameters, w: Workspace) -> dict[str, Any]:
         Inputs(
             passages=w.path("passages"),
             questions=w.path("questions"),
-            base=resolve(p.models.student, w.model_cache),
+            base=base_encoder(p.models.student, p.models.student_prompts, w.model_cache),
             release=w.path("release"),
             rivals={path.name: path for path in sorted(w.path("rivals").iterdir()) if path.is_dir()},
             readers=readers,

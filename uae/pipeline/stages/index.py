@@ -6,20 +6,22 @@ from uae.pipeline.settings import IndexSettings, PassageSettings, Scope
 from uae.pipeline.shared_code import MODELS, TABLES
 from uae.pipeline.stage import Key, Parameters, Stage
 from uae.pipeline.workspace import Workspace
+from uae.retrievers.prompts import Prompts
 
 
 class IndexParameters(Parameters):
     scope: Scope
     device: Annotated[str, Key("compute.device")]
     student: Annotated[str, Key("models.student")]
+    student_prompts: Annotated[Prompts | None, Key("models.student_prompts")]
     passage_words: Annotated[int, Key("ingest.passage_words")]
     passages: PassageSettings
     index: IndexSettings
 
 
 def run(p: IndexParameters, w: Workspace) -> dict[str, Any]:
-    from uae.io.models import resolve
     from uae.release.build import IndexRecipe, build_release
+    from uae.retrievers.prompts import base_encoder
     from uae.text.passage_template import PassageTemplate
 
     built = build_release(
@@ -27,7 +29,7 @@ def run(p: IndexParameters, w: Workspace) -> dict[str, Any]:
         passages_path=w.path("passages"),
         questions_path=w.path("questions"),
         encoder_path=w.path("student"),
-        base_path=resolve(p.student, w.model_cache) if p.index.base else None,
+        base_path=base_encoder(p.student, p.student_prompts, w.model_cache) if p.index.base else None,
         release_path=w.path("release"),
         recipe=IndexRecipe(**p.index.model_dump(exclude={"base"})),
         scope=p.scope,

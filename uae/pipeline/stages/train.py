@@ -16,6 +16,7 @@ from uae.pipeline.shared_code import ENCODER, MODELS, REGISTRY, TABLES
 from uae.pipeline.stage import Key, Parameters, Stage
 from uae.pipeline.teachers import asked_teachers
 from uae.pipeline.workspace import Workspace
+from uae.retrievers.prompts import Prompts
 from uae.training.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class TrainParameters(Parameters):
     scope: Scope
     compute: ComputeSettings
     student: Annotated[str, Key("models.student")]
+    student_prompts: Annotated[Prompts | None, Key("models.student_prompts")]
     second_stage: Annotated[str | None, Key("models.second_stage")]
     teachers: dict[str, TeacherSettings]
     passages: PassageSettings
@@ -42,14 +44,21 @@ def run(p: TrainParameters, w: Workspace) -> dict[str, Any]:
 
     from uae.io.models import resolve
     from uae.registry.tracking import ENCODER_TAG, connect, training_run
+    from uae.retrievers.prompts import base_encoder
     from uae.training.train import SecondStage, train
 
     def log_metrics(metrics: dict[str, float], step: int) -> None:
         mlflow.log_metrics(metrics, step=step)
 
-    base = resolve(p.student, w.model_cache)
+    base = base_encoder(p.student, p.student_prompts, w.model_cache)
     connect(p.tracking.uri, p.tracking.experiment, w.root)
-    params = {"train": p.train.model_dump(), "utility": p.utility.model_dump(), "student": p.student, "seed": p.seed}
+    params = {
+        "train": p.train.model_dump(),
+        "utility": p.utility.model_dump(),
+        "student": p.student,
+        "student_prompts": p.student_prompts and p.student_prompts.model_dump(),
+        "seed": p.seed,
+    }
     with training_run(params, {name: w.path(name) for name in ("candidates", "passages", "questions", "labels")}) as run:
         summary = train(
             data=training_data(p, w, w.path("questions")),
