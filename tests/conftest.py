@@ -10,6 +10,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "data" / "sample"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] | trim }}<eos>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% if enable_thinking | default(true) %}(thinks){% endif %}{% endif %}"
+)
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +44,19 @@ def tiny_lm(tmp_path_factory, tokenizer) -> Path:
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("tiny-lm")
     LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def chat_lm(tmp_path_factory, tiny_lm) -> Path:
+    """The tiny language model with a chat template that has what real ones have: special tokens, trimming, and thinking."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("chat-lm")
+    AutoModelForCausalLM.from_pretrained(tiny_lm).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_lm)
+    tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.save_pretrained(folder)
     return folder
 

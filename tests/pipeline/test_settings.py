@@ -187,6 +187,12 @@ def test_a_template_needs_its_place_once(refused, template):
     assert "passage: must contain {passage} exactly once" in message
 
 
+SERVER = {
+    "url": "http://127.0.0.1:8000/v1", "concurrency": 8, "timeout_s": 60, "batch_pairs": 32, "api": "completions",
+    "top_logprobs": 20,
+}  # fmt: skip
+
+
 def judging(**changes) -> dict:
     return {"method": "judgement", "grades": [" No", " Yes"]} | changes
 
@@ -208,6 +214,26 @@ def test_what_a_teacher_is_asked_must_fit_its_method(refused, changes, fragment)
     assert fragment in message
 
 
+@pytest.mark.parametrize(
+    ("changes", "fragment"),
+    [
+        ({"method": "answer_likelihood", "grades": None}, "With api: chat method must be judgement"),
+        (
+            {"check_templates": [{"passage": "{passage}", "question": "{question}", "answer": "{answer}", "chat": False}]},
+            "chat to true",
+        ),
+        ({"grades": ["1", "2", "3"], "server": SERVER | {"api": "chat", "top_logprobs": 2}}, "below the number of grades"),
+        ({"server": SERVER | {"api": "chat", "top_logprobs": 21}}, "less than or equal to 20"),
+        ({"server": SERVER | {"api": "assistants"}}, "'completions' or 'chat'"),
+    ],
+    ids=["method", "plain template", "few log-probs", "many log-probs", "another api"],
+)
+def test_a_chat_endpoint_must_fit_what_is_asked(refused, changes, fragment):
+    main = judging(grades=["No", "Yes"], server=SERVER | {"api": "chat"}, check_templates=[])
+    main |= {"templates": [{"passage": "{passage}", "question": "{question}", "answer": "{answer}", "chat": True}]}
+    assert fragment in refused(lambda values: values["teachers"]["main"].update(main | changes))
+
+
 @pytest.mark.parametrize("where", ["templates", "check_templates"])
 @pytest.mark.parametrize("question", ["Answer:", "{question} Again: {question}"])
 def test_a_template_tells_the_question_once(refused, where, question):
@@ -216,17 +242,19 @@ def test_a_template_tells_the_question_once(refused, where, question):
 
 
 def test_every_method_has_settings_that_pass(tmp_path, values):
-    alone = {"passage": "{passage}\n", "question": "A question about it:", "answer": " {answer}"}
+    alone = {"passage": "{passage}\n", "question": "A question about it:", "answer": " {answer}", "chat": False}
     main = values["teachers"]["main"]
+    in_chat = main["templates"][0] | {"chat": True}
     values["teachers"] |= {
         "judge": main | judging(weight=0.5),
         "asks_back": main | {"method": "query_likelihood", "templates": [alone], "check_templates": []},
-        "served": main | {"server": {"url": "http://127.0.0.1:8000/v1", "concurrency": 8, "timeout_s": 60, "batch_pairs": 32}},
+        "served": main | {"server": SERVER},
+        "served_judge": main | judging() | {"server": SERVER | {"api": "chat"}, "templates": [in_chat], "check_templates": []},
     }
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(values))
     settings = load_settings(path)
-    assert list(settings.teachers) == sorted(settings.teachers) == ["asks_back", "judge", "main", "served"]
+    assert list(settings.teachers) == sorted(settings.teachers) == ["asks_back", "judge", "main", "served", "served_judge"]
     assert settings.teachers["judge"].grades == (" No", " Yes")
     assert settings.teachers["served"].server.batch_pairs == 32
     assert settings.teachers["main"].server is None

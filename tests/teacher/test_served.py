@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from vllm_like_server import VERSION, VllmLikeServer
 
 from uae.io.errors import ConfigError, InputError, ModelError
-from uae.teacher.engines import served
+from uae.teacher.engines import client
 from uae.teacher.engines.served import ServedTeacher
 from uae.teacher.prompts import Template
 from uae.teacher.protocol import Pair, Reading
@@ -185,7 +185,7 @@ def test_a_server_that_stays_broken_is_an_error(server, no_pauses):
 
 
 def test_a_server_that_does_not_answer_in_time_is_an_error(server, no_pauses, monkeypatch):
-    monkeypatch.setattr(served, "MAX_RETRIES", 1)
+    monkeypatch.setattr(client, "MAX_RETRIES", 1)
     batch = teacher(server).plan(TEMPLATE, pairs()[:1])[0]
     server.hold.clear()
     with pytest.raises(ModelError, match=r"did not answer in time, 2 times in a row .* 0\.2 to answer") as caught:
@@ -332,7 +332,7 @@ def test_truncation_leaves_whole_letters(server, plain):
 def test_a_detokeniser_that_lengthens_texts_still_comes_to_an_end(server, monkeypatch):
     engine = teacher(server)
     asked = []
-    ask = engine._ask
+    ask = engine.client.ask
 
     def lengthening(path, body=None, about=""):
         if path != "/detokenize":
@@ -340,7 +340,7 @@ def test_a_detokeniser_that_lengthens_texts_still_comes_to_an_end(server, monkey
         asked.append(body)
         return {"prompt": "x" * 100_000}
 
-    monkeypatch.setattr(engine, "_ask", lengthening)
+    monkeypatch.setattr(engine.client, "ask", lengthening)
     words = "я" * 260
     batch = engine.plan(TEMPLATE, [pair("Why?", "so", words)])[0]
     assert batch.work[0].truncated
@@ -488,7 +488,7 @@ def test_a_server_that_answers_otherwise_is_an_error(server, change, message):
 
 def test_a_server_without_a_tokeniser_is_an_error(server, monkeypatch):
     engine = teacher(server)
-    ask = engine._ask
-    monkeypatch.setattr(engine, "_ask", lambda path, *rest: ask(path.replace("/tokenize", "/tokenise"), *rest))
+    ask = engine.client.ask
+    monkeypatch.setattr(engine.client, "ask", lambda path, *rest: ask(path.replace("/tokenize", "/tokenise"), *rest))
     with pytest.raises(ModelError, match=r"/tokenise answers 404 \(Not Found\).*/tokenize and /detokenize are needed"):
         engine.plan(TEMPLATE, pairs())

@@ -2,7 +2,7 @@
 
 It was written after reading vLLM's (vllm/entrypoints: completion, tokenize, models, middleware, exception handling). No text of
 it is taken. The routes, the fields, the order of the checks, the error bodies and their status codes are the same. It leaves
-out what a teacher has no use for: streaming, chat, sampling, LoRA.
+out what a teacher has no use for: streaming, sampling, LoRA.
 """
 
 import contextlib
@@ -43,11 +43,30 @@ class CompletionRequest(BaseModel):
     prompt_logprobs: int | None = None
 
 
+class ChatRequest(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    model: str | None = None
+    messages: list[dict[str, str]]
+    max_tokens: int | None = None
+    temperature: float | None = None
+    logprobs: bool = False
+    top_logprobs: int = 0
+
+
 class TokenizeRequest(BaseModel):
     model_config = ConfigDict(extra="allow")
     model: str | None = None
     prompt: str
     add_special_tokens: bool = True
+
+
+class TokenizeChatRequest(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    model: str | None = None
+    messages: list[dict[str, str]]
+    add_generation_prompt: bool = True
+    add_special_tokens: bool = False
+    chat_template_kwargs: dict[str, Any] | None = None
 
 
 class DetokenizeRequest(BaseModel):
@@ -142,6 +161,7 @@ class VllmLikeServer:
         app.get("/version")(lambda: JSONResponse({"version": VERSION}))
         app.get("/v1/models")(self._models)
         app.post("/v1/completions")(self._completions)
+        app.post("/v1/chat/completions")(self._chat_completions)
         app.post("/tokenize")(self._tokenize)
         app.post("/detokenize")(self._detokenize)
         return app
@@ -157,22 +177,40 @@ class VllmLikeServer:
         if name and name != self.name:
             raise Refused(f"The model `{name}` does not exist.", "NotFoundError", 404, "model")
 
-    def _tokenize(self, request: TokenizeRequest):
+    def _tokenize(self, request: TokenizeRequest | TokenizeChatRequest):
         self._check_model(request.model)
-        tokens = self.tokenizer(request.prompt, add_special_tokens=request.add_special_tokens, verbose=False)["input_ids"]
+        text = request.prompt if isinstance(request, TokenizeRequest) else self._in_chat(request)
+        tokens = self.tokenizer(text, add_special_tokens=request.add_special_tokens, verbose=False)["input_ids"]
         return JSONResponse({"count": len(tokens), "max_model_len": self.max_model_len, "tokens": tokens, "token_strs": None})
+
+    def _in_chat(self, request: TokenizeChatRequest) -> str:
+        if not self.tokenizer.chat_template:
+            raise Refused(
+                "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat template if "
+                "the tokenizer does not define one."
+            )
+        return self.tokenizer.apply_chat_template(
+            request.messages, tokenize=False, add_generation_prompt=request.add_generation_prompt,
+            **(request.chat_template_kwargs or {}),
+        )  # fmt: skip
 
     def _detokenize(self, request: DetokenizeRequest):
         self._check_model(request.model)
         return JSONResponse({"prompt": self.tokenizer.decode(request.tokens)})
 
     def _completions(self, request: CompletionRequest):
+        return self._made(lambda: self._answer(request))
+
+    def _chat_completions(self, request: ChatRequest):
+        return self._made(lambda: self._chat_answer(request))
+
+    def _made(self, answer: Callable[[], dict]) -> Response:
         with self._in_the_making():
             if self.refusals:
                 status, message = self.refusals.pop(0)
                 raise Refused(message, "ServiceUnavailableError" if status == 503 else "InternalServerError", status)
-            answer = self.change_answer(self._answer(request))
-            return answer if isinstance(answer, Response) else JSONResponse(answer)
+            changed = self.change_answer(answer())
+            return changed if isinstance(changed, Response) else JSONResponse(changed)
 
     @contextlib.contextmanager
     def _in_the_making(self):
@@ -217,6 +255,32 @@ class VllmLikeServer:
                       "prompt_tokens_details": None},
             "kv_transfer_params": None,
         }  # fmt: skip
+
+    def _chat_answer(self, request: ChatRequest) -> dict:
+        """Of one token."""
+        self._check_model(request.model)
+        if request.top_logprobs > 20:
+            raise Refused("Requested sample logprobs of 21, which is greater than max allowed: 20", parameter="logprobs")
+        text = self._in_chat(TokenizeChatRequest(messages=request.messages, chat_template_kwargs={"enable_thinking": False}))
+        prompt = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(prompt) + 1 > self.max_model_len:
+            raise Refused(f"This model's maximum context length is {self.max_model_len} tokens.", parameter="input_tokens")
+        log_probs = self._log_probs(prompt)[-1]
+        top = [self._chat_position(log_probs, each) for each in log_probs.topk(max(request.top_logprobs, 1)).indices.tolist()]
+        content = [top[0] | {"top_logprobs": top[: request.top_logprobs]}]
+        choice = {
+            "index": 0, "message": {"role": "assistant", "content": top[0]["token"], "refusal": None}, "finish_reason": "length",
+            "logprobs": {"content": content} if request.logprobs else None, "stop_reason": None,
+        }  # fmt: skip
+        return {
+            "id": f"chatcmpl-{uuid.uuid4().hex}", "object": "chat.completion", "created": int(time.time()), "model": self.name,
+            "choices": [choice], "service_tier": None, "system_fingerprint": None, "prompt_logprobs": None,
+            "usage": {"prompt_tokens": len(prompt), "total_tokens": len(prompt) + 1, "completion_tokens": 1},
+        }  # fmt: skip
+
+    def _chat_position(self, log_probs: torch.Tensor, token: int) -> dict:
+        text = self.tokenizer.decode([token])
+        return {"token": text, "logprob": max(log_probs[token].item(), -9999.0), "bytes": list(text.encode(errors="replace"))}
 
     def _choice(self, index: int, prompt: list[int], max_tokens: int, alternatives: int | None) -> dict:
         at_prompt = self._log_probs(prompt)

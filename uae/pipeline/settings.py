@@ -104,6 +104,7 @@ class TemplateSettings(Options):
     passage: str
     question: str
     answer: str
+    chat: bool
 
     @model_validator(mode="after")
     def _placeholders(self) -> Self:
@@ -118,6 +119,8 @@ class ServerSettings(Options):
     concurrency: Count
     timeout_s: Positive
     batch_pairs: Count
+    api: Literal["completions", "chat"]
+    top_logprobs: Annotated[int, Field(ge=2, le=20)]
 
 
 class TeacherSettings(Options):
@@ -133,7 +136,7 @@ class TeacherSettings(Options):
     def _fits_its_method(self) -> Self:
         if (self.method == "judgement") != (self.grades is not None):
             raise ValueError("grades: a judgement needs them, worst first (['No', 'Yes']); the other methods take null")
-        if self.grades is not None and len(set(self.grades)) < len(self.grades):
+        if self.grades is not None and len({grade.strip() for grade in self.grades}) < len(self.grades):
             raise ValueError("grades: each must stand once")
         for template in (*self.templates, *self.check_templates):
             if template.question.count("{question}") != (0 if self.method == "query_likelihood" else 1):
@@ -141,6 +144,23 @@ class TeacherSettings(Options):
                     "templates: question must contain {question} exactly once, but not where method is query_likelihood: "
                     "there the question is what is scored, in place of {answer}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_its_server(self) -> Self:
+        if self.server is None or self.server.api != "chat":
+            return self
+        if self.grades is None:
+            raise ValueError(
+                "server: a chat endpoint gives log-probabilities of what it answers, not of a text that is put to it. "
+                "With api: chat method must be judgement"
+            )
+        if len(self.grades) > self.server.top_logprobs:
+            raise ValueError("server: top_logprobs must not be below the number of grades")
+        if not all(template.chat for template in (*self.templates, *self.check_templates)):
+            raise ValueError(
+                "templates: a chat endpoint puts each prompt into the model's chat template. With api: chat set chat to true"
+            )
         return self
 
 

@@ -67,7 +67,9 @@ def _engine(
     if teacher.server is None:
         return prepare("local", request)
     key = os.environ.get("UAE_TEACHER_API_KEY")  # a secret has no place in params.yaml
-    return prepare("served", replace(request, server=teacher.server.model_dump(), api_key=key))
+    server = teacher.server.model_dump()
+    engine = {"completions": "served", "chat": "served_chat"}[server.pop("api")]
+    return prepare(engine, replace(request, server=server, api_key=key, grades=teacher.grades or ()))
 
 
 def _request(model: str, models_folder: Path, sizes: LabelSettings, compute: ComputeSettings) -> "EngineRequest":
@@ -83,4 +85,5 @@ def _request(model: str, models_folder: Path, sizes: LabelSettings, compute: Com
         compile=sizes.compile,
         server={},
         api_key=None,
+        grades=(),
     )

@@ -64,7 +64,7 @@ def _cost(asked: Asked, work: list[_Window], stored: int, done: set[tuple[str, .
     return cost | {
         "tokens": round(tokens),
         "full_tokens": round(full),
-        "exact": share == 1,
+        "exact": share == 1 and not any(batch.estimated for batch in batches),
         "tokens_per_s": round(speed, 1),
         "calibrated_on_s": round(seconds, 1),
         "seconds": round(tokens / speed, 1),

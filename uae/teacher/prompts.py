@@ -12,13 +12,15 @@ from uae.text.passage_template import PLAIN, PassageTemplate
 class Template:
     """Three pieces with one placeholder each. The prompt without a passage is the same text less the first piece.
 
-    ``passage_template`` says what stands for {passage}: the passage's text, or its title and section as well.
+    ``passage_template`` says what stands for {passage}: the passage's text, or its title and section as well. With ``chat`` the
+    prompt is a user's message in the model's own chat template, and the answer is what the assistant says then.
     """
 
     passage: str
     question: str
     answer: str
     passage_template: str = PLAIN
+    chat: bool = False
 
     @property
     def hash(self) -> str:
@@ -26,6 +28,8 @@ class Template:
         pieces = [self.passage, self.question, self.answer]
         if self.passage_template != PLAIN:
             pieces.append(self.passage_template)
+        if self.chat:
+            pieces.append("chat")
         return sha256_bytes(*pieces)[:16]
 
     def passages(self, table: pd.DataFrame) -> dict[str, str]:
@@ -33,6 +37,7 @@ class Template:
         return PassageTemplate(self.passage_template).by_id(table)
 
     def prompt(self, question: str, passage: str | None) -> str:
+        """The prompt's text; with ``chat`` the text of the user's message."""
         # replace(), not format(): the texts may hold braces
         lead = "" if passage is None else self.passage.replace("{passage}", passage.strip())
         return lead + self.question.replace("{question}", question.strip())

@@ -36,6 +36,7 @@ class PromptBatch:
     tokens: int  # that go through the model
     full_tokens: int  # that would go through it if every pair's whole prompt were read by itself
     work: Any = None  # the engine's own form of the pairs
+    estimated: bool = False  # the tokens are, for the model's tokenizer is not known here
 
 
 class Teacher(Protocol):

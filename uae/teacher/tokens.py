@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from uae.io.errors import InputError, ModelError
+from uae.teacher.chat import in_chat_template, user
 from uae.teacher.prompts import Template
 from uae.teacher.protocol import Pair
 
@@ -22,30 +23,47 @@ def tokenise(tokenizer: "PreTrainedTokenizerBase", context: int, template: Templ
 
     Raises:
         InputError: an answer has no tokens, or question and answer alone do not fit the context.
-        ModelError: the tokenizer merges prompt and answer, or the prompt without a passage has no tokens.
+        ModelError: the tokenizer merges prompt and answer, the prompt without a passage has no tokens, or there is no chat
+            template where one is asked for.
     """
-    tail = closing_tokens(tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"])
-    prompts = [template.prompt(pair.question, pair.passage) for pair in pairs]
+    form = _Form(tokenizer, template)
+    prompts = [form.prompt(pair, pair.passage) for pair in pairs]
     wholes = [prompt + template.completion(pair.answer) for prompt, pair in zip(prompts, pairs, strict=True)]
-    of_prompts, of_wholes = _encode(tokenizer, prompts, tail), _encode(tokenizer, wholes, tail)
     return [
-        checked(pair, prompt, whole, False)
-        if len(whole) <= context
-        else _truncated(tokenizer, context, template, pair, len(whole) - context, tail)
-        for pair, prompt, whole in zip(pairs, of_prompts, of_wholes, strict=True)
+        checked(pair, prompt, whole, False) if len(whole) <= context else _truncated(form, context, pair, len(whole) - context)
+        for pair, prompt, whole in zip(pairs, form.encode(prompts), form.encode(wholes), strict=True)
     ]
 
 
-def _truncated(
-    tokenizer: "PreTrainedTokenizerBase", context: int, template: Template, pair: Pair, excess: int, tail: int
-) -> Tokens:
+class _Form:
+    """How a template's prompts become text, and text becomes tokens."""
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", template: Template):
+        self.tokenizer, self.template = tokenizer, template
+        # A chat template writes the special tokens itself. Else the tokenizer adds them, and those at the end belong after the
+        # answer.
+        self.adds_special = not template.chat
+        plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+        self.tail = closing_tokens(tokenizer("a")["input_ids"], plain) if self.adds_special else 0
+
+    def prompt(self, pair: Pair, passage: str | None) -> str:
+        text = self.template.prompt(pair.question, passage)
+        return in_chat_template(self.tokenizer, [user(text)]) if self.template.chat else text
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        # verbose: it would warn of lengths, which are dealt with by the caller
+        encoded = self.tokenizer(texts, add_special_tokens=self.adds_special, verbose=False)["input_ids"]
+        return [ids[: len(ids) - self.tail] for ids in encoded]
+
+
+def _truncated(form: _Form, context: int, pair: Pair, excess: int) -> Tokens:
     passage = pair.passage
     while excess > 0:
         if not passage:
             raise InputError(f"question {pair.question[:60]!r} and its answer exceed the teacher's {context} tokens")
-        passage = _without_first_tokens(tokenizer, passage, excess)
-        text = template.prompt(pair.question, passage)
-        prompt, whole = _encode(tokenizer, [text, text + template.completion(pair.answer)], tail)
+        passage = _without_first_tokens(form.tokenizer, passage, excess)
+        text = form.prompt(pair, passage)
+        prompt, whole = form.encode([text, text + form.template.completion(pair.answer)])
         excess = len(whole) - context
     return checked(pair, prompt, whole, True)
 
@@ -69,11 +87,6 @@ def checked(pair: Pair, prompt: Sequence[int], whole: Sequence[int], truncated: 
 def _without_first_tokens(tokenizer: "PreTrainedTokenizerBase", passage: str, count: int) -> str:
     offsets = tokenizer(passage, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
     return passage[offsets[count][0] :].lstrip() if count < len(offsets) else ""
-
-
-def _encode(tokenizer: "PreTrainedTokenizerBase", texts: list[str], tail: int) -> list[list[int]]:
-    encoded = tokenizer(texts, verbose=False)["input_ids"]  # verbose: it would warn of lengths, which are dealt with above
-    return [ids[: len(ids) - tail] for ids in encoded]
 
 
 def closing_tokens(with_special: list[int], plain: list[int]) -> int:

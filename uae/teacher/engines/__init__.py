@@ -23,8 +23,9 @@ class EngineRequest:
     batch_tokens: int | None  # None, here and below: the engine chooses
     memory_mb: int | None
     compile: bool
-    server: Mapping[str, Any]  # url, concurrency, timeout_s, batch_pairs; empty without a server
+    server: Mapping[str, Any]  # url, concurrency, timeout_s, batch_pairs, top_logprobs; empty without a server
     api_key: str | None
+    grades: tuple[str, ...]  # of a judgement
 
 
 class PreparedTeacher(NamedTuple):
@@ -70,8 +71,20 @@ def _local(request: EngineRequest) -> PreparedTeacher:
 def _served(request: EngineRequest) -> PreparedTeacher:
     from uae.teacher.engines.served import ServedTeacher
 
-    teacher = ServedTeacher(**request.server, model=request.model, api_key=request.api_key)
+    server = {name: value for name, value in request.server.items() if name != "top_logprobs"}
+    teacher = ServedTeacher(**server, model=request.model, api_key=request.api_key)
     return PreparedTeacher(teacher.fingerprint, lambda: teacher)
 
 
-ENGINES: dict[str, Callable[[EngineRequest], PreparedTeacher]] = {"local": _local, "served": _served}
+def _served_chat(request: EngineRequest) -> PreparedTeacher:
+    from uae.teacher.engines.served_chat import ChatTeacher
+
+    teacher = ChatTeacher(**request.server, model=request.model, api_key=request.api_key, grades=request.grades)
+    return PreparedTeacher(teacher.fingerprint, lambda: teacher)
+
+
+ENGINES: dict[str, Callable[[EngineRequest], PreparedTeacher]] = {
+    "local": _local,
+    "served": _served,
+    "served_chat": _served_chat,
+}

@@ -14,30 +14,26 @@ vLLM computes the whole prompt of a request for prompt log-probs: it fills its p
 import importlib.metadata
 import math
 from array import array
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from itertools import groupby
-from typing import Any, NamedTuple, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, NamedTuple
 
-import openai
-
-from uae.io.errors import ConfigError, InputError, ModelError, without_user_info
+from uae.io.errors import InputError, ModelError
 from uae.io.files import sha256_bytes
+from uae.teacher.chat import TEMPLATE_OPTIONS, user
+from uae.teacher.engines.client import CLAMPED, ServerClient, Words
 from uae.teacher.prompts import Template
 from uae.teacher.protocol import Pair, PromptBatch, Reading
 from uae.teacher.tokens import Tokens, checked, closing_tokens
 
-MAX_RETRIES = 5  # with the client's growing pauses about a quarter of a minute
-_CONNECT_SECONDS = 10.0  # an address without a server shall not take ``timeout_s``, which is meant for a busy one
-_NO_KEY = "EMPTY"  # vLLM's documentation sends this; without any the client would take OPENAI_API_KEY and give it to the server
-_NOT_FINITE = "not JSON compliant"  # how vLLM says that it could not write NaN or infinity into its answer
-_CLAMPED = -9999.0  # what vLLM sends for minus infinity, which JSON cannot hold
 _CACHED_TEXTS = 1024  # whose tokens are remembered: a prompt comes with several answers, a long passage with several questions
 
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
+_WORDS = Words(
+    kind="a vLLM server",
+    key="set the one that the server was started with (vllm serve --api-key)",
+    needed="a vLLM server, whose /v1/completions, /tokenize and /detokenize are needed",
+)
 
 
 class _Server(NamedTuple):
@@ -68,20 +64,12 @@ class ServedTeacher:
     """
 
     def __init__(self, url: str, model: str, api_key: str | None, concurrency: int, timeout_s: float, batch_pairs: int):
-        self._root, self._address = _root_and_address(url)
-        self._key = (api_key or "").strip()
-        if not (self._key.isascii() and self._key.isprintable()):
-            raise ConfigError("the teacher's API key has characters that no key can have: look for a line break or a quote in it")
-        self.model, self.concurrency, self.timeout_s, self.batch_pairs = model, concurrency, timeout_s, batch_pairs
+        self.client = ServerClient(url, model, api_key, concurrency, timeout_s, _WORDS)
+        self.model, self.batch_pairs = model, batch_pairs
         self.workers = 1  # it has threads of its own, for requests
         self.fingerprint = sha256_bytes("served", model)
-        self._client = openai.OpenAI(
-            base_url=f"{self._root}/v1",
-            api_key=self._key or _NO_KEY,
-            timeout=openai.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_SECONDS)),
-            max_retries=MAX_RETRIES,
-        )
         self._ids = lru_cache(_CACHED_TEXTS)(self._ask_ids)
+        self._in_chat = lru_cache(_CACHED_TEXTS)(self._ask_chat)
 
     def provenance(self) -> dict[str, str | int | float | bool | None]:
         """The server's version is None where it does not say (a proxy).
@@ -91,12 +79,12 @@ class ServedTeacher:
         """
         return {
             "backend": "openai-compatible",
-            "server": self._address,
+            "server": self.client.address,
             "server_version": self._server.version,
             "model": self.model,
             "model_root": self._server.root,
             "max_model_len": self._server.max_model_len,
-            "concurrency": self.concurrency,
+            "concurrency": self.client.concurrency,
             "batch_pairs": self.batch_pairs,
             "prefix_cache": "not read: vLLM computes whole prompts for prompt log-probs",
             "openai": importlib.metadata.version("openai"),
@@ -114,7 +102,7 @@ class ServedTeacher:
             return []
         context = self._server.max_model_len - 1  # a completion has one token at least
         prompts = [list(group) for _, group in groupby(pairs, key=lambda pair: (pair.passage, pair.question))]
-        groups = self._concurrently(lambda group: [self._tokenise(context, template, pair) for pair in group], prompts)
+        groups = self.client.concurrently(lambda group: [self._tokenise(context, template, pair) for pair in group], prompts)
         work = [tokens for group in groups for tokens in group]
         return [
             _batch(pairs[first : first + self.batch_pairs], work[first : first + self.batch_pairs])
@@ -127,7 +115,7 @@ class ServedTeacher:
         Raises:
             ModelError: the server gives NaN or infinite values, log-probs of other tokens or none, or cannot be reached.
         """
-        return self._concurrently(lambda item: self._read(*item), zip(batch.pairs, batch.work, strict=True))
+        return self.client.concurrently(lambda item: self._read(*item), zip(batch.pairs, batch.work, strict=True))
 
     def start_worker(self) -> None:
         pass
@@ -141,35 +129,37 @@ class ServedTeacher:
     def _read(self, pair: Pair, tokens: Tokens) -> Reading:
         about = f"the answer {pair.answer[:40]!r} to {pair.question[:60]!r}"
         body = {"prompt": list(tokens.tokens), "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
-        log_probs = self._log_probs(self._ask("/v1/completions", body, about), tokens, about)
+        log_probs = self._log_probs(self.client.ask("/v1/completions", body, about), tokens, about)
         return Reading(pair.key, -math.fsum(log_probs), len(log_probs), tokens.truncated)
 
     def _log_probs(self, reply: Any, tokens: Tokens, about: str) -> list[float]:
         """Of the answer's tokens."""
-        choices = self._field(reply, "/v1/completions", "choices", list)
+        choices = self.client.field(reply, "/v1/completions", "choices", list)
         if len(choices) != 1:
-            raise ModelError(f"{self._address} sends {len(choices)} completions of one prompt, for {about}: it is no vLLM server")
+            raise ModelError(
+                f"{self.client.address} sends {len(choices)} completions of one prompt, for {about}: it is no vLLM server"
+            )
         positions = choices[0].get("prompt_logprobs")
         if positions is None:
             raise ModelError(
-                f"{self._address} sends no prompt_logprobs with its completions: serve the teacher with vLLM 0.8 or newer "
+                f"{self.client.address} sends no prompt_logprobs with its completions: serve the teacher with vLLM 0.8 or newer "
                 "(vllm serve MODEL), and let no proxy in between drop the field"
             )
         names = list(map(str, tokens.tokens))
         # Nothing is said of the first token. Every other position has the one that was sent, perhaps among likelier ones.
         if len(positions) != len(names) or any(name not in (at or {}) for name, at in zip(names[1:], positions[1:], strict=True)):
             raise ModelError(
-                f"{self._address} gives log-probs of other tokens than it was sent, for {about}: let no proxy in between change "
-                "or truncate prompts; a vLLM older than 0.8 needs --no-enable-prefix-caching"
+                f"{self.client.address} gives log-probs of other tokens than it was sent, for {about}: let no proxy in "
+                "between change or truncate prompts; a vLLM older than 0.8 needs --no-enable-prefix-caching"
             )
         answer = slice(tokens.start, None)
         values = [at[name]["logprob"] for name, at in zip(names[answer], positions[answer], strict=True)]
         for value in values:
-            if value is None or not (_CLAMPED < value < math.inf):
-                raise ModelError(self._not_finite(about, value))
+            if value is None or not (CLAMPED < value < math.inf):
+                raise ModelError(self.client.not_finite(about, value))
             if value > 0:
                 raise ModelError(
-                    f"{self._address} gives the log-probability {value} for {about}, which none can be: "
+                    f"{self.client.address} gives the log-probability {value} for {about}, which none can be: "
                     "start the server with --logprobs-mode raw_logprobs"
                 )
         return values
@@ -179,138 +169,72 @@ class ServedTeacher:
         passage, truncated = pair.passage, False
         while True:
             text = template.prompt(pair.question, passage)
-            whole = self._encode(text + template.completion(pair.answer))
+            prompt, text = self._in_chat(text) if template.chat else (self._encode(text), text)
+            whole = self._encode(text + template.completion(pair.answer), written_out=template.chat)
             excess = len(whole) - context
             if excess <= 0:
-                return checked(pair, self._encode(text), whole, truncated)
+                return checked(pair, prompt, whole, truncated)
             if not passage:
                 raise InputError(f"question {pair.question[:60]!r} and its answer exceed the teacher's {context} tokens")
             passage, truncated = self._without_first_tokens(passage, excess), True
 
-    def _encode(self, text: str) -> "array[int]":
+    def _encode(self, text: str, written_out: bool = False) -> "array[int]":
+        """``written_out``: the text holds its special tokens, as a chat template puts them."""
+        if written_out:
+            return self._ids(text, False)
         # Closing special tokens belong after the answer, not between prompt and answer.
         ids = self._ids(text, True)
         return ids[: len(ids) - self._server.closing]
+
+    def _ask_chat(self, text: str) -> tuple["array[int]", str]:
+        """Tokens and text of a user's message in the model's chat template, up to where the assistant's begins.
+
+        Raises:
+            ModelError: the model has no chat template, or its text does not come back from its tokens.
+        """
+        body = {"messages": [user(text)], "add_generation_prompt": True, "chat_template_kwargs": TEMPLATE_OPTIONS}
+        reply = self.client.ask("/tokenize", body, "a prompt in the model's chat template (chat: true)")
+        ids = array("i", self.client.field(reply, "/tokenize", "tokens", list))
+        written = self.client.field(self.client.ask("/detokenize", {"tokens": ids.tolist()}), "/detokenize", "prompt", str)
+        if self._ids(written, False) != ids:
+            raise ModelError(
+                f"{self.client.address}: a prompt in the chat template of {self.model!r} does not come back from its tokens, "
+                "so no answer can be put after it: use the local engine, or chat: false"
+            )
+        return ids, written
 
     def _without_first_tokens(self, passage: str, count: int) -> str:
         ids = self._ids(passage, False)
         if count >= len(ids):
             return ""
-        rest = self._field(self._ask("/detokenize", {"tokens": ids[count:].tolist()}), "/detokenize", "prompt", str)
+        rest = self.client.field(self.client.ask("/detokenize", {"tokens": ids[count:].tolist()}), "/detokenize", "prompt", str)
         # Only its length counts: the text itself may begin with half a letter. And the passage gets shorter in any case.
         return passage[len(passage) - min(len(rest), len(passage) - 1) :].lstrip()
 
     def _ask_ids(self, text: str, special: bool) -> "array[int]":
-        reply = self._ask("/tokenize", {"prompt": text, "add_special_tokens": special})
-        return array("i", self._field(reply, "/tokenize", "tokens", list))
+        reply = self.client.ask("/tokenize", {"prompt": text, "add_special_tokens": special})
+        return array("i", self.client.field(reply, "/tokenize", "tokens", list))
 
     @cached_property
     def _server(self) -> _Server:
-        models = self._field(self._ask("/v1/models"), "/v1/models", "data", list)
+        models = self.client.field(self.client.ask("/v1/models"), "/v1/models", "data", list)
         served = {card.get("id"): card for card in models}
         if self.model not in served:
             names = ", ".join(map(repr, sorted(served))) or "nothing"
             raise ModelError(
-                f"{self._address} serves {names}, not {self.model!r}: correct the teacher's name, or start the server with "
+                f"{self.client.address} serves {names}, not {self.model!r}: correct the teacher's name, or start the server with "
                 f"--served-model-name {self.model}"
             )
-        try:
-            said: Any = self._client.get(f"{self._root}/version", cast_to=object)
-            version = said.get("version")
-        except (openai.OpenAIError, ValueError, AttributeError):
-            version = None  # only for the record
-        reply = self._ask("/tokenize", {"prompt": "a", "add_special_tokens": True})
-        with_special, plain = self._field(reply, "/tokenize", "tokens", list), list(self._ids("a", False))
+        reply = self.client.ask("/tokenize", {"prompt": "a", "add_special_tokens": True})
+        with_special, plain = self.client.field(reply, "/tokenize", "tokens", list), list(self._ids("a", False))
         return _Server(
-            version,
+            self.client.version(),
             served[self.model].get("root"),
-            self._field(reply, "/tokenize", "max_model_len", int),
+            self.client.field(reply, "/tokenize", "max_model_len", int),
             closing_tokens(with_special, plain),
         )
-
-    def _concurrently(self, function: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
-        with ThreadPoolExecutor(self.concurrency) as pool:
-            return list(pool.map(function, items))  # after an exception map cancels what has not begun
-
-    def _ask(self, path: str, body: dict[str, Any] | None = None, about: str = "") -> Any:
-        """GET, or POST with a body. The answer's JSON, or text where it is none."""
-        # Not client.completions.create: it checks and rebuilds every item of request and answer, 38 ms against 5 for a prompt of
-        # 1500 tokens, and threads share one interpreter.
-        url = self._root + path
-        try:
-            if body is None:
-                return self._client.get(url, cast_to=object)
-            return self._client.post(url, body={"model": self.model, **body}, cast_to=object)
-        # From None: the client's own errors hold the request with its key.
-        except openai.APITimeoutError:
-            limits = f"{min(self.timeout_s, _CONNECT_SECONDS):g} seconds to connect, {self.timeout_s:g} to answer"
-            raise ModelError(
-                f"{self._address} did not answer in time, {MAX_RETRIES + 1} times in a row ({limits}): look whether the server "
-                "is up, lower the concurrency, or allow more time",
-                transient=True,
-            ) from None
-        except openai.APIConnectionError as error:
-            reason = self._clean(str(error.__cause__))
-            said = f"{self._address} cannot be reached ({reason}): start the server, or correct the address"
-            raise ModelError(said, transient=True) from None
-        except openai.APIStatusError as error:
-            busy = error.status_code in (408, 409, 429) or error.status_code >= 500  # those that the client asks again
-            transient = busy and _NOT_FINITE not in str(error.body)
-            raise ModelError(self._refusal(error, path, about), transient=transient) from None
-        except ValueError:
-            raise ModelError(f"{self._address}{path} does not answer in JSON: the address is not that of a vLLM server") from None
-
-    def _refusal(self, error: openai.APIStatusError, path: str, about: str) -> str:
-        status = error.status_code
-        if status in (401, 403):
-            fault = "refuses the API key" if self._key else "asks for an API key"
-            return f"{self._address} {fault} ({status}): set the one that the server was started with (vllm serve --api-key)"
-        body = error.body
-        said = (body.get("message") or body.get("detail")) if isinstance(body, dict) else body
-        said = self._clean(str(said or "no reason given"))
-        if _NOT_FINITE in said:
-            return self._not_finite(about, "NaN or infinity")
-        if status == 404:
-            return (
-                f"{self._address}{path} answers 404 ({said}): the address must be that of a vLLM server, whose /v1/completions, "
-                f"/tokenize and /detokenize are needed, and the model {self.model!r} be served there"
-            )
-        tries = int(error.request.headers.get("x-stainless-retry-count", 0)) + 1
-        times = f" ({tries} times in a row)" if tries > 1 else ""
-        return f"{self._address}{path} answers {status}{times}{f' for {about}' if about else ''}: {said}"
-
-    def _not_finite(self, about: str, value: object) -> str:
-        shown = "minus infinity" if value in (_CLAMPED, -math.inf) else value
-        return (
-            f"{self._address} gives {shown} for {about}: serve the teacher in another number format "
-            "(vllm serve --dtype bfloat16 or float32); if it stays, the model's weights are damaged"
-        )
-
-    def _field(self, reply: Any, path: str, name: str, kind: type) -> Any:
-        value = reply.get(name) if isinstance(reply, dict) else None
-        if not isinstance(value, kind):
-            raise ModelError(f"{self._address}{path} answers without {name!r}: the address is not that of a vLLM server")
-        return value
-
-    def _clean(self, text: str) -> str:
-        """What a server or a library said, on one line, short, and without the key."""
-        line = " ".join(text.split())
-        return (line.replace(self._key, "***") if self._key else line)[:300]
 
 
 def _batch(pairs: Sequence[Pair], work: Sequence[Tokens]) -> PromptBatch:
     tokens = sum(len(item.tokens) for item in work)
     return PromptBatch(tuple(pairs), tokens, tokens, tuple(work))
-
-
-def _root_and_address(url: str) -> tuple[str, str]:
-    """The server's root, and what of it may be shown: a password can stand in an address."""
-    try:
-        parts = urlsplit(url.strip())
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and len(url.split()) == 1
-    except ValueError:
-        usable = False
-    if not usable:
-        raise ConfigError("the teacher's address must look like http://host:8000 or https://host/v1")
-    path = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
-    return f"{parts.scheme}://{parts.netloc}{path}", without_user_info(f"{parts.scheme}://{parts.netloc}")
