@@ -18,6 +18,7 @@ from uae.release.build import IndexRecipe, build_release
 from uae.teacher.asking import Asked
 from uae.teacher.engines.local import load_teacher
 from uae.teacher.prompts import Template
+from uae.validation.trained_on import write_trained_on
 
 TEMPLATE = Template("{passage}\n", "{question}\n", " {answer}")
 TEXTS = [f"Valve {n} of the pump is opened on day {n}, and closed again after {n + 2} hours." for n in range(12)]
@@ -62,6 +63,12 @@ def tables(tmp_path_factory, tiny_encoder, tiny_lm):
         **paths, encoder_path=tiny_encoder, base_path=None, release_path=root / "release", recipe=recipe, scope="document",
         passage_words=140, device="cpu",
     )  # fmt: skip
+    questions = read_table(root / "questions.parquet", QUESTIONS).assign(split="train")
+    write_trained_on(root / "trained_on.parquet", questions, read_table(root / "passages.parquet", PASSAGES))
+    build_release(
+        **paths, encoder_path=tiny_encoder, base_path=None, release_path=root / "trained", recipe=recipe, scope="document",
+        passage_words=140, device="cpu", trained_on_path=root / "trained_on.parquet",
+    )  # fmt: skip
     (root / "training.csv").write_text("step,train_loss,validation_ndcg\n1,2.0,\n")
     return root
 
@@ -85,11 +92,11 @@ def llm_terms(lm, folder, **changes) -> LlmTerms:
 def evaluated(tables, tiny_encoder, tiny_lm, tmp_path):
     """What the stage returns for these questions and settings, with warnings of numpy and scipy as errors."""
 
-    def run(questions, scope="document", cutoffs=(1,), reader_questions=1, llm=None):
+    def run(questions, scope="document", cutoffs=(1,), reader_questions=1, llm=None, release="release"):
         write_table(tmp_path / "questions.parquet", QUESTIONS, questions)
         inputs = Inputs(
             passages=tables / "passages.parquet", questions=tmp_path / "questions.parquet", base=tiny_encoder,
-            release=tables / "release", rivals={}, readers={"reader": tiny_lm}, training_curve=tables / "training.csv",
+            release=tables / release, rivals={}, readers={"reader": tiny_lm}, training_curve=tables / "training.csv",
         )  # fmt: skip
         names = {"evaluation": "e.json", "cost": "c.json", "page": "e.html", "runs": "r.parquet", "curve": "c.csv"}
         written = Written(**{name: tmp_path / file for name, file in names.items()})
@@ -146,3 +153,9 @@ def test_where_no_question_has_an_answer_retrieval_alone_is_measured(evaluated, 
 def test_a_test_set_without_evidence_is_one_clear_error(evaluated):
     with pytest.raises(ArtefactError, match="no test question with evidence"):
         evaluated([question | {"evidence": []} for question in questions_of([0])])
+
+
+def test_a_release_is_not_evaluated_on_what_it_was_trained_on(evaluated, tmp_path):
+    with pytest.raises(ArtefactError, match=r"release [0-9a-f]{12} was trained on .*3 questions: 'When is valve 0"):
+        evaluated(questions_of([0, 1, 2]), "corpus", release="trained")
+    assert not (tmp_path / "e.json").exists()

@@ -26,6 +26,7 @@ from uae.release.manifest import read_manifest, seal
 from uae.release.parity import Parity
 from uae.retrievers.dense import load_encoder
 from uae.retrievers.onnx_export import export_encoder
+from uae.validation.trained_on import write_trained_on
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "release"))
 
@@ -264,6 +265,27 @@ def test_a_champion_of_an_older_format_is_measured_and_replaced(project, tmp_pat
     ].mean()
     assert result["reasons"][0].startswith(f"map 0.9000 against {measured:.4f} of version 7 (champion)")
     assert (result["replaced"], moved) == (7, [("m", "champion", "1")])
+
+
+def test_a_champion_is_not_measured_on_what_it_was_trained_on(project, tmp_path, monkeypatch):
+    """Here its splits were others: what are test questions today were training questions then."""
+    passages, questions = (read_table(project / f"{n}.parquet", s) for n, s in (("passages", PASSAGES), ("questions", QUESTIONS)))
+    questions["split"] = questions["split"].map({"train": "test", "test": "train"})
+
+    def trained_on(folder, manifest):
+        write_trained_on(folder / "trained_on.parquet", questions, passages)
+        manifest["files"]["trained_on.parquet"] = ""
+
+    champion = SimpleNamespace(version="7", run_id="run", tags={})
+    monkeypatch.setattr(uae.registry.promote, "version_of", lambda *arguments: champion)
+    monkeypatch.setattr(uae.registry.promote, "release_of", lambda version: tmp_path / "champion")
+    changed(project, tmp_path / "champion", trained_on)
+    release = changed(project, tmp_path / "release", lambda folder, manifest: None)
+    with pytest.raises(ArtefactError, match=r"version 7 of m was trained on .*1 documents: d; 10 questions: 'Pump 1 has"):
+        gate(project, release, monkeypatch)
+    with pytest.raises(ArtefactError, match=r"release [0-9a-f]{12} was trained on"):
+        gate(project, tmp_path / "champion", monkeypatch)
+    assert not (tmp_path / "promotion.json").exists()
 
 
 def test_a_champion_of_an_unknown_format_says_what_to_do(project, tmp_path, monkeypatch):

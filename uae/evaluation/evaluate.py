@@ -22,6 +22,7 @@ from uae.measures.statistics import Resampling
 from uae.release.manifest import read_manifest
 from uae.retrievers.lexical import rank_bm25
 from uae.text.passage_template import PassageTemplate
+from uae.validation.trained_on import check_not_trained_on
 
 BM25, HYBRID = "bm25", "hybrid"
 _CURVE_DEPTH = 10
@@ -76,13 +77,14 @@ def evaluate(
         device, dtype: of encoders and readers, as params.yaml has them.
 
     Raises:
-        ArtefactError: there is no test question with evidence.
+        ArtefactError: there is no test question with evidence, or the release was trained on what is in the test set.
     """
     manifest = read_manifest(inputs.release)
     passages, everything = read_table(inputs.passages, PASSAGES), read_table(inputs.questions, QUESTIONS)
     read_as = PassageTemplate(manifest.dense().passage_template)  # every system reads passages as the release does
     read = read_as.applied(passages)
     questions = choose_questions(everything)
+    check_not_trained_on(inputs.release, f"release {manifest.fingerprint[:12]}", questions, passages, scope)
     documents = questions.set_index("question_id")["doc_id"]
     folders = {BASE: inputs.base, **inputs.rivals, UAE: manifest.dense().encoder_folder(inputs.release)}
     rankings, fused, weights = _retrieve(folders, questions, choosing_questions(everything), read, scope, device)

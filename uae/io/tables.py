@@ -64,6 +64,10 @@ CANDIDATES = _schema(
     rank=pa.int32(),  # 1 is best, by the base encoder within the question's scope
     score=pa.float32(),  # cosine similarity of the base encoder
 )
+TRAINED_ON = _schema(  # what an encoder learnt from; a release carries it
+    kind=pa.string(),  # document or question
+    key=pa.string(),  # hash of the source key, or of the question's words
+)
 # Labels are paid for, and outlive the version that wrote them. Where LABELS gains a column, raise the format, and say in
 # LABELS_SINCE what the column is in older parts.
 LABELS_FORMAT = 1

@@ -21,6 +21,7 @@ ARTEFACTS = {
     "refreshed_candidates": "data/refreshed_candidates.parquet",
     "refreshed_labels": "data/refreshed_labels",
     "student": "models/student",
+    "trained_on": "data/trained_on.parquet",
     "rivals": "models/rivals",
     "reward_model": "models/reward",
     "second_stage": "models/second_stage",

@@ -31,6 +31,7 @@ from uae.release.passages import Passages
 from uae.retrievers.dense import encode, load_encoder
 from uae.retrievers.serving_forms import open_encoder
 from uae.text.passage_template import PassageTemplate
+from uae.validation.trained_on import check_not_trained_on
 
 _SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec("string", "query"), ColSpec("long", "k", required=False)]),
@@ -75,7 +76,8 @@ def promote(
         lineage: name -> artefact. Their DVC hashes are kept with the version.
 
     Raises:
-        ArtefactError: the evaluation is of another release, another test set or another scope.
+        ArtefactError: the evaluation is of another release, another test set or another scope. Or the release or the champion
+            was trained on what is in the test set.
         ConfigError: the gate has no metric of that name.
         RegistryError: MLflow does not answer, or the champion's release is lost.
     """
@@ -83,6 +85,7 @@ def promote(
     passages = read_table(passages_path, PASSAGES)
     questions = choose_questions(read_table(questions_path, QUESTIONS))
     _check_identity(evaluation_path, evaluation, manifest.fingerprint, test_set_hash(questions, passages, scope), scope)
+    check_not_trained_on(release_path, f"release {manifest.fingerprint[:12]}", questions, passages, scope)
     client = connect(uri, experiment, root)
     champion = version_of(client, model, alias)
     if champion is not None and champion.tags.get(RELEASE_TAG) == manifest.fingerprint and has_artefacts(champion):
@@ -91,7 +94,7 @@ def promote(
         means = {name: {m: v["mean"] for m, v in values.items()} for name, values in evaluation["systems"].items()}
         if champion is not None:
             name = f"version {champion.version} ({alias})"
-            reference = _measure(champion, questions, passages, scope, device, means[UAE])
+            reference = _measure(champion, model, questions, passages, scope, device, means[UAE])
         else:
             name, reference = "the base encoder (there is no champion yet)", means[BASE]
         better = decide_better(means[UAE], reference, name, bounds)
@@ -136,11 +139,19 @@ def _outcome(decision: Decision, model: str, alias: str, version: ModelVersion, 
 
 
 def _measure(
-    champion: ModelVersion, questions: pd.DataFrame, passages: pd.DataFrame, scope: str, device: str, metrics: Iterable[str]
+    champion: ModelVersion,
+    model: str,
+    questions: pd.DataFrame,
+    passages: pd.DataFrame,
+    scope: str,
+    device: str,
+    metrics: Iterable[str],
 ) -> dict[str, float]:
     """The champion's retrieval on the present test questions: a figure from an older test set proves nothing today."""
     cutoffs = [int(name.partition("@")[2]) for name in metrics if name.startswith("recall@")]
-    return measure_release(release_of(champion), questions, passages, scope, device, cutoffs)
+    release = release_of(champion)
+    check_not_trained_on(release, f"version {champion.version} of {model}", questions, passages, scope)
+    return measure_release(release, questions, passages, scope, device, cutoffs)
 
 
 def measure_release(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from uae.io.files import atomic_path, sha256_file, sha256_parts, write_json
-from uae.io.tables import DOCUMENTS, PASSAGES, QUESTIONS, read_table, write_table
+from uae.io.tables import DOCUMENTS, PASSAGES, QUESTIONS, TRAINED_ON, read_table, write_table
 from uae.release.build_dense import DenseBuild, IndexRecipe, Material, build_dense
 from uae.release.legs.dense import DenseEntry
 from uae.release.manifest import BASE, UAE, Manifest, SystemEntry
@@ -40,6 +40,7 @@ def build_release(
     device: str,
     previous_path: Path | None = None,
     read_as: PassageTemplate = TEXT_ALONE,
+    trained_on_path: Path | None = None,
 ) -> BuiltRelease:
     """Encode all passages, index them, choose what serves the encoder, and write the release folder atomically.
 
@@ -53,6 +54,7 @@ def build_release(
         passage_words: what the passages were cut to; the release keeps it.
         previous_path: the earlier release; None: the one at ``release_path``, if there is one.
         read_as: what the encoder reads of a passage.
+        trained_on_path: what the encoder was trained on (TRAINED_ON), for the release to carry; None: it does not say.
 
     Raises:
         ConfigError: FAISS does not know the factory, or the one way of serving that is allowed fails its gate.
@@ -73,6 +75,8 @@ def build_release(
         write_table(partial / "passages.parquet", RELEASE_PASSAGES, passages[RELEASE_PASSAGES.names])
         documents = read_table(documents_path, DOCUMENTS)[RELEASE_DOCUMENTS.names]
         write_table(partial / "documents.parquet", RELEASE_DOCUMENTS, documents)
+        if trained_on_path is not None:
+            write_table(partial / "trained_on.parquet", TRAINED_ON, read_table(trained_on_path, TRAINED_ON))
         files = sorted(path for path in partial.rglob("*") if path.is_file())
         manifest = Manifest(
             format=FORMAT,

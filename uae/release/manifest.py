@@ -3,6 +3,7 @@
 manifest.json         this
 passages.parquet      schema RELEASE_PASSAGES; its rows have the order of every index
 documents.parquet     schema RELEASE_DOCUMENTS
+trained_on.parquet    schema TRAINED_ON; releases of earlier versions have none
 legs/NAME/            the files of one leg (``uae.release.legs``)
 
 A *leg* is a retriever with its index. A *system* is what can be asked by name: a leg, or several and how they are fused.

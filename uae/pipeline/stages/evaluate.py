@@ -116,6 +116,8 @@ STAGE = Stage(
     code=(
         "uae/evaluation",
         "uae/release/open.py",
+        "uae/validation/trained_on.py",
+        "uae/text/words.py",
         *RELEASE,
         "uae/measures",
         *RETRIEVERS,

@@ -31,6 +31,7 @@ def run(p: IndexParameters, w: Workspace) -> dict[str, Any]:
         encoder_path=w.path("student"),
         base_path=base_encoder(p.student, p.student_prompts, w.model_cache) if p.index.base else None,
         release_path=w.path("release"),
+        trained_on_path=w.path("trained_on"),
         recipe=IndexRecipe(**p.index.model_dump(exclude={"base"})),
         scope=p.scope,
         passage_words=p.passage_words,
@@ -45,7 +46,7 @@ STAGE = Stage(
     summary="Encode the corpus with the student and bind encoder, FAISS index and passages into a release.",
     run=run,
     parameters=IndexParameters,
-    needs=("documents", "passages", "questions", "student"),
+    needs=("documents", "passages", "questions", "student", "trained_on"),
     makes=("release",),
     keeps=("release",),
     code=(

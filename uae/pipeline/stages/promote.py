@@ -50,6 +50,8 @@ STAGE = Stage(
         *REGISTRY,
         "uae/registry/versions.py",
         "uae/evaluation/testset.py",
+        "uae/validation/trained_on.py",
+        "uae/text/words.py",
         "uae/measures/metrics.py",
         "uae/measures/ranking.py",
         *RETRIEVERS,

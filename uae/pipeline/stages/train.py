@@ -46,6 +46,7 @@ def run(p: TrainParameters, w: Workspace) -> dict[str, Any]:
     from uae.registry.tracking import ENCODER_TAG, connect, training_run
     from uae.retrievers.prompts import base_encoder
     from uae.training.train import SecondStage, train
+    from uae.validation.trained_on import write_trained_on
 
     def log_metrics(metrics: dict[str, float], step: int) -> None:
         mlflow.log_metrics(metrics, step=step)
@@ -59,9 +60,10 @@ def run(p: TrainParameters, w: Workspace) -> dict[str, Any]:
         "student_prompts": p.student_prompts and p.student_prompts.model_dump(),
         "seed": p.seed,
     }
+    data = training_data(p, w, w.path("questions"))
     with training_run(params, {name: w.path(name) for name in ("candidates", "passages", "questions", "labels")}) as run:
         summary = train(
-            data=training_data(p, w, w.path("questions")),
+            data=data,
             base_path=base,
             student_path=w.path("student"),
             rivals_path=w.path("rivals"),
@@ -76,6 +78,7 @@ def run(p: TrainParameters, w: Workspace) -> dict[str, Any]:
             log_metrics=log_metrics,
             log_examples=lambda rows: mlflow.log_dict({"examples": rows}, "validation_examples.json"),
         )
+        write_trained_on(w.path("trained_on"), data.questions, data.passages)
         mlflow.set_tag(ENCODER_TAG, summary["fingerprint"])
         mlflow.log_metrics({name: summary[name] for name in ("seconds_per_step", "peak_memory_mb", "teacher_temperature")})
     return summary | {"run_id": run.info.run_id}
@@ -129,11 +132,21 @@ STAGE = Stage(
     run=run,
     parameters=TrainParameters,
     needs=("candidates", "passages", "questions", "labels", "label_manifest", "label_validation"),
-    makes=("student", "rivals", "reward_model", "second_stage", "training_curve", "refreshed_candidates", "refreshed_labels"),
+    makes=(
+        "student",
+        "trained_on",
+        "rivals",
+        "reward_model",
+        "second_stage",
+        "training_curve",
+        "refreshed_candidates",
+        "refreshed_labels",
+    ),
     keeps=("reward_model", "second_stage", "refreshed_labels"),
     code=(
         "uae/training",
         "uae/teacher",
+        "uae/validation/trained_on.py",
         "uae/text/passage_template.py",
         *REGISTRY,
         "uae/text/answer_match.py",
