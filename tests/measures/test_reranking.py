@@ -66,8 +66,8 @@ def test_scores_that_differ_by_less_than_single_precision_tie_by_id():
 def test_the_weight_is_the_one_with_the_best_map_and_of_equals_the_smallest():
     evidence = {"q1": ["pb"], "q2": ["pa"]}  # the second stage is right about q1, the first about q2
     chosen = best_first_weight(RANKINGS, SCORES, 3, evidence)
-    assert chosen == (5.0, 1.0, 2)
-    assert best_first_weight(RANKINGS, SCORES, 3, evidence, weights=[0.0]) == (0.0, 0.75, 2)
+    assert chosen == (5.0, 1.0, 0.75, 2)
+    assert best_first_weight(RANKINGS, SCORES, 3, evidence, weights=[0.0]) == (0.0, 0.75, 0.75, 2)
     only = {"q1": RANKINGS["q1"]}
     assert best_first_weight(only, SCORES, 3, evidence).weight == 0.0
     with pytest.raises(ValueError, match="no rankings"):
