@@ -1,5 +1,6 @@
 """The first passages of a ranking in another order, by values or by the sum of two stages; and the weight in that sum."""
 
+import numpy as np
 import pytest
 
 from uae.io.errors import ArtefactError
@@ -63,12 +64,44 @@ def test_scores_that_differ_by_less_than_single_precision_tie_by_id():
     assert second_stage_ranking(ranking, scores, 2, 1.0)["q2"][0] == ["pa", "pb"]
 
 
-def test_the_weight_is_the_one_with_the_best_map_and_of_equals_the_smallest():
+def many(number: int, first_right: int, second_right: int) -> tuple[dict, dict, dict]:
+    """Questions of two passages, the first one right. Each stage gives the right one a point more, where it is right."""
+    rankings, scores = {}, {}
+    for place in range(number):
+        right, wrong = (0.6, 0.5) if place % 10 < first_right else (0.5, 0.6)
+        rankings[f"q{place}"] = (["pa", "pb"], [right, wrong]) if right > wrong else (["pb", "pa"], [wrong, right])
+        scores |= {(f"q{place}", "pa"): 1.0 if place % 7 < second_right else 0.0, (f"q{place}", "pb"): 0.5}
+    return rankings, scores, {f"q{place}": ["pa"] for place in range(number)}
+
+
+def test_the_stage_that_is_right_more_often_counts_more():
+    weights = {}
+    for first, second in ((9, 4), (6, 6)):
+        rankings, scores, evidence = many(140, first, second)
+        found = best_first_weight(rankings, scores, 2, evidence)
+        assert found.questions == 140
+        assert found.first_map == pytest.approx((first + 0.5 * (10 - first)) / 10)
+        weights[first, second] = found.weight
+        # two independent witnesses of differences 0.1 and 0.5: each counts by the log of its odds
+        odds = [np.log(right / (1 - right)) for right in (first / 10, second / 7)]
+        assert found.weight == pytest.approx((odds[0] / 0.1) / (odds[1] / 0.5), rel=0.02)
+    assert weights[9, 4] > weights[6, 6]
+
+
+def test_the_likeliest_weight_has_the_better_map_where_the_stages_help_each_other():
     evidence = {"q1": ["pb"], "q2": ["pa"]}  # the second stage is right about q1, the first about q2
-    chosen = best_first_weight(RANKINGS, SCORES, 3, evidence)
-    assert chosen == (5.0, 1.0, 0.75, 2)
-    assert best_first_weight(RANKINGS, SCORES, 3, evidence, weights=[0.0]) == (0.0, 0.75, 0.75, 2)
-    only = {"q1": RANKINGS["q1"]}
-    assert best_first_weight(only, SCORES, 3, evidence).weight == 0.0
-    with pytest.raises(ValueError, match="no rankings"):
-        best_first_weight({}, SCORES, 3, evidence)
+    found = best_first_weight(RANKINGS, SCORES, 3, evidence)
+    assert (found.map, found.first_map, found.questions) == (1.0, 0.75, 2)
+
+
+def test_a_weight_is_chosen_on_questions_that_can_say_something():
+    rankings, scores, evidence = many(140, 8, 5)
+    plain = best_first_weight(rankings, scores, 2, evidence)
+    more = rankings | {"none": RANKINGS["q2"], "all": RANKINGS["q2"]}
+    more_scores = scores | {(q, p): 1.0 for q in ("none", "all") for p in ("pa", "pb")}
+    found = best_first_weight(more, more_scores, 2, evidence | {"none": ["pz"], "all": ["pa", "pb"]})
+    assert (found.weight, found.questions) == (plain.weight, 140)
+    assert best_first_weight({"all": RANKINGS["q2"]}, more_scores, 2, {"all": ["pa", "pb"]}) is None
+    assert best_first_weight({"q2": RANKINGS["q2"]}, SCORES, 2, {}) is None
+    with pytest.raises(ArtefactError, match="question q1: 1 of the passages"):
+        best_first_weight(RANKINGS, SCORES, 4, evidence)

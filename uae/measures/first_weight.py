@@ -1,46 +1,75 @@
-"""How much the first stage's scores count beside the second stage's, chosen by MAP."""
+"""How much the first stage's scores count beside the second stage's, chosen on questions with evidence."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize
+from scipy.special import logsumexp
+
 from uae.measures.fusion import Rankings
 from uae.measures.metrics import retrieval_metrics
-from uae.measures.reranking import PairScores, second_stage_ranking
+from uae.measures.reranking import PairScores, require_scores, second_stage_ranking
 
-# Of the first stage's scores beside those of a second stage, which are log-probabilities: cosines of a trained encoder become
-# such by a factor of about 20 (``train.student_temperature``).
-FIRST_WEIGHTS = (0.0, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 60.0, 100.0)
+# The weight lies between 0.01 and 1000: beyond that one stage decides alone.
+_SMALLEST, _LARGEST = 0.01, 1000.0
+_START = (np.log(0.5), np.log(20.0))  # cosines of a trained encoder become log-probabilities by a factor of about 20
+_SCALES = (np.log(0.01), np.log(200.0))  # of one stage's scores
 
 
 class FirstWeight(NamedTuple):
     weight: float
     map: float  # of the ranking with it
     first_map: float  # of the first stage's ranking, as it came
-    questions: int
+    questions: int  # that it was chosen on
 
 
 def best_first_weight(
-    rankings: Rankings,
-    scores: PairScores,
-    depth: int,
-    evidence: Mapping[str, Sequence[str]],
-    weights: Sequence[float] = FIRST_WEIGHTS,
-) -> FirstWeight:
-    """The weight of ``second_stage_ranking`` with the highest MAP on these questions; of equals the smallest.
+    rankings: Rankings, scores: PairScores, depth: int, evidence: Mapping[str, Sequence[str]]
+) -> FirstWeight | None:
+    """The weight ``w = b / a`` of ``second_stage_ranking`` under which the evidence is likeliest.
+
+    ``p(d | q) = softmax(a s + b f)`` over the question's first ``depth`` passages, with the second stage's score ``s`` and the
+    first's ``f``. ``a`` and ``b`` minimise the mean of ``- log sum_{d in evidence} p(d | q)``. Of few questions the likelihood
+    says more than MAP does, which jumps where two passages change places.
 
     Choose it on questions that neither stage was trained on, and that nothing is measured on.
 
+    Returns:
+        None where no question has evidence and other passages among its first ``depth``.
+
     Raises:
-        ArtefactError: as ``second_stage_ranking``.
-        ValueError: there are no questions.
+        ArtefactError: a passage has no score.
     """
-    if not rankings:
-        raise ValueError("there are no rankings to choose a weight on")
+    require_scores(rankings, scores, depth)
+    usable = {question_id: ranking for question_id, ranking in rankings.items() if len(evidence.get(question_id, ()))}
+    lists = [found for key, ranking in usable.items() if (found := _list(key, ranking, scores, depth, evidence[key]))]
+    if not lists:
+        return None
+
+    def loss(logs: npt.NDArray[np.float64]) -> float:
+        logits = [(np.exp(logs) @ both, hit) for both, hit in lists]
+        return float(np.mean([logsumexp(values) - logsumexp(values[hit]) for values, hit in logits]))
+
+    second, first = minimize(loss, _START, method="L-BFGS-B", bounds=[_SCALES, _SCALES]).x
+    weight = round(float(np.clip(np.exp(first - second), _SMALLEST, _LARGEST)), 3)
+
     def quality(ranked: Rankings) -> float:
         ids = {question_id: found for question_id, (found, _) in ranked.items()}
         table = retrieval_metrics(ids, {question_id: evidence[question_id] for question_id in ids}, [1])
         return round(float(table["map"].mean()), 9)
 
-    tried = {weight: quality(second_stage_ranking(rankings, scores, depth, weight)) for weight in weights}
-    best = max(tried, key=lambda weight: (tried[weight], -weight))
-    return FirstWeight(best, tried[best], quality(rankings), len(rankings))
+    both = second_stage_ranking(usable, scores, depth, weight)
+    return FirstWeight(weight, quality(both), quality(usable), len(lists))
+
+
+def _list(
+    question_id: str, ranking: tuple[list[str], list[float]], scores: PairScores, depth: int, evidence: Sequence[str]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]] | None:
+    """A question's list, if it can say anything."""
+    ids = ranking[0][:depth]
+    hit = np.isin(ids, list(evidence))
+    if not hit.any() or hit.all():
+        return None
+    return np.array([[scores[question_id, passage_id] for passage_id in ids], ranking[1][:depth]], np.float64), hit

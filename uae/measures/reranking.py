@@ -25,6 +25,7 @@ def reorder(rankings: "Rankings", values: Mapping[tuple[str, str], float], top: 
     Raises:
         ArtefactError: a passage has no value.
     """
+    require_scores(rankings, values, top)
     return {question_id: _reordered(question_id, *ranking, values, top) for question_id, ranking in rankings.items()}
 
 
@@ -42,27 +43,34 @@ def second_stage_ranking(
     Raises:
         ArtefactError: a passage has no score.
     """
+    require_scores(rankings, scores, depth)
     return reorder(rankings, _sums(rankings, scores, depth, weight), depth)
 
 
+def require_scores(rankings: "Rankings", scores: PairScores, depth: int) -> None:
+    """
+    Raises:
+        ArtefactError: one of the first ``depth`` passages has no score.
+    """
+    for question_id, (ids, _) in rankings.items():
+        if missing := [passage_id for passage_id in ids[:depth] if (question_id, passage_id) not in scores]:
+            raise ArtefactError(
+                f"question {question_id}: {len(missing)} of the passages to re-rank have no value, first {missing[0]}: ask about "
+                "the rankings' own passages"
+            )
+
+
 def _sums(rankings: "Rankings", scores: PairScores, depth: int, weight: float) -> dict[tuple[str, str], float]:
-    """Of the pairs that have a score."""
     return {
         (question_id, passage_id): round(scores[question_id, passage_id] + weight * first, _DECIMALS)
         for question_id, (ids, values) in rankings.items()
         for passage_id, first in zip(ids[:depth], values[:depth], strict=True)
-        if (question_id, passage_id) in scores
     }
 
 
 def _reordered(
     question_id: str, ids: list[str], scores: list[float], values: Mapping[tuple[str, str], float], top: int
 ) -> tuple[list[str], list[float]]:
-    if missing := [passage_id for passage_id in ids[:top] if (question_id, passage_id) not in values]:
-        raise ArtefactError(
-            f"question {question_id}: {len(missing)} of the passages to re-rank have no value, first {missing[0]}: ask about the "
-            "rankings' own passages"
-        )
     best = sorted((-values[question_id, passage_id], passage_id) for passage_id in ids[:top])
     order = [passage_id for _, passage_id in best] + ids[top:]
     rest = [-best[-1][0] - (scores[top - 1] - score) for score in scores[top:]] if best else []
