@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
-from uae.evaluation.answers import Answering, read_answers
+from uae.evaluation.answers import Context, Reader, read_answers
 from uae.evaluation.comparison import gains_over
 from uae.evaluation.cost import reranking, time_queries, vector_search
 from uae.evaluation.passage_utility import agreement, ceiling, passage_utilities, ranked_pairs, top_passage_utility
@@ -29,6 +29,7 @@ from uae.experiments.contenders import rankings_path
 from uae.io.files import read_json, sha256_bytes, write_json
 from uae.io.models import fingerprint, resolve
 from uae.io.tables import LEDGER, PASSAGES, QUESTIONS, RUNS, read_table, write_table
+from uae.measures.answers import ANSWER_METRICS
 from uae.measures.fusion import reciprocal_rank_fusion
 from uae.measures.metrics import retrieval_metrics
 from uae.measures.statistics import Resampling, kept_gain, paired_gain
@@ -198,26 +199,25 @@ def answers(bench: Bench, ranked: Mapping[str, Rankings], held_out_answered: int
 
 
 def answers_of(bench: Bench, systems: Mapping[str, Rankings], reader: Path, questions: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Token F1 and exact match of each system, by question, kept on the disk."""
-    e = bench.settings.evaluate
+    """The metrics of each system's answers from the first number of passages, by question, kept on the disk."""
+    e, compute = bench.settings.evaluate, bench.settings.compute
+    context, in_chat = Context(e.reader_passages[0], e.reader_orders[0]), json.dumps([e.reader_chat, e.held_out_chat])
     tops = json.dumps(
         {
-            name: {question_id: ranked[question_id][0][: e.reader_passages] for question_id in questions["question_id"]}
+            name: {question_id: ranked[question_id][0][: context.passages] for question_id in questions["question_id"]}
             for name, ranked in systems.items()
         }
     )
-    path = bench.out / "answers" / f"{sha256_bytes(tops, fingerprint(reader), str(e.reader_new_tokens))[:16]}.parquet"
+    key = sha256_bytes(tops, fingerprint(reader), str(e.reader_new_tokens), context.order, in_chat, *ANSWER_METRICS)
+    path = bench.out / "answers" / f"{key[:16]}.parquet"
     if not path.exists():
-        tables = read_answers(
-            systems, questions, bench.read, reader,
-            Answering(e.reader_passages, None, e.reader_new_tokens, e.reader_batch_size),
-            bench.settings.compute.device, bench.settings.compute.dtype,
-        )  # fmt: skip
+        chat = e.reader_chat if reader == resolve(bench.settings.models.reader, bench.workspace.model_cache) else e.held_out_chat
+        opened = Reader(reader, compute.device, compute.dtype, e.reader_new_tokens, e.reader_batch_size, chat)
         rows = [
-            {"system": name, "question_id": row.Index, "passage_ids": [], "scores": [], "answer": row.answer}
-            | {"metrics": [("token_f1", row.token_f1), ("exact_match", row.exact_match)]}
-            for name, table in tables.items()
-            for row in table.itertuples()
+            {"system": name, "question_id": row["question_id"], "passage_ids": [], "scores": [], "answer": row["answer"]}
+            | {"metrics": [(metric, row[metric]) for metric in ANSWER_METRICS]}
+            for name, table in read_answers(systems, questions, bench.read, opened, context, None).items()
+            for row in table.reset_index().to_dict("records")
         ]
         write_table(path, RUNS, rows)
     return {

@@ -12,7 +12,7 @@ from pathlib import Path
 from uae.evaluation.answers import Reader
 from uae.io.models import resolve
 from uae.io.tables import PASSAGES, QUESTIONS, read_table
-from uae.measures.metrics import answer_metrics
+from uae.measures.answers import answer_metrics
 from uae.pipeline.chain import STAGES, run_stage
 from uae.pipeline.settings import load_settings
 from uae.pipeline.workspace import Workspace
@@ -43,7 +43,10 @@ def main(asked: int = 40) -> None:
     for name, prompt in {"two examples": None, **VARIANTS}.items():
         reader.prompt = examples if prompt is None else lambda question, passages, p=prompt: p(question, passages[0])
         replies = reader.answer(requests)
-        scores = [answer_metrics(reply, gold)["token_f1"] for reply, gold in zip(replies, questions["answers"], strict=True)]
+        scores = [
+            answer_metrics(reply, gold, read)["token_f1"]
+            for reply, gold, (_, read) in zip(replies, questions["answers"], requests, strict=True)
+        ]
         result["token_f1"][name] = round(sum(scores) / len(scores), 4)
     print(json.dumps(result))
 

@@ -51,6 +51,19 @@ def smallest() -> dict:
     }  # fmt: skip
 
 
+def context(passages: int, order: str, questions: int, **changes) -> dict:
+    answers = {
+        "token_f1": estimate(0.2, questions),
+        "answer_recall": estimate(0.31, questions),
+        "k_precision": estimate(0.87, questions),
+    }
+    return {
+        "reader": "reader", "passages": passages, "order": order, "questions": questions, "cut": 0,
+        "systems": {"base": answers, "uae": answers}, "gains": {"token_f1": gain(0.05, 0.25, 0.21, questions)}, "over_first": {},
+        "over_best_first": {},
+    } | changes  # fmt: skip
+
+
 def largest() -> dict:
     whole = smallest()
     for name in ("bm25", "hybrid", "infonce", "ceiling"):
@@ -81,6 +94,11 @@ def largest() -> dict:
                 "uae": {"token_f1": estimate(0.329), "exact_match": estimate(0.1)},
             }
         },
+        "reader_contexts": [
+            context(1, "best_first", 70),
+            context(5, "best_first", 9, over_first={"uae": {"token_f1": gain(0.02, 0.1, 0.3, 9)}}),
+            context(5, "best_at_both_ends", 9, cut=3, over_best_first={"uae": {"k_precision": gain(-0.01, None, 0.6, 9)}}),
+        ],
         "training": {"curve": [{"step": 1, "loss": 2.0, "validation": None}, {"step": 2, "loss": 1.5, "validation": 0.6}]},
     }  # fmt: skip
 
@@ -265,13 +283,32 @@ def test_figures_of_the_evaluation_are_on_the_page(soup):
     assert table_named(soup, "UAE over InfoNCE on evidence")[1][2:] == ["-3.1% [-14.1%, +9.9%]", "0.440", "292"]
     assert table_named(soup, "Recall by number of passages")[2] == ["UAE", *(f"{k / 11:.3f}" for k in range(1, 11))]
     assert table_named(soup, "Time per query")[3] == ["LLM re-ranking, list-wise", "10,150", "812", "10"]
-    assert table_named(soup, "Answers of second reader")[2] == ["UAE", "0.329 [0.279, 0.389]", "0.100 [0.050, 0.160]", "292"]
+    assert table_named(soup, "Answers of second reader")[2] == [
+        "UAE",
+        "0.329 [0.279, 0.389]",
+        "0.100 [0.050, 0.160]",
+        "–",
+        "–",
+        "292",
+    ]
     held_out = table_named(soup, "Utility of the first passage, by LLM")[2]
     assert held_out[:2] + held_out[4:] == ["other", "held out", "+0.121 [+0.011, +0.251]", "–", "0.002", "292"]
     text = words(soup)
     assert "the held-out LLM sees 73% of the relative gain" in text
     assert "in nats it would be 61%" in text
     assert "Rank correlation 0.613 [0.563, 0.673], mean over 280 questions" in text
+
+
+def test_readers_of_several_passages_are_compared(soup):
+    rows = table_named(soup, "Answers by number and order of passages")
+    assert rows[0] == ["reader, passages", "from", "token F1", "exact match", "answer recall", "K-precision", "questions"]
+    answers = ["0.200 [0.150, 0.260]", "–", "0.310 [0.260, 0.370]", "0.870 [0.820, 0.930]"]
+    assert rows[2] == ["reader: 1", "UAE", *answers, "70"]
+    assert rows[5] == ["reader: 5, best at both ends", "base encoder", *answers, "9"]
+    text = words(soup)
+    assert "reader, 5 passages, best at both ends: 3 answers were read from fewer" in text
+    assert "reader, 5 passages, best first from UAE, over the reader’s first row" in text
+    assert "reader, 5 passages, best at both ends from UAE, over best first" in text
 
 
 def test_what_was_found_besides_is_said_in_sentences(soup):
@@ -308,7 +345,7 @@ def test_every_plot_is_there_and_described(soup):
         assert image["aria-label"]
 
 
-@pytest.mark.parametrize("part", ["gains_over", "recall_curve", "cost", "held_out", "readers", "training"])
+@pytest.mark.parametrize("part", ["gains_over", "recall_curve", "cost", "held_out", "readers", "reader_contexts", "training"])
 def test_a_missing_part_is_left_out(part, soup):
     evaluation = largest()
     del evaluation[part]

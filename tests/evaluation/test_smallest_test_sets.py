@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from uae.evaluation.answers import Answering
+from uae.evaluation.contexts import Answering
 from uae.evaluation.evaluate import Inputs, Written, evaluate
 from uae.evaluation.llm import LlmTerms
 from uae.io.errors import ArtefactError
@@ -103,10 +103,8 @@ def evaluated(tables, tiny_encoder, tiny_lm, tmp_path):
         terms = None if llm is None else llm_terms(tiny_lm, tmp_path, **llm)
         with warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)
-            return evaluate(
-                inputs, written, scope, cutoffs, Answering(1, reader_questions, 1, 1), Resampling(0.95, 100, 1), terms, "cpu",
-                "float32",
-            )  # fmt: skip
+            answering = Answering([1], ["best_first"], reader_questions, 0, 1, 1)
+            return evaluate(inputs, written, scope, cutoffs, answering, Resampling(0.95, 100, 1), terms, "cpu", "float32")
 
     return run
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from uae.io.tables import CANDIDATES, read_table
 from uae.release.store import read_origin
@@ -36,7 +37,7 @@ def finished(tmp_path_factory, small_chain) -> Path:
 
 def test_evaluation_is_complete(finished):
     evaluation = json.loads((finished / "evaluation.json").read_text())
-    metrics = {"recall@1", "recall@5", "map", "mrr", "ndcg@10", "token_f1", "exact_match"}
+    metrics = {"recall@1", "recall@5", "map", "mrr", "ndcg@10", "token_f1", "exact_match", "answer_recall", "k_precision"}
     for system in ("base", "uae"):
         assert set(evaluation["systems"][system]) == metrics
         for value in evaluation["systems"][system].values():
@@ -45,6 +46,36 @@ def test_evaluation_is_complete(finished):
     assert evaluation["seeds"] == [13]
     assert evaluation["counts"]["test_questions"] > 0
     assert evaluation["counts"]["answered_questions"] == 8
+
+
+def test_readers_get_several_numbers_of_passages_in_two_orders(finished):
+    evaluation = json.loads((finished / "evaluation.json").read_text())
+    contexts = {(found["passages"], found["order"]): found for found in evaluation["reader_contexts"]}
+    assert list(contexts) == [(1, "best_first"), (3, "best_first"), (5, "best_first"), (5, "best_at_both_ends")]
+    assert [found["questions"] for found in contexts.values()] == [8, 5, 5, 5]
+    assert {found["reader"] for found in contexts.values()} == {"reader"}
+    first = contexts[1, "best_first"]
+    assert first["systems"] == evaluation["readers"]["reader"]
+    assert first["systems"]["uae"]["token_f1"] == evaluation["systems"]["uae"]["token_f1"]
+    assert first["gains"] == {name: evaluation["gains"]["uae"][name] for name in first["gains"]}
+    for found in contexts.values():
+        for gains in (found["gains"], *found["over_first"].values(), *found["over_best_first"].values()):
+            assert list(gains) == ["token_f1", "exact_match", "answer_recall", "k_precision"]
+            assert {gain["questions"] for gain in gains.values()} == {found["questions"]}
+    assert [bool(found["over_first"]) for found in contexts.values()] == [False, True, True, True]
+    assert [bool(found["over_best_first"]) for found in contexts.values()] == [False, False, False, True]
+    assert "best at both ends" in (finished / "evaluation.html").read_text()
+
+
+def test_mlflow_has_the_answers_of_every_context(finished):
+    client = MlflowClient(f"sqlite:///{finished / 'mlflow.db'}")
+    version = client.get_model_version_by_alias("uae-retriever", "champion")
+    logged = client.get_run(version.run_id).data.metrics
+    evaluation = json.loads((finished / "evaluation.json").read_text())
+    assert logged["test/uae/answer_recall"] == evaluation["systems"]["uae"]["answer_recall"]["mean"]
+    for found in evaluation["reader_contexts"]:
+        name = f"test/base/reader_{found['passages']}_{found['order']}/k_precision"
+        assert logged[name] == found["systems"]["base"]["k_precision"]["mean"]
 
 
 def test_all_systems_stand_in_one_report(finished):

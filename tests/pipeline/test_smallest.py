@@ -62,6 +62,7 @@ def _parts(kinds: Any) -> list[Any]:
     return found
 
 
+LISTS = ("evaluate.cutoffs", "evaluate.reader_passages")  # of counts
 COUNTS = dict(smallest_counts())
 
 # split -> title, two passages, question, answer. Both passages are evidence: so each question has two candidates at the least,
@@ -136,7 +137,7 @@ def run(settings: Settings, workspace: Workspace, *stages: str) -> dict[str, dic
 
 
 def everything_smallest() -> dict[str, Any]:
-    return {key: [value] if key == "evaluate.cutoffs" else value for key, value in COUNTS.items() if key not in LEFT_OUT}
+    return {key: [value] if key in LISTS else value for key, value in COUNTS.items() if key not in LEFT_OUT}
 
 
 def check_evaluation(workspace: Workspace, answered: int = 1) -> None:
@@ -158,7 +159,9 @@ def test_the_counts_are_found():
         "label.batch_tokens": 64,
         "train.reward.folds": 2,
         "evaluate.cutoffs": 1,  # each of a list
+        "evaluate.reader_passages": 1,  # each of a list
         "evaluate.reader_questions": 1,
+        "evaluate.reader_more_questions": 0,
         "evaluate.llm.window": 2,
         "evaluate.resamples": 100,
     }

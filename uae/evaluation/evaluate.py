@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from uae.evaluation.answers import ANSWER_METRICS, Answering, read_answers
 from uae.evaluation.comparison import Measured, gains_over, independent_units, summarise
+from uae.evaluation.contexts import Answering, Tables, compare_contexts, read_in_contexts
 from uae.evaluation.fused import CONVEX, choosing_questions, fused_with_bm25
 from uae.evaluation.llm import LlmTerms, with_llm
 from uae.evaluation.page import evaluation_page
@@ -16,6 +16,7 @@ from uae.evaluation.testset import BASE, UAE, choose_questions, rank_with, test_
 from uae.io.files import write_json, write_text
 from uae.io.models import fingerprint
 from uae.io.tables import PASSAGES, QUESTIONS, RUNS, read_table, write_table
+from uae.measures.answers import ANSWER_METRICS
 from uae.measures.fusion import Rankings, reciprocal_rank_fusion
 from uae.measures.metrics import retrieval_metrics
 from uae.measures.statistics import Resampling
@@ -95,9 +96,8 @@ def evaluate(
     rankings |= fused
     evidence = dict(zip(questions["question_id"], questions["evidence"], strict=True))
     found = {system: rankings[system] for system in folders}
-    answers = {
-        name: read_answers(found, questions, read, path, answering, device, dtype) for name, path in inputs.readers.items()
-    }
+    contexts = read_in_contexts(found, questions, read, inputs.readers, answering, device, dtype)
+    answers = {name: next(iter(of_reader.values())) for name, of_reader in contexts.items()}  # of the first context
     first = next(iter(answers.values()))
     scores = _scores(rankings, evidence, cutoffs, first)
     independent = independent_units(documents)
@@ -117,6 +117,7 @@ def evaluate(
         "models": _models(inputs) | {UAE: manifest.dense().encoder},
         "release": manifest.fingerprint,
         **_compared(scores, answers, [BM25, HYBRID, *inputs.rivals], documents, resampling),
+        "reader_contexts": compare_contexts(contexts, documents, resampling),
         "fusion": weights,
         "recall_curve": _recall_curve({system: rankings[system] for system in (BM25, *folders, HYBRID, *fused)}, evidence),
         "training": {"curve": _training_curve(inputs.training_curve)},
@@ -196,7 +197,7 @@ def _retrieve(
 
 def _compared(
     scores: Mapping[str, pd.DataFrame],
-    answers: Mapping[str, Mapping[str, pd.DataFrame]],
+    answers: Mapping[str, Tables],
     rivals: Sequence[str],
     documents: pd.Series,
     resampling: Resampling,

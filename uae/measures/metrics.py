@@ -1,7 +1,6 @@
-"""Per-question retrieval metrics by ir-measures (trec_eval's definitions) and answer metrics by torchmetrics (SQuAD's)."""
+"""Per-question retrieval metrics by ir-measures (trec_eval's definitions)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import ir_measures
 import pandas as pd
@@ -39,12 +38,3 @@ def retrieval_metrics(
         columns=["question_id", "metric", "value"],
     )
     return values.pivot(index="question_id", columns="metric", values="value")[list(names.values())]
-
-
-def answer_metrics(prediction: str, answers: Sequence[str]) -> dict[str, float]:
-    """Token F1 and exact match against the best-matching gold answer, in [0, 1], normalised as SQuAD does."""
-    from torchmetrics.functional.text import squad
-
-    gold: dict[str, Any] = {"answers": {"text": list(answers), "answer_start": [0] * len(answers)}, "id": "0"}
-    scores = squad([{"prediction_text": prediction, "id": "0"}], [gold])
-    return {"token_f1": float(scores["f1"]) / 100, "exact_match": float(scores["exact_match"]) / 100}

@@ -205,13 +205,24 @@ class LlmSettings(Options):
 
 class EvaluateSettings(Options):
     cutoffs: Annotated[tuple[Count, ...], Field(min_length=1)]
-    reader_passages: Count
+    reader_passages: Annotated[tuple[Count, ...], Field(min_length=1)]
+    reader_orders: Annotated[tuple[Literal["best_first", "best_at_both_ends"], ...], Field(min_length=1)]
     reader_questions: Count | None
+    reader_more_questions: Annotated[int, Field(ge=0)]
+    reader_chat: bool
+    held_out_chat: bool
     reader_new_tokens: Count
     reader_batch_size: Count
     llm: LlmSettings
     resamples: Annotated[int, Field(ge=100)]
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
+
+    @field_validator("reader_passages", "reader_orders")
+    @classmethod
+    def _stand_once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(set(values)) < len(values):
+            raise ValueError("each must stand once")
+        return values
 
 
 class PromoteSettings(Options):

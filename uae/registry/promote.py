@@ -221,6 +221,10 @@ def _register(
             for system, metrics in evaluation["systems"].items():
                 values = {f"test/{system}/{name}".replace("@", "_at_"): v["mean"] for name, v in metrics.items()}
                 mlflow.log_metrics(values)
+            for context in evaluation.get("reader_contexts", ()):
+                given = f"{context['reader'].replace(' ', '_')}_{context['passages']}_{context['order']}"
+                for system, metrics in context["systems"].items():
+                    mlflow.log_metrics({f"test/{system}/{given}/{name}": v["mean"] for name, v in metrics.items()})
             mlflow.log_dict(dict(evaluation), "evaluation.json")
             logged = mlflow.pyfunc.log_model(
                 name="release",

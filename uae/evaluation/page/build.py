@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from uae.evaluation.comparison import Measured, decisive, interval_words
-from uae.evaluation.page.names import label, meaning, metric_name, metrics_of, ordered
+from uae.evaluation.page.names import ORDERS, label, meaning, metric_name, metrics_of, ordered
 from uae.evaluation.page.plots import draw_cost, draw_gains, draw_recall, draw_training
 from uae.evaluation.page.questions import TOP, check_runs, examples
 from uae.evaluation.page.tables import on_fewer, same_questions, slower
@@ -15,6 +15,7 @@ from uae.evaluation.page.words import LEADS, cautions, findings, p, times, verdi
 from uae.evaluation.testset import UAE
 from uae.io.errors import ArtefactError
 from uae.io.files import write_text
+from uae.measures.answers import ANSWER_METRICS
 from uae.pages.page import drawing, interval, or_dash, render
 
 
@@ -57,7 +58,7 @@ def page(evaluation: Mapping[str, Any], runs: pd.DataFrame, questions: pd.DataFr
             "cost": draw_cost(evaluation["cost"], systems, lead, fewer) if evaluation.get("cost") else None,
             "training": draw_training(evaluation["training"]["curve"]) if _has_curve(evaluation) else None,
         }
-    optional = ("gains_over", "recall_curve", "cost", "held_out", "readers")
+    optional = ("gains_over", "recall_curve", "cost", "held_out", "readers", "reader_contexts")
     return render(
         "evaluation/page/page.html.j2",
         _FILTERS,
@@ -72,6 +73,8 @@ def page(evaluation: Mapping[str, Any], runs: pd.DataFrame, questions: pd.DataFr
         meanings={metric: meaning(metric) for metric in metrics},
         most=most,
         lead=lead,
+        answer_metrics=ANSWER_METRICS,
+        orders=ORDERS,
         fewer=fewer,
         same_questions=same_questions(runs, fewer, metrics),
         gains={system: gains[system] for system in ordered(gains)},

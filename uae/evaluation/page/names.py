@@ -31,7 +31,14 @@ METRICS = {
     "ndcg@10": ("nDCG@10", "evidence among the first ten passages, counting less the further down it stands."),
     "token_f1": ("token F1", "words that the reader LLM’s answer shares with a gold answer, compared as SQuAD does."),
     "exact_match": ("exact match", "share of the reader LLM’s answers that equal a gold answer, compared as SQuAD does."),
+    "answer_recall": ("answer recall", "share of a gold answer’s words that the reader LLM’s answer holds."),
+    "k_precision": (
+        "K-precision",
+        "share of the words of the reader LLM’s answer that stand in the passages it was given: whether it keeps to them, not "
+        "whether it is right.",
+    ),
 }
+ORDERS = {"best_first": "best first", "best_at_both_ends": "best at both ends"}  # of the passages that a reader is given
 _UNKNOWN = ("#5f7f95", "h")  # colour and marker of a system that is not listed
 
 

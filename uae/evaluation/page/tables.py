@@ -5,9 +5,9 @@ from typing import Any
 
 import pandas as pd
 
-from uae.evaluation.answers import ANSWER_METRICS
 from uae.evaluation.page.names import ordered
 from uae.evaluation.testset import BASE, UAE
+from uae.measures.answers import ANSWER_METRICS
 
 
 def on_fewer(table: Mapping[str, Mapping[str, Any]], most: Mapping[str, int]) -> bool:

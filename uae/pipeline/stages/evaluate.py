@@ -19,6 +19,7 @@ from uae.pipeline.teachers import asked_teachers, open_local, template_of
 from uae.pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
+    from uae.evaluation.contexts import Answering
     from uae.evaluation.llm import LlmTerms
 
 
@@ -35,7 +36,6 @@ class EvaluateParameters(Parameters):
 
 
 def run(p: EvaluateParameters, w: Workspace) -> dict[str, Any]:
-    from uae.evaluation.answers import Answering
     from uae.evaluation.evaluate import Inputs, Written, evaluate
     from uae.io.models import resolve
     from uae.measures.statistics import Resampling
@@ -65,11 +65,26 @@ def run(p: EvaluateParameters, w: Workspace) -> dict[str, Any]:
         ),
         scope=p.scope,
         cutoffs=e.cutoffs,
-        answering=Answering(e.reader_passages, e.reader_questions, e.reader_new_tokens, e.reader_batch_size),
+        answering=answering_of(e),
         resampling=Resampling(e.confidence, e.resamples, p.seed),
         llm=llm_terms(p, w) if e.llm.questions else None,
         device=p.compute.device,
         dtype=p.compute.dtype,
+    )
+
+
+def answering_of(e: EvaluateSettings) -> "Answering":
+    from uae.evaluation.contexts import Answering
+
+    in_chat = {"reader": e.reader_chat, "held out": e.held_out_chat}
+    return Answering(
+        passages=e.reader_passages,
+        orders=e.reader_orders,
+        questions=e.reader_questions,
+        more_questions=e.reader_more_questions,
+        new_tokens=e.reader_new_tokens,
+        batch_size=e.reader_batch_size,
+        chat=frozenset(name for name, chat in in_chat.items() if chat),
     )
 
 
@@ -84,7 +99,13 @@ def llm_terms(p: EvaluateParameters, w: Workspace) -> "LlmTerms":
     if p.models.held_out:
         path = resolve(p.models.held_out, w.model_cache)
         found = fingerprint(path)
-        held_out = replace(teacher, name="held out", fingerprint=found, open=lambda: open_local(path, found, p.label, p.compute))
+        held_out = replace(
+            teacher,
+            name="held out",
+            fingerprint=found,
+            templates=tuple(replace(template, chat=p.evaluate.held_out_chat) for template in teacher.templates),
+            open=lambda: open_local(path, found, p.label, p.compute),
+        )
     reader = resolve(p.models.reader, w.model_cache)
     return LlmTerms(
         questions=llm.questions,
@@ -120,6 +141,7 @@ STAGE = Stage(
         "uae/text/words.py",
         *RELEASE,
         "uae/measures",
+        "uae/text/answer_match.py",
         *RETRIEVERS,
         "uae/teacher",
         "uae/pages",
