@@ -1,3 +1,5 @@
+import random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -65,9 +67,11 @@ def passages(raw, max_words):
 
 
 def test_passages_end_at_sentence_ends_where_a_sentence_fits():
-    sentences = [f"Keeper {n} lit lamp {n} at six." for n in range(9)]
-    found = passages(document(("", " ".join(sentences))), 15)
-    assert [text for _, text in found] == [" ".join(sentences[n : n + 2]) for n in range(0, 9, 2)]
+    sentences = [f"Keeper {n} lit lamp {n} at six." for n in range(30)]
+    found = [text for _, text in passages(document(("", " ".join(sentences))), 15)]
+    assert " ".join(found) == " ".join(sentences)
+    assert all(text.endswith("six.") for text in found)
+    assert {count_words(text) for text in found} == {7, 14}
 
 
 def test_a_sentence_that_does_not_fit_is_cut_between_words():
@@ -113,3 +117,56 @@ def test_scripts_without_spaces_are_cut_too():
 )
 def test_words_are_counted_in_any_script(text, number):
     assert count_words(text) == number
+
+
+def prose(seed, sentences=440):
+    """About 100 passages of 140 words: sentences of 5 to 40 words, a blank line after some of them."""
+    chance = random.Random(seed)
+    words = ["the", "lamp", "keeper", "oil", "storm", "burns", "wrote", "down", "old", "ships", "under", "night", "rope", "bell"]
+    return [
+        (" ".join(["So", *chance.choices(words, k=chance.randint(4, 39)), f"w{chance.getrandbits(24)}."]), chance.random() < 0.2)
+        for _ in range(sentences)
+    ]
+
+
+def cut_prose(sentences):
+    text = "".join(sentence + ("\n\n" if ends else " ") for sentence, ends in sentences)
+    return [text for _, text in passages(document(("", text)), 140)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_passages_are_about_as_long_as_they_may_be(seed):
+    sizes = sorted(count_words(text) for text in cut_prose(prose(seed)))
+    assert len(sizes) > 90
+    assert 90 < sum(sizes) / len(sizes) < 115
+    assert sizes[len(sizes) // 20] > 50
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("change", ["a word", "longer", "another", "a new one", "one less"])
+def test_an_edited_sentence_changes_at_most_three_of_100_passages(seed, change):
+    """Each sixth sentence in turn. Where a sentence goes or comes, a cut may go with it: then rarely four or five change."""
+    sentences = prose(seed)
+    before = cut_prose(sentences)
+    assert 90 < len(before) < 130
+    counts = []
+    for place in range(0, len(sentences), 6):
+        text, ends = sentences[place]
+        edited = {
+            "a word": [(f"Yesterday {text}", ends)],
+            "longer": [(f"Yesterday they said again and again and again that {text}", ends)],
+            "another": [("Nothing of this was ever found.", ends)],
+            "a new one": [("A new sentence stands here now.", False), (text, ends)],
+            "one less": [],
+        }[change]
+        after = cut_prose([*sentences[:place], *edited, *sentences[place + 1 :]])
+        counts.append(len(set(after) - set(before)))
+    assert sum(counts) / len(counts) < 1.6
+    assert max(counts) <= (3 if change in ("a word", "longer") else 5)
+    assert sum(count > 3 for count in counts) <= 0.05 * len(counts)
+
+
+def test_text_in_front_moves_no_cut_but_the_first():
+    sentences = prose(7)
+    before, after = cut_prose(sentences), cut_prose(prose(8, 40) + sentences)
+    assert len(set(before) - set(after)) <= 2
