@@ -149,7 +149,7 @@ def _shifted(quantise):
 
     def open_encoder(folder, backend, device, threads):
         encoder = quantise(folder, backend, device, threads)
-        if backend == "onnx_int8":
+        if backend.startswith("onnx_int8"):
             plain = encoder.encode
             encoder.encode = lambda texts, kind: -plain(texts, kind) if kind == "query" else plain(texts, kind)
         return encoder
@@ -171,7 +171,7 @@ def _broken_documents(quantise):
 
     def open_encoder(folder, backend, device, threads):
         encoder = quantise(folder, backend, device, threads)
-        if backend == "onnx_int8":
+        if backend.startswith("onnx_int8"):
             plain = encoder.encode
             encoder.encode = lambda texts, kind: -plain(texts, kind) if kind == "document" else plain(texts, kind)
         return encoder
@@ -212,6 +212,6 @@ def test_what_cannot_be_exported_is_served_by_torch(tables, rough_encoder, tmp_p
     monkeypatch.setattr(uae.release.choose_form, "export_encoder", fail)
     serving = build(tables, rough_encoder, tmp_path / "release").serving
     assert serving.backend == "torch"
-    assert set(serving.refused) == {"onnx_int8", "onnx"}
+    assert set(serving.refused) == {"onnx_int8", "onnx_int8_mixed", "onnx"}
     assert not list((tmp_path / "release").rglob("*serving*"))
     assert not (tmp_path / "release" / "legs" / "dense" / ".float32").exists()

@@ -15,7 +15,7 @@ import torch
 
 import uae.release.build_dense
 import uae.release.choose_form
-from uae.io.errors import ArtefactError, InputError, ModelError
+from uae.io.errors import ArtefactError, ConfigError, InputError, ModelError
 from uae.io.files import sha256_file
 from uae.io.models import fingerprint
 from uae.io.tables import DOCUMENTS, PASSAGES, read_table, write_table
@@ -32,6 +32,7 @@ from uae.training.towers import build_student
 
 GRAPH = "legs/dense/serving/encoder.onnx"
 INDEX = "legs/dense/index.faiss"
+RECIPE = IndexRecipe(factory="Flat", recall_target=0.9, serving="onnx", max_recall_loss=0.0, min_cosine=0.999)
 TEXTS = ["The seal is torn.", "Keys hang in the lodge.", "Ice forms on the fan.", "The fan is silent.", "Call Lunde first."]
 
 
@@ -150,7 +151,7 @@ def project(release, tmp_path) -> Path:
 
 def build(project: Path, encoder: Path, out: str | Path = "release", factory: str = "Flat", **arguments) -> BuiltRelease:
     tables = {f"{name}_path": project / f"{name}.parquet" for name in ("documents", "passages")}
-    recipe = IndexRecipe(factory=factory, recall_target=0.9, serving="onnx", max_recall_loss=0.0, min_cosine=0.999)
+    recipe = RECIPE._replace(factory=factory)
     terms = {
         "questions_path": None,
         "base_path": None,
@@ -736,3 +737,40 @@ def test_passages_that_the_encoder_cuts_are_counted_and_said(project, tiny_encod
         assert build(project, tiny_encoder).truncated == 1
     assert f"reads at most 128 tokens and cuts 1 of {len(table)} passages" in caplog.text
     assert "lower ingest.passage_words" in caplog.text
+
+
+@pytest.mark.parametrize("serving", ["onnx", "torch"])
+def test_a_release_serves_the_first_numbers_of_the_trained_vectors(release, tmp_path, tiny_encoder, serving):
+    """Base beside it, whole: what was replaced is shown as it was."""
+    recipe = RECIPE._replace(serving=serving, dimension=8)
+    built = build(release.parent, tiny_encoder, tmp_path / "r", base_path=tiny_encoder, recipe=recipe)
+    full = load_encoder(tiny_encoder, "cpu")
+    query, texts = encode(full, [QUESTION], "query"), encode(full, TEXTS, "document")
+    short_query, short = (part[:, :8] / np.linalg.norm(part[:, :8], axis=1, keepdims=True) for part in (query, texts))
+    opened = Release(tmp_path / "r", "cpu")
+    np.testing.assert_allclose(opened.encode([QUESTION], "query"), short_query, atol=1e-5)
+    (hits,) = opened.search([QUESTION], k=5)
+    assert [hit.score for hit in hits] == pytest.approx(sorted((short_query @ short.T)[0], reverse=True), abs=1e-5)
+    np.testing.assert_allclose(opened.encode([QUESTION], "query", "base"), query, atol=1e-5)
+    assert (built.manifest.legs["dense"].dimension, built.manifest.legs["base"].dimension) == (8, 32)
+    assert built.manifest.dense().encoder == read_manifest(release).dense().encoder  # the same training made it
+    assert built.manifest.fingerprint != read_manifest(release).fingerprint
+    trained = load_encoder(built.manifest.dense().encoder_folder(tmp_path / "r"), "cpu")
+    np.testing.assert_allclose(encode(trained, [QUESTION], "query"), short_query, atol=1e-6)
+    (tmp_path / "r" / "legs" / "dense" / "encoder" / "served_dimension.json").unlink()
+    with pytest.raises(ArtefactError, match="served_dimension"):
+        Release(tmp_path / "r", "cpu")
+
+
+def test_an_index_of_whole_vectors_is_not_taken_over_for_short_ones(release, tmp_path, tiny_encoder):
+    first = build(release.parent, tiny_encoder, tmp_path / "r")
+    short = build(release.parent, tiny_encoder, tmp_path / "r", recipe=RECIPE._replace(dimension=8))
+    again = build(release.parent, tiny_encoder, tmp_path / "r", recipe=RECIPE._replace(dimension=8))
+    assert (first.index_reused, short.index_reused, again.index_reused) == (False, False, True)
+    assert again.manifest.fingerprint == short.manifest.fingerprint
+
+
+@pytest.mark.parametrize("dimension", [33, 1000])
+def test_vectors_cannot_be_longer_than_they_are(release, tmp_path, tiny_encoder, dimension):
+    with pytest.raises(ConfigError, match=rf"index\.dimension: vectors of the student have 32 numbers, .* be {dimension}"):
+        build(release.parent, tiny_encoder, tmp_path / "r", recipe=RECIPE._replace(dimension=dimension))

@@ -40,3 +40,10 @@ def test_what_openvino_has_beside_it_is_no_pickle(folder):
     (folder / "openvino").mkdir()
     (folder / "openvino" / "openvino_model_qint8_quantized.bin").write_bytes(b"x")
     assert load_encoder(folder, "cpu").get_embedding_dimension() == 32
+
+
+@pytest.mark.parametrize("said", ["{}", "[8]", '{"dimension": 0}', '{"dimension": "8"}'])
+def test_a_served_dimension_that_is_no_number_is_refused(folder, said):
+    (folder / "served_dimension.json").write_text(said)
+    with pytest.raises(ModelError, match=r"served_dimension\.json must hold"):
+        load_encoder(folder, "cpu")

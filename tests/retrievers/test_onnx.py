@@ -237,3 +237,16 @@ def test_a_release_is_searched_without_torch(tiny_encoder, tmp_path):
     assert done.returncode == 0, done.stderr
     loaded = json.loads(done.stdout.replace("'", '"'))
     assert not {"torch", "transformers", "sentence_transformers"} & set(loaded)
+
+
+def test_mixed_leaves_what_narrows_in_float32_and_is_nearer(exported, tiny_encoder, tmp_path):
+    quantise(exported / "float32", tmp_path / "mixed", mixed=True)
+    graph = onnx.load(tmp_path / "mixed" / "encoder.onnx").graph
+    kept = {tensor.name: list(tensor.dims) for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
+    left = [kept[name] for node in graph.node if node.op_type == "MatMul" for name in node.input if name in kept]
+    assert left == [[64, 32]] * 2  # the last product of each of the two layers
+    assert sum(node.op_type == "MatMulInteger" for node in graph.node) == 10
+    texts = [text for text in TEXTS if text]
+    expected = encode(load_encoder(tiny_encoder, "cpu"), texts, "query")
+    found, plain = (OnnxEncoder(place, 1).encode(texts, "query") for place in (tmp_path / "mixed", exported / "int8"))
+    assert np.abs(found - expected).max() < np.abs(plain - expected).max()

@@ -24,7 +24,7 @@ OPTIONS = TrainOptions.model_validate(
         "student_temperature": 0.05, "in_batch_negatives": True, "passage_queries": 0.0, "evaluations_per_epoch": 1,
         "patience": 6, "calibrate_temperature": False, "near_duplicate": None, "harmful_are_negatives": False,
         "least_best_utility": None, "refresh": {"rounds": 0, "top_k": 3}, "reward": REWARD,
-        "second_stage": SECOND_STAGE, "rivals": (),
+        "matryoshka": {"dimensions": [], "weights": []}, "second_stage": SECOND_STAGE, "rivals": (),
     }
 )  # fmt: skip
 

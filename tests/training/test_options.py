@@ -19,7 +19,7 @@ from uae.training.examples import Example
 from uae.training.loss import ObjectiveLoss
 from uae.training.objectives import OBJECTIVES
 from uae.training.objectives.contract import Objective, ScoredBatch
-from uae.training.options import FitOptions
+from uae.training.options import FitOptions, MatryoshkaOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -72,7 +72,8 @@ def test_only_what_decides_the_weights_decides_where_training_goes_on():
     parameters = OPTIONS.objectives.model_copy(update={"plackett_luce": OBJECTIVES["plackett_luce"](rankings=2, places=1)})
     assert OPTIONS.model_copy(update={"objectives": parameters}).fit_facts() == facts
     assert changed(evidence_share=0.5).fit_facts() != facts
-    others = {"objective": "kl", "towers": "query", "in_batch_negatives": False}
+    cut = MatryoshkaOptions(dimensions=(8,), weights=())
+    others = {"objective": "kl", "towers": "query", "in_batch_negatives": False, "matryoshka": cut}
     for name in FitOptions.model_fields.keys() - {"objectives"}:
         other = others[name] if name in others else getattr(OPTIONS, name) + 1
         assert changed(**{name: other}).fit_facts() != facts, name

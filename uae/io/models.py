@@ -32,6 +32,7 @@ from uae.io.files import atomic_path, sha256_bytes, sha256_file
 from uae.io.gguf import convert_gguf
 
 _PATTERN = re.compile(r"(?P<kind>hf|path|pypi):(?P<name>[^#]+?)(#sha256=(?P<sha256>[0-9a-f]{64}))?")
+SERVED_DIMENSION = "served_dimension.json"
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 # Weights as safetensors only: the other formats of the hub are pickles, and no pickle is loaded from outside.
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*/config.json"]
@@ -129,10 +130,12 @@ def resolve(text: str, folder: Path) -> Path:
 
 
 def fingerprint(folder: Path) -> str:
-    """Hash of what determines a model's numbers: weights, configuration and tokenizer files of ``folder``."""
-    files = sorted(
-        path for path in Path(folder).rglob("*") if path.suffix in {".safetensors", ".json", ".txt", ".model", ".jinja"}
-    )
+    """Hash of what determines a model's numbers: weights, configuration and tokenizer files of ``folder``.
+
+    It does not cover how many numbers of a vector are served (``uae.retrievers.dimension``).
+    """
+    kinds = {".safetensors", ".json", ".txt", ".model", ".jinja"}
+    files = sorted(path for path in Path(folder).rglob("*") if path.suffix in kinds and path != Path(folder) / SERVED_DIMENSION)
     if not any(path.suffix == ".safetensors" for path in files):
         raise ModelError(f"{folder} holds no .safetensors weights")
     return sha256_bytes(*(part for path in files for part in (path.relative_to(folder).as_posix(), sha256_file(path))))

@@ -183,9 +183,10 @@ class UtilitySettings(Options):
 class IndexSettings(Options):
     factory: str
     recall_target: Annotated[float, Field(gt=0, le=1)]
-    serving: Literal["auto", "onnx_int8", "onnx", "torch"]
+    serving: Literal["auto", "onnx_int8", "onnx_int8_mixed", "onnx", "torch"]
     max_recall_loss: Fraction
     min_cosine: Fraction
+    dimension: Count | None
     base: bool
 
 

@@ -2,7 +2,13 @@
 
 TABLES = ("uae/io/files.py", "uae/io/tables.py")
 MODELS = ("uae/io/models.py", "uae/io/gguf.py", "uae/io/weights.py")
-ENCODER = ("uae/io/compute.py", "uae/retrievers/dense.py", "uae/retrievers/prompts.py", "uae/retrievers/protocol.py")
+ENCODER = (
+    "uae/io/compute.py",
+    "uae/retrievers/dense.py",
+    "uae/retrievers/dimension.py",
+    "uae/retrievers/prompts.py",
+    "uae/retrievers/protocol.py",
+)
 RELEASE = (
     "uae/release/legs",
     "uae/release/manifest.py",

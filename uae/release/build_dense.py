@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from uae.index.ann import Tuned, build_index, built_with, dtype, plan_factory, tune
-from uae.io.errors import ModelError, UaeError
+from uae.io.errors import ConfigError, ModelError, UaeError
 from uae.io.files import sha256_file, sha256_parts
 from uae.io.models import fingerprint
 from uae.release.choose_form import Gate, Trial, choose_form, copy_encoder
@@ -20,6 +20,7 @@ from uae.release.legs.dense import DenseEntry, IndexEntry, IndexRecall, Probe, S
 from uae.release.manifest import read_manifest
 from uae.release.parity import Corpus, lowest_cosine
 from uae.retrievers.dense import encode, load_encoder
+from uae.retrievers.dimension import serve_dimension
 from uae.retrievers.document_side import document_fingerprint, route
 from uae.retrievers.onnx_encoder import KINDS
 from uae.retrievers.protocol import Side, Vectors
@@ -46,6 +47,7 @@ class IndexRecipe(NamedTuple):
     serving: str
     max_recall_loss: float
     min_cosine: float
+    dimension: int | None = None  # of the trained encoder's vectors, their first numbers; None: all
 
 
 class Material(NamedTuple):
@@ -95,11 +97,16 @@ def build_dense(
     folder.mkdir(parents=True)
     if how.keeps_encoder:
         copy_encoder(how.encoder_path, folder / "encoder")
+        if recipe.dimension is not None:
+            serve_dimension(folder / "encoder", recipe.dimension)
+        how = how._replace(encoder_path=folder / "encoder")
     texts = material.read_as.texts(material.passages)
     encoder = load_encoder(how.encoder_path, how.device)
     dimension = encoder.get_embedding_dimension()
     if dimension is None:
         raise ModelError(f"{how.encoder_path} does not say how many numbers its vectors have: it is no encoder of texts")
+    if how.keeps_encoder and recipe.dimension is not None and dimension != recipe.dimension:
+        raise ConfigError(f"index.dimension: vectors of the student have {dimension} numbers, so it cannot be {recipe.dimension}")
     truncated = count_truncated(encoder, texts, "document")
     if truncated:
         log.warning(

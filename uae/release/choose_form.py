@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 # The fastest first, as measured; see docs/decisions.md.
-_ORDER = ("onnx_int8", "onnx", "torch")
+_ORDER = ("onnx_int8", "onnx_int8_mixed", "onnx", "torch")
 # What ``uae.io.models.fingerprint`` covers. The rest of a model's folder (a card, other formats) determines no vector.
 _ENCODER_FILES = {".safetensors", ".json", ".txt", ".model", ".jinja"}
 
@@ -63,7 +63,7 @@ def choose_form(
             return ServingEntry(backend="torch", parity=None, refused=refused)
         place = folder / "serving"
         try:
-            _make(backend, encoder_path, place)
+            make_form(backend, encoder_path, place)
             served = open_encoder(folder, backend, device, None)
             try:
                 parity = measure_parity(
@@ -92,13 +92,21 @@ def copy_encoder(source: Path, target: Path) -> None:
             shutil.copyfile(path, place)
 
 
-def _make(backend: str, encoder_path: Path, place: Path) -> None:
+def make_form(backend: str, encoder_path: Path, place: Path) -> None:
+    """Write the serving folder of an encoder for ONNX Runtime.
+
+    Args:
+        backend: onnx, onnx_int8 or onnx_int8_mixed.
+
+    Raises:
+        ModelError: the encoder cannot be exported.
+    """
     full = place if backend == "onnx" else place.with_name(".float32")
     try:
         # Loaded anew: on the CPU, in float32, and apart from the model that others still use.
         export_encoder(load_encoder(encoder_path, "cpu").float(), full)
         if full != place:
-            quantise(full, place)
+            quantise(full, place, mixed=backend == "onnx_int8_mixed")
     finally:
         if full != place:
             shutil.rmtree(full, ignore_errors=True)

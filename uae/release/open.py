@@ -69,7 +69,7 @@ class Release:
         return self._system(system).max_tokens
 
     def backend(self, system: str = UAE) -> str:
-        """What computes its vectors: torch, onnx or onnx_int8."""
+        """What computes its vectors: torch, onnx, onnx_int8 or onnx_int8_mixed."""
         return self._system(system).backend
 
     def encode(self, texts: Sequence[str], kind: Side, system: str = UAE) -> Vectors:

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from uae.io.errors import ModelError
 from uae.io.weights import check_finite, check_report, loading_report, quiet_loading, refuse_pickles, refuse_remote_code
+from uae.retrievers.dimension import served_dimension
 from uae.retrievers.prompts import by_side
 from uae.retrievers.protocol import Side, Vectors
 
@@ -54,6 +55,7 @@ def load_encoder(folder: Path, device: str) -> "SentenceTransformer":
         _check_transformer(module, home)
     check_finite(encoder, str(folder))
     encoder.prompts = dict(by_side(encoder.prompts))
+    encoder.truncate_dim = served_dimension(folder) or encoder.truncate_dim
     encoder.default_prompt_name = None  # of texts without a side, and we encode none
     return encoder
 

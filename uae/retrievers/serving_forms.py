@@ -11,7 +11,7 @@ def open_encoder(folder: Path, backend: str, device: str, threads: int | None) -
 
     Args:
         folder: the release's folder, or ``base`` in it.
-        backend: as the manifest names it: torch, onnx or onnx_int8.
+        backend: as the manifest names it: torch, onnx, onnx_int8 or onnx_int8_mixed.
         device: of torch.
         threads: of ONNX Runtime; None: as many as there are cores.
 

@@ -36,6 +36,7 @@ class Fitted:
     seconds_per_step: float  # the median; 0: it took none
     peak_memory_mb: int  # allocated on the GPU; on a CPU the process's, after a step
     history: list[dict[str, float]]  # the trainer's log
+    by_dimension: dict[int, float]  # validation nDCG of vectors cut to each of the dimensions that it was trained at
 
 
 def _log_nothing(metrics: dict[str, float], step: int) -> None:
@@ -111,7 +112,7 @@ def fit(
             batch_sampler=DocumentBatchSampler,
         ),
         train_dataset=_dataset(examples["train"]),
-        loss=ObjectiveLoss(encoder, objective, teacher_temperature, options.student_temperature),
+        loss=ObjectiveLoss(encoder, objective, teacher_temperature, options.student_temperature, options.matryoshka.weighted()),
         evaluator=evaluator,
         data_collator=collator,
         callbacks=callbacks,
@@ -120,6 +121,10 @@ def fit(
     trainer.add_callback(Bar)
     trainer.train(resume_from_checkpoint=last)
     after = evaluator(encoder)[METRIC]
+    by_dimension = {}
+    for dimension in options.matryoshka.dimensions:
+        with encoder.truncate_embeddings(dimension):
+            by_dimension[dimension] = evaluator(encoder)[METRIC]
     with atomic_path(student_path) as partial:
         encoder.save(str(partial), create_model_card=False)
     return Fitted(
@@ -130,6 +135,7 @@ def fit(
         seconds_per_step=clock.seconds_per_step(),
         peak_memory_mb=clock.peak_memory_mb(),
         history=trainer.state.log_history,
+        by_dimension=by_dimension,
     )
 
 

@@ -50,6 +50,25 @@ class RewardOptions(Options):
     dropout: Annotated[float, Field(ge=0, lt=1)]
 
 
+class MatryoshkaOptions(Options):
+    """At which dimensions, beside the full one, the objective is taken; see ``uae.training.loss``."""
+
+    dimensions: tuple[Count, ...]
+    weights: tuple[Positive, ...]  # of the dimensions; empty: 1 each
+
+    @model_validator(mode="after")
+    def _has_a_weight_each(self) -> Self:
+        if self.weights and len(self.weights) != len(self.dimensions):
+            raise ValueError("weights: give one for each dimension, or none")
+        if len(set(self.dimensions)) < len(self.dimensions):
+            raise ValueError("dimensions: each must stand once")
+        return self
+
+    def weighted(self) -> dict[int, float]:
+        """dimension -> weight, as given."""
+        return dict(zip(self.dimensions, self.weights or [1.0] * len(self.dimensions), strict=True))
+
+
 class LearningOptions(Options):
     """How any model is fitted to questions, each with its passages; early stopping goes by the validation questions."""
 
@@ -85,6 +104,7 @@ class FitOptions(LearningOptions):
     towers: Literal["both", "query", "adapter"]
     student_temperature: Positive  # of cosine similarities
     in_batch_negatives: bool
+    matryoshka: MatryoshkaOptions
     passage_queries: Annotated[float, Field(ge=0, le=4)]  # for each question
 
     def chosen_objective(self) -> Objective:

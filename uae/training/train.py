@@ -175,5 +175,6 @@ def _summary(fitted: Fitted, prepared: Prepared, options: TrainOptions) -> dict[
         "peak_memory_mb": fitted.peak_memory_mb,
         "validation_ndcg_before": round(fitted.before, 4),
         "validation_ndcg": round(fitted.after, 4),
+        **{f"validation_ndcg_at_{dimension}": round(value, 4) for dimension, value in fitted.by_dimension.items()},
         **({"reward_model": prepared.reward_quality} if prepared.reward_quality else {}),
     }

@@ -53,7 +53,7 @@ class ParityEntry(Part):
 
 
 class ServingEntry(Part):
-    backend: Literal["torch", "onnx", "onnx_int8"]
+    backend: Literal["torch", "onnx", "onnx_int8", "onnx_int8_mixed"]
     parity: ParityEntry | None  # with the trained encoder; null where torch serves it
     refused: dict[str, str]  # faster forms that were not good enough -> why
 

@@ -76,7 +76,7 @@ class Leg(Protocol):
 
     @property
     def backend(self) -> str:
-        """What computes its representations: torch, onnx or onnx_int8."""
+        """What computes its representations: torch, onnx, onnx_int8 or onnx_int8_mixed."""
         ...
 
     def encode(self, texts: Sequence[str], kind: Side) -> Vectors:
