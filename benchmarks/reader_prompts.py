@@ -1,4 +1,4 @@
-"""What the reader's worked examples are worth: token F1 on gold passages of the sample, with and without them.
+"""What the reader's worked examples are worth: token F1 on gold passages of the sample, with, without them, and in a chat.
 
 Prints one JSON line last.
 
@@ -34,14 +34,15 @@ def main(asked: int = 40) -> None:
         texts = PassageTemplate(settings.passages.template).by_id(read_table(workspace.path("passages"), PASSAGES))
         questions = read_table(workspace.path("questions"), QUESTIONS)
     questions = questions[questions["split"] == "test"][:asked]
-    reader = Reader(
-        resolve(settings.models.reader, workspace.model_cache), settings.compute.device, settings.compute.dtype, 20, 16
-    )
     requests = [(q.text, [texts[q.evidence[0]]]) for q in questions.itertuples()]
     result = {"questions": len(questions), "token_f1": {}}
-    examples = reader.prompt
-    for name, prompt in {"two examples": None, **VARIANTS}.items():
-        reader.prompt = examples if prompt is None else lambda question, passages, p=prompt: p(question, passages[0])
+    for name, prompt in {"two examples": None, "two examples in the chat template": None, **VARIANTS}.items():
+        reader = Reader(
+            resolve(settings.models.reader, workspace.model_cache), settings.compute.device, settings.compute.dtype, 20, 16,
+            chat=name.endswith("chat template"),
+        )  # fmt: skip
+        if prompt is not None:
+            reader.prompt = lambda question, passages, p=prompt: p(question, passages[0])
         replies = reader.answer(requests)
         scores = [
             answer_metrics(reply, gold, read)["token_f1"]
