@@ -22,6 +22,7 @@ KINDS = {
     "candidates": {"python", "parquet"},
     "label": {"pytorch", "huggingface"},
     "train": {"pytorch", "mlflow"},
+    "fuse": {"pytorch"},
     "index": {"faiss"},
     "evaluate": {"python", "huggingface"},
     "promote": {"mlflow"},

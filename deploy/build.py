@@ -27,7 +27,7 @@ _SERVICE = "deploy.service"
 # What the code imports itself, whatever serves the release. Each brings its own requirements.
 _SERVING = (
     "bentoml", "fastapi", "starlette", "structlog", "prometheus-client", "pydantic", "faiss-cpu", "onnxruntime", "tokenizers",
-    "numpy", "pandas", "pyarrow", "filelock", "mcp", "mcp-types",
+    "numpy", "pandas", "pyarrow", "filelock", "mcp", "mcp-types", "bm25s", "PyStemmer", "regex",
 )  # fmt: skip
 _TORCH = ("torch", "transformers", "sentence-transformers", "tqdm")
 _HERE = Path(__file__).resolve().parent

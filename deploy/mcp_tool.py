@@ -6,7 +6,7 @@ the layers in front of ``/v1`` (keys, sizes, times) do that here too.
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 from mcp.server import Server, ServerRequestContext
@@ -27,10 +27,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from deploy.config import Config
 from deploy.logs import Call
 from deploy.requests import SearchRequest, validated
-from deploy.retrieval import Retrieval
+from deploy.retrieval import Found, Retrieval
 from deploy.schemas import ApiError
 from uae import __version__
-from uae.release.passages import Hit
 
 log = logging.getLogger("uae.mcp")
 PATH = "/mcp"
@@ -51,6 +50,7 @@ class ToolPassage(BaseModel):
 
 class ToolResult(BaseModel):
     release: str = Field(description="fingerprint of the one release that all passages come from")
+    score_is: str = Field(description="the formula of the scores")
     passages: list[ToolPassage] = Field(description="best first")
 
 
@@ -119,11 +119,12 @@ def _refused(reason: str) -> CallToolResult:
     return CallToolResult(content=[TextContent(type="text", text=reason)], is_error=True)
 
 
-def _result(fingerprint: str, found: Sequence[list[Hit]]) -> CallToolResult:
+def _result(found: Found) -> CallToolResult:
     passages = [
-        ToolPassage(source=hit.source, title=hit.title, section=hit.section, text=hit.text, score=hit.score) for hit in found[0]
+        ToolPassage(source=hit.source, title=hit.title, section=hit.section, text=hit.text, score=hit.score)
+        for hit in found.hits[0]
     ]
-    result = ToolResult(release=fingerprint, passages=passages)
+    result = ToolResult(release=found.release, score_is=found.score_is, passages=passages)
     # The text says the same as the structure: older clients show only text to their model.
     return CallToolResult(
         content=[TextContent(type="text", text=result.model_dump_json())], structured_content=result.model_dump()

@@ -139,11 +139,12 @@ def _search_fields(config: Config) -> dict[str, Any]:
             examples=[{"source": ["manual.md", "faq.md"], "year": {"gte": 2020}}],
         ),
     ]
-    about = "base: the encoder before training, where the release holds it"
+    about = "a name of /v1/models: uae is the promoted whole, dense and bm25 its parts, base the encoder before training"
+    least = "the least score of a passage, in what the system's scores are: see score_is of /v1/models"
     return {
         "k": (Annotated[int, Field(ge=1, le=config.max_k, description="passages a query")] | None, 5),
         "filters": (filters | None, {}),
-        "min_score": (Annotated[float, Field(ge=-1, le=1, description="least cosine similarity")] | None, None),
+        "min_score": (Annotated[float, Field(allow_inf_nan=False, description=least)] | None, None),
         "system": (Annotated[System, Field(description=about)] | None, "uae"),
     }
 

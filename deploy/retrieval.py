@@ -6,7 +6,7 @@ import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,8 @@ from deploy.metrics import Metrics
 from deploy.requests import SearchRequest
 from deploy.schemas import ApiError
 from uae.io.errors import InputError
+from uae.release.legs.protocol import Queries
+from uae.release.manifest import UAE
 from uae.release.open import Release
 from uae.release.passages import Hit
 from uae.release.store import ReleaseStore, read_origin
@@ -29,6 +31,24 @@ from uae.serving.switch import NotReady, Served, Switch
 # Tokenising so many characters on the event loop takes less time than handing them to a thread.
 _INLINE_CHARACTERS = 4000
 T = TypeVar("T")
+
+
+class Found(NamedTuple):
+    """What a search found, of one release."""
+
+    release: str  # fingerprint
+    system: str
+    score_is: str  # the formula of the scores
+    hits: list[list[Hit]]  # of each query, best first
+
+
+def model_names(served: Served) -> dict[str, str]:
+    """What ``system`` and ``model`` may be in a request, and the system each name stands for."""
+    names = {system: system for system in served.release.systems}
+    names[served.fingerprint] = UAE
+    if name := (served.origin or {}).get("model"):
+        names.setdefault(name, UAE)
+    return names
 
 
 class Retrieval:
@@ -97,10 +117,8 @@ class Retrieval:
         except QueueFull as error:
             raise ApiError(429, "queue_full", str(error), headers={"Retry-After": str(error.retry_after_s)}) from None
 
-    async def search(
-        self, call: Call, queries: Sequence[str], body: SearchRequest, render: Callable[[str, list[list[Hit]]], T]
-    ) -> T:
-        """What ``render`` makes of the release's fingerprint and the passages of each query, best first. It runs in a thread.
+    async def search(self, call: Call, queries: Sequence[str], body: SearchRequest, render: Callable[[Found], T]) -> T:
+        """What ``render`` makes of the passages that were found. It runs in a thread.
 
         Raises:
             ApiError: as ``leased``; 422 where a filter or the system is nothing that this release knows.
@@ -108,13 +126,18 @@ class Retrieval:
         call.k = body.k
         async with self.leased(call) as served:
             release = served.release
-            if body.system not in release.systems:
-                raise ApiError(422, "invalid_value", "system: this release holds no base encoder", "system")
+            system = model_names(served).get(body.system)
+            if system is None:
+                raise ApiError(422, "invalid_value", f"system: this release has {', '.join(release.systems)}", "system")
             rows = await self._rows(served, body.filters) if body.filters else None
-            vectors, _ = await self.encode(call, served, queries, "query", body.system)
+            vectors = None
+            if release.has_vectors(system):
+                vectors, _ = await self.encode(call, served, queries, "query", system)
+            asked = Queries(queries, vectors)
 
             def answer() -> T:
-                return render(release.fingerprint, release.find(vectors, body.k, rows, body.min_score, body.system))
+                hits = release.find(asked, body.k, rows, body.min_score, system)
+                return render(Found(release.fingerprint, system, release.score(system), hits))
 
             return await self.finding.run(answer)
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from deploy.config import Config
 from deploy.logs import Call
 from deploy.requests import EmbeddingsRequest, Requests, SearchRequest, ignored_header, parse
-from deploy.retrieval import Retrieval
+from deploy.retrieval import Found, Retrieval, model_names
 from deploy.schemas import (
     ApiError,
     EmbeddingsResponse,
@@ -23,7 +23,6 @@ from deploy.schemas import (
     ReleaseResponse,
     SearchResponse,
 )
-from uae.release.passages import Hit
 from uae.serving.batching import Vectors
 from uae.serving.switch import Served
 
@@ -72,8 +71,8 @@ class V1:
             queries = [body.query] if isinstance(body.query, str) else body.query
             call = self._called(request, queries)
 
-            def answer(fingerprint: str, found: list[list[Hit]]) -> bytes:
-                return _found(fingerprint, body.system, queries, found, call.request_id)
+            def answer(found: Found) -> bytes:
+                return _found(found, queries, call.request_id)
 
             return _json(await self._retrieval.search(call, queries, body, answer))
 
@@ -88,9 +87,11 @@ class V1:
             call = self._called(request, texts)
             retrieval = self._retrieval
             async with retrieval.leased(call) as served:
-                system = _model_names(served).get(body.model)
+                system = model_names(served).get(body.model)
                 if system is None:
                     raise ApiError(404, "model_not_found", "there is no such model here: GET /v1/models names them", "model")
+                if not served.release.has_vectors(system):
+                    raise ApiError(400, "no_vectors", f"{system} finds words: it has no vectors", "model")
                 dimension = served.release.dimension(system)
                 if body.dimensions not in (None, dimension):
                     message = f"this model's vectors have {dimension} dimensions and are not cut"
@@ -113,12 +114,16 @@ class V1:
                 return _json(to_json(_described(served, self._retrieval)))
 
     def _add_models(self) -> None:
-        @self._route("GET", "/v1/models", ModelsResponse, 503, summary="The names that /v1/embeddings takes")
+        @self._route("GET", "/v1/models", ModelsResponse, 503, summary="The names that /v1/search and /v1/embeddings take")
         async def models(request: Request) -> Response:
             async with self._retrieval.leased(request.scope["uae"]) as served:
                 created = int(self._retrieval.loaded_at(served).timestamp())
-                names = _model_names(served)
-                data = [{"id": name, "object": "model", "created": created, "owned_by": "uae"} for name in names]
+                release = served.release
+                data = [
+                    {"id": name, "object": "model", "created": created, "owned_by": "uae"}
+                    | {"score_is": release.score(system), "embeds": release.has_vectors(system)}
+                    for name, system in model_names(served).items()
+                ]
                 return _json(to_json({"object": "list", "data": data}))
 
     def _called(self, request: Request, texts: list[str]) -> Call:
@@ -148,9 +153,17 @@ class _BodyRoute(APIRoute):
         return handle
 
 
-def _found(fingerprint: str, system: str, queries: Sequence[str], found: Sequence[list[Hit]], request_id: str) -> bytes:
-    results = [{"query": query, "passages": [hit._asdict() for hit in hits]} for query, hits in zip(queries, found, strict=True)]
-    answer = {"release": fingerprint, "system": system, "results": results, "request_id": request_id}
+def _found(found: Found, queries: Sequence[str], request_id: str) -> bytes:
+    results = [
+        {"query": query, "passages": [hit._asdict() for hit in hits]} for query, hits in zip(queries, found.hits, strict=True)
+    ]
+    answer = {
+        "release": found.release,
+        "system": found.system,
+        "score_is": found.score_is,
+        "results": results,
+        "request_id": request_id,
+    }
     try:
         return to_json(answer)
     except PydanticSerializationError:  # metadata may hold half a surrogate pair, written as an escape; so may the answer
@@ -169,15 +182,6 @@ def _embedded(model: str, vectors: Vectors, tokens: int, encoding: str) -> bytes
 
 def _json(content: bytes) -> Response:
     return Response(content, media_type="application/json")
-
-
-def _model_names(served: Served) -> dict[str, str]:
-    """What ``model`` may be in /v1/embeddings, and the system each name stands for."""
-    names = {system: system for system in served.release.systems}
-    names[served.fingerprint] = "uae"
-    if name := (served.origin or {}).get("model"):
-        names.setdefault(name, "uae")
-    return names
 
 
 def _described(served: Served, retrieval: Retrieval) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """Answers and errors as they go over the wire. The models make the OpenAPI document."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 from pydantic_core import to_json
 
-System = Literal["uae", "base"]
+# A name of GET /v1/models. Which there are depends on the release.
+System = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class ApiError(Exception):
@@ -47,7 +48,7 @@ class Passage(BaseModel):
     start: int = Field(description="offset into the document's text, in characters")
     end: int
     text: str
-    score: float = Field(description="cosine similarity")
+    score: float = Field(description="what it is, the answer's score_is says")
     metadata: dict[str, Any] = Field(description="the document's")
 
 
@@ -58,7 +59,10 @@ class QueryResult(BaseModel):
 
 class SearchResponse(BaseModel):
     release: str = Field(description="fingerprint of the one release that all passages come from")
-    system: System
+    system: System = Field(
+        description="that answered: uae is the promoted whole, dense and bm25 its parts, base what it replaced"
+    )
+    score_is: str = Field(description="the formula of the scores, such as cosine + 0.4 * bm25 / highest bm25")
     results: list[QueryResult] = Field(description="one a query, in the order of the queries")
     request_id: str
 
@@ -86,6 +90,8 @@ class Model(BaseModel):
     object: Literal["model"]
     created: int = Field(description="when it was loaded, in seconds since 1970")
     owned_by: str
+    score_is: str = Field(description="the formula of its scores in /v1/search; min_score is of this kind")
+    embeds: bool = Field(description="whether /v1/embeddings takes it")
 
 
 class ModelsResponse(BaseModel):

@@ -481,12 +481,17 @@ def test_the_same_evaluation_gives_the_same_bytes_and_is_left_as_it_was(whole, t
 
 
 def test_the_weight_of_bm25_in_a_fused_system_is_told():
+    both = ["train", "validation"]
     fused = {
-        "convex_base": {"weight": 0.4, "map": 0.6, "questions": 9, "splits": ["train", "validation"]},
-        "convex_uae": {"weight": 0.0, "map": 0.7, "questions": 52, "splits": ["validation"]},
+        "convex_base": {"form": "scores", "weight": 0.4, "map": 0.6, "questions": 9, "splits": both},
+        "uae": {"form": "ranks", "weight": 2.0, "questions": 52, "splits": both},
     }
     said = findings({"gains": {"uae": {}}, "systems": {}, "confidence": 0.95, "fusion": fused})
     assert said == [
-        "BM25 + base, by scores: its scaled scores count 0.4 times beside cosines (chosen on 9 train and validation questions).",
-        "BM25 + UAE, by scores: BM25 has the weight 0 (chosen on 52 validation questions), so this is the encoder alone.",
+        "BM25 + base, best form: BM25’s scaled scores count 0.4 times beside cosines "
+        "(chosen on 9 train and validation questions).",
+        "UAE: BM25’s places count 2 times as much as the encoder’s (chosen on 52 train and validation questions).",
     ]
+    alone = {"uae": {"form": "scores", "weight": 0.0}}
+    said = findings({"gains": {"uae": {}}, "systems": {}, "confidence": 0.95, "fusion": alone})
+    assert said == ["UAE: BM25 has the weight 0, so this is the encoder alone."]

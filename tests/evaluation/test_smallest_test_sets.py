@@ -122,7 +122,7 @@ def test_a_small_test_set_has_defined_figures(evaluated, tmp_path, documents, sc
     page = (tmp_path / "e.html").read_text()
     assert not re.search(r"\bnan\b", page, re.IGNORECASE)
     assert ("Only 1 question: nothing can be said from it" in page) is (documents == [0])
-    assert len(read_table(tmp_path / "r.parquet", RUNS)) == 4 * len(documents)
+    assert len(read_table(tmp_path / "r.parquet", RUNS)) == 5 * len(documents)
 
 
 @pytest.mark.parametrize(

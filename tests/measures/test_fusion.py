@@ -2,7 +2,8 @@
 
 import pytest
 
-from uae.measures.fusion import WEIGHTS, best_weight, reciprocal_rank_fusion, score_fusion
+from uae.measures.best_fusion import FUSIONS, average_precision, best_fusion
+from uae.measures.fusion import RANKS, SCORES, Fusion, aligned, fuse, reciprocal_rank_fusion
 
 
 def ranked(**lists: list[str]) -> dict:
@@ -56,36 +57,59 @@ DENSE = {"q": (["a", "b", "c"], [0.9, 0.5, 0.1]), "r": (["x", "y"], [0.4, 0.3])}
 WORDS = {"q": (["c", "b", "a"], [8.0, 4.0, 0.0]), "r": (["x", "y"], [0.0, 0.0])}
 
 
+def by_scores(dense, lexical, weight):
+    return fuse(dense, lexical, Fusion(SCORES, weight))
+
+
 def test_scaled_lexical_scores_are_added_to_the_cosines():
-    fused = score_fusion(DENSE, WORDS, 1.0)
+    fused = by_scores(DENSE, WORDS, 1.0)
     assert fused["q"] == (["c", "b", "a"], [1.1, 1.0, 0.9])
     assert fused["r"] == (["x", "y"], [0.4, 0.3])  # no passage shares a word with the question
-    assert score_fusion(DENSE, WORDS, 0.0)["q"] == DENSE["q"]
-    assert score_fusion(DENSE, WORDS, 0.5)["q"] == (["a", "b", "c"], [0.9, 0.75, 0.6])
+    assert by_scores(DENSE, WORDS, 0.0)["q"] == DENSE["q"]
+    assert by_scores(DENSE, WORDS, 0.5)["q"] == (["a", "b", "c"], [0.9, 0.75, 0.6])
 
 
 def test_the_scale_of_the_lexical_scores_does_not_matter():
     tenfold = {question: (ids, [10 * score for score in scores]) for question, (ids, scores) in WORDS.items()}
-    assert score_fusion(DENSE, tenfold, 0.7) == score_fusion(DENSE, WORDS, 0.7)
+    assert by_scores(DENSE, tenfold, 0.7) == by_scores(DENSE, WORDS, 0.7)
 
 
 def test_ties_of_fused_scores_are_broken_by_id():
-    assert score_fusion({"q": (["b", "a"], [0.6, 0.1])}, {"q": (["a", "b"], [2.0, 0.0])}, 0.5)["q"] == (["a", "b"], [0.6, 0.6])
+    assert by_scores({"q": (["b", "a"], [0.6, 0.1])}, {"q": (["a", "b"], [2.0, 0.0])}, 0.5)["q"] == (["a", "b"], [0.6, 0.6])
 
 
-def test_scores_of_other_passages_cannot_be_fused():
+@pytest.mark.parametrize("form", [SCORES, RANKS])
+def test_rankings_of_other_passages_cannot_be_fused(form):
     with pytest.raises(ValueError, match="same passages"):
-        score_fusion({"q": (["a"], [0.5])}, {"q": (["b"], [1.0])}, 0.5)
+        fuse({"q": (["a"], [0.5])}, {"q": (["b"], [1.0])}, Fusion(form, 0.5))
     with pytest.raises(ValueError, match="same questions"):
-        score_fusion(DENSE, {"q": WORDS["q"]}, 0.5)
+        fuse(DENSE, {"q": WORDS["q"]}, Fusion(form, 0.5))
 
 
-def test_the_best_weight_is_the_smallest_of_the_best():
+def test_by_places_a_passage_without_a_common_word_has_no_place():
+    """The dense places are a, b, c; the lexical ones c, b: a shares no word with the question."""
+    ids, scores = fuse(DENSE, WORDS, Fusion(RANKS, 2.0))["q"]
+    assert (ids, scores) == (["c", "b", "a"], [pytest.approx(v, abs=1e-8) for v in (1 / 63 + 2 / 61, 1 / 62 + 2 / 62, 1 / 61)])
+
+
+def chosen(dense, lexical, evidence):
+    return best_fusion(aligned(dense, lexical), average_precision(evidence))
+
+
+def test_the_best_fusion_is_the_first_of_the_best():
     """The evidence c is first from a weight of 0.8 on: 0.1 + w > 0.9. At 0.8 itself it ties with a, and a stands first."""
-    chosen = best_weight({"q": DENSE["q"]}, {"q": WORDS["q"]}, {"q": ["c"]})
-    assert chosen == (1.0, 1.0, 1)
-    assert best_weight({"q": DENSE["q"]}, {"q": WORDS["q"]}, {"q": ["a"]}) == (0.0, 1.0, 1)
-    assert best_weight(DENSE, WORDS, {"q": ["c"], "r": ["y"]}).map == pytest.approx(0.75)
-    assert WEIGHTS[0] == 0.0  # an encoder that words only harm stays alone
+    found = chosen({"q": DENSE["q"]}, {"q": WORDS["q"]}, {"q": ["c"]})
+    assert found[:3] == (Fusion(SCORES, 1.0), 1.0, 1)
+    assert [fusion for fusion, _ in found.tried] == list(FUSIONS)
+    assert chosen({"q": DENSE["q"]}, {"q": WORDS["q"]}, {"q": ["a"]})[:3] == (Fusion(SCORES, 0.0), 1.0, 1)
+    assert chosen(DENSE, WORDS, {"q": ["c"], "r": ["y"]}).quality == pytest.approx(0.75)
+    assert FUSIONS[0].weight == 0.0  # an encoder that words only harm stays alone
     with pytest.raises(ValueError, match="no rankings"):
-        best_weight({}, {}, {})
+        best_fusion({}, average_precision({}))
+
+
+def test_places_are_chosen_where_they_are_better():
+    """One cosine far above the rest outweighs every word score; its place counts no more than any other first place."""
+    dense = {"q": (["a", "b", "c"], [9.0, 0.2, 0.1])}
+    words = {"q": (["b", "c", "a"], [5.0, 1.0, 0.0])}
+    assert chosen(dense, words, {"q": ["b"]}).fusion.form == RANKS

@@ -13,7 +13,7 @@ from uae.release.store import read_origin
 from uae.teacher.store import LabelStore
 
 RERANKED = ("rerank_query_likelihood", "rerank_list", "uae_llm_rerank", "ceiling")
-SYSTEMS = ("bm25", "base", "hybrid", "uae", "convex_base", "convex_uae")
+SYSTEMS = ("bm25", "base", "hybrid", "uae", "convex_base", "dense")
 ASKING = "evaluate.llm.questions=3"  # LLMs are asked in two of the runs only: it takes its time
 ROOT = Path(__file__).resolve().parents[2]
 

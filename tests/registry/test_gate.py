@@ -156,10 +156,12 @@ class Registry:
         self.moved.append((model, alias, version))
 
 
-def gate(project: Path, release: Path, monkeypatch, change=None, written=MappingProxyType({}), test=None) -> tuple[dict, list]:
+def gate(
+    project: Path, release: Path, monkeypatch, change=None, written=MappingProxyType({}), test=None, curve: float = 0.0
+) -> tuple[dict, list]:
     """Promote after an evaluation on the project's tables, which ``change`` then changes.
 
-    ``written``: other values in the evaluation; ``test``: so many test questions instead of all.
+    ``written``: other values in the evaluation; ``test``: so many test questions instead of all; ``curve``: its recall@1.
     """
     registry, root = Registry(), release.parent
     monkeypatch.setattr(uae.registry.promote, "connect", lambda *arguments: registry)
@@ -171,6 +173,7 @@ def gate(project: Path, release: Path, monkeypatch, change=None, written=Mapping
     dataset = set_hash(choose_questions(questions), passages, "corpus")
     systems = {"base": {"map": {"mean": 0.1}}, "uae": {"map": {"mean": 0.9}}}
     evaluation = {"release": read_manifest(release).fingerprint, "dataset": dataset, "scope": "corpus", "systems": systems}
+    evaluation["recall_curve"] = {"uae": [curve]}
     write_json(root / "evaluation.json", evaluation | written)
     if change:
         change(questions, passages)
@@ -234,8 +237,17 @@ def test_training_questions_may_change_after_an_evaluation(project, tmp_path, mo
 def test_a_release_that_serves_what_was_trained_is_promoted(project, tmp_path, monkeypatch):
     result, moved = gate(project, changed(project, tmp_path / "release", lambda folder, manifest: None), monkeypatch)
     assert result["promoted"]
-    assert len(result["reasons"]) == 4
+    assert len(result["reasons"]) == 5
     assert moved == [("m", "champion", "1")]
+
+
+def test_a_whole_that_serves_less_than_was_evaluated_is_refused(project, tmp_path, monkeypatch):
+    """Each leg may be in order, and what they make together not."""
+    release = changed(project, tmp_path / "release", lambda folder, manifest: None)
+    result, moved = gate(project, release, monkeypatch, curve=1.5)
+    assert (result["promoted"], moved) == (False, [])
+    assert [reason.startswith("recall@1 ") and "as it was evaluated" in reason for reason in result["reasons"]][-1]
+    assert [reason.endswith("FAILED") for reason in result["reasons"]] == [False] * 4 + [True]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ def write_format_2(release: Path, target: Path) -> Path:
     """The same release as format 2 had it: the trained encoder's files at the root, the base's in ``base``.
 
     Args:
-        release: of format 3, with legs that read a passage's plain text.
+        release: of today's format, with legs that read a passage's plain text.
         target: a folder that is made.
     """
     new = json.loads((release / "manifest.json").read_text(encoding="utf-8"))
@@ -53,3 +53,21 @@ def _part(leg: dict) -> dict:
         "serving": leg["serving"],
         "probe": leg["probe"]["served"],
     }
+
+
+def write_format_3(release: Path, target: Path) -> Path:
+    """The same release as format 3 had it: without a lexical leg, ``uae`` being the dense one alone.
+
+    Args:
+        release: of today's format, in which BM25 does not join the dense leg.
+        target: a folder that is made.
+    """
+    shutil.copytree(release, target)
+    shutil.rmtree(target / "legs" / "bm25")
+    manifest = json.loads((release / "manifest.json").read_text(encoding="utf-8"))
+    del manifest["fingerprint"], manifest["legs"]["bm25"], manifest["systems"]["bm25"], manifest["systems"]["dense"]
+    files = {name: value for name, value in manifest["files"].items() if not name.startswith("legs/bm25/")}
+    manifest |= {"format": 3, "files": files}
+    manifest["fingerprint"] = sha256_bytes(json.dumps(manifest, sort_keys=True))
+    (target / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    return target

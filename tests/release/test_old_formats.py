@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from old_formats import write_format_2
+from old_formats import write_format_2, write_format_3
 
-from uae.io.errors import ArtefactError
+from uae.io.errors import ArtefactError, InputError
 from uae.io.files import sha256_file
 from uae.io.tables import DOCUMENTS, PASSAGES, write_table
 from uae.release.build import BuiltRelease, IndexRecipe, build_release
@@ -60,9 +60,7 @@ def test_format_2_opens_and_answers_as_it_did(present, old):
     assert (opened.fingerprint, opened.systems, opened.passage_count) == (fingerprint, ("uae", "base"), len(TEXTS))
     today = Release(present, "cpu")
     for system in opened.systems:
-        hits, expected = (
-            each.find(each.encode(["Where are the keys?"], "query", system), 4, system=system)[0] for each in (opened, today)
-        )
+        hits, expected = (each.search(["Where are the keys?"], 4, system=system)[0] for each in (opened, today))
         assert hits == expected
     assert opened.search(["rain"], 1)[0][0].source == "yard.md"
     assert contents(old) == before  # migrated in memory alone
@@ -113,7 +111,7 @@ def resealed(folder: Path, **changes: object) -> Path:
     ("number", "said"),
     [
         (FORMAT + 1, f"format {FORMAT + 1} is newer than this version of uae, which reads formats up to {FORMAT}. Update uae"),
-        (1, rf"format 1 is unknown; this version reads the formats 2, {FORMAT}\. build the release again \(uae index\)"),
+        (1, rf"format 1 is unknown; this version reads the formats 2, 3, {FORMAT}\. build the release again \(uae index\)"),
         ("3", "format '3' is unknown"),
         (None, "format None is unknown"),
         (True, "format True is unknown"),
@@ -129,3 +127,18 @@ def test_what_is_only_called_format_2_is_refused(present, tmp_path):
     folder = resealed(shutil.copytree(present, tmp_path / "release"), format=2)
     with pytest.raises(ArtefactError, match=r"manifest\.json is not of format 2"):
         read_manifest(folder)
+
+
+def test_format_3_opens_and_answers_as_it_did(present, tmp_path):
+    """It has no lexical leg: it is asked by the names that it had."""
+    old = write_format_3(present, tmp_path / "three")
+    before = contents(old)
+    opened, today = Release(old, "cpu"), Release(present, "cpu")
+    assert opened.systems == ("uae", "base")
+    assert opened.fingerprint == json.loads((old / "manifest.json").read_text())["fingerprint"] != today.fingerprint
+    for system in opened.systems:
+        assert opened.search([TEXTS[1]], 4, system=system) == today.search([TEXTS[1]], 4, system=system)
+        assert opened.score(system) == "cosine"
+    with pytest.raises(InputError, match="no system 'bm25'; it has uae, base"):
+        opened.search(["keys"], 4, system="bm25")
+    assert contents(old) == before

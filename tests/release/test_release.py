@@ -21,6 +21,7 @@ from uae.io.models import fingerprint
 from uae.io.tables import DOCUMENTS, PASSAGES, read_table, write_table
 from uae.registry.promote import measure_release
 from uae.release.build import BuiltRelease, IndexRecipe, build_release
+from uae.release.legs.protocol import Queries
 from uae.release.manifest import read_manifest, seal
 from uae.release.open import Release
 from uae.release.tables import RELEASE_DOCUMENTS, RELEASE_PASSAGES
@@ -30,6 +31,7 @@ from uae.retrievers.torch_encoder import TorchEncoder
 from uae.text.passage_template import PassageTemplate
 from uae.training.towers import build_student
 
+BY_RANKS = {"form": "ranks", "chosen": None}
 GRAPH = "legs/dense/serving/encoder.onnx"
 INDEX = "legs/dense/index.faiss"
 RECIPE = IndexRecipe(factory="Flat", recall_target=0.9, serving="onnx", max_recall_loss=0.0, min_cosine=0.999)
@@ -411,7 +413,8 @@ def _without(*path: str) -> Callable[[dict], object]:
         (_without("systems", "uae"), "there is no system 'uae'"),
         (_without("legs", "base", "index"), "legs.*index: Field required"),
         (an_index("dense", 3), "legs.*index.file: Input should be a valid string"),
-        (lambda manifest: dense(manifest).update(kind="bm25"), "leg 'dense' is of the kind 'bm25'; this version knows dense"),
+        (lambda manifest: dense(manifest).update(kind="bm25"), "legs.*Field required"),
+        (lambda manifest: dense(manifest).update(kind="x"), "leg 'dense' is of the kind 'x'; this version knows dense, bm25"),
         (lambda manifest: manifest["legs"].update(base="x"), "leg 'base' is of the kind None"),
         (lambda manifest: dense(manifest).update(future=1), "future: Extra inputs are not permitted"),
         (
@@ -419,7 +422,16 @@ def _without(*path: str) -> Callable[[dict], object]:
             "systems.uae: has the legs dense, base, and fusion does not say how they are fused",
         ),
         (lambda manifest: manifest["systems"]["uae"]["legs"].update(dense=0.0), "the weight of a leg must be a positive number"),
-        (lambda manifest: manifest["systems"]["uae"].update(fusion={"kind": "ranks"}), "uae.fusion: Input should be None"),
+        (lambda manifest: manifest["systems"]["uae"].update(fusion=BY_RANKS), "leg dense alone, and fusion says how it is fused"),
+        (lambda manifest: manifest["systems"]["uae"].update(fusion={"form": "x", "chosen": None}), "'scores' or 'ranks'"),
+        (
+            lambda manifest: manifest["systems"]["uae"].update(legs={"dense": 1.0, "base": 0.5}, fusion=BY_RANKS),
+            "system 'uae' fuses legs of the kinds dense, dense, not a dense and a lexical one",
+        ),
+        (
+            lambda manifest: manifest["systems"]["uae"].update(legs={"dense": 2.0, "bm25": 0.5}, fusion=BY_RANKS),
+            "the weight of a dense leg in a fusion is 1",
+        ),
         (lambda manifest: dense(manifest).update(passage_template="{title}"), r"must contain \{text\} exactly once"),
         (lambda manifest: dense(manifest).update(folder="legs/other"), "no file of legs/other/serving, which leg 'dense'"),
         (lambda manifest: dense(manifest).update(folder="../x"), "leads out of the release's folder"),
@@ -430,7 +442,7 @@ def test_a_manifest_that_does_not_hold_together_is_refused_by_name(release, tmp_
         Release(forged(damaged(release, tmp_path), change=change), "cpu")
 
 
-@pytest.mark.parametrize("leg", ["dense", "base"])
+@pytest.mark.parametrize("leg", ["dense", "base", "bm25"])
 def test_a_leg_that_is_gone_is_named(release, tmp_path, leg):
     folder = damaged(release, tmp_path)
     shutil.rmtree(folder / "legs" / leg)
@@ -518,12 +530,12 @@ def test_the_base_stands_beside_the_trained_encoder(project, tiny_encoder):
     encoder = student(tiny_encoder, project / "student", "both")
     manifest = build(project, encoder, "both", base_path=tiny_encoder).manifest
     opened = Release(project / "both", "cpu")
-    assert opened.systems == ("uae", "base")
+    assert opened.systems == ("uae", "dense", "bm25", "base")
     assert manifest.dense("base").index.file == "legs/base/index.faiss"
     for system, folder in (("uae", encoder), ("base", tiny_encoder)):
         model = load_encoder(folder, "cpu")
         expected = (encode(model, [QUESTION], "query") @ encode(model, TEXTS, "document").T)[0]
-        (hits,) = opened.find(opened.encode([QUESTION], "query", system), 5, system=system)
+        (hits,) = opened.search([QUESTION], 5, system=system)
         assert [hit.passage_id for hit in hits] == [f"p{n}" for n in np.argsort(-expected)]
     with pytest.raises(InputError, match="no system 'other'"):
         opened.encode([QUESTION], "query", "other")
@@ -575,7 +587,7 @@ def test_counting_tokens_leaves_the_tokenizer_of_torch_as_another_thread_needs_i
 )
 def test_filters(release, filters, documents):
     opened = Release(release, "cpu")
-    (hits,) = opened.find(opened.encode(["fan"], "query"), 5, opened.rows(filters))
+    (hits,) = opened.find(Queries(["fan"], opened.encode(["fan"], "query")), 5, opened.rows(filters))
     assert sorted({hit.doc_id for hit in hits}) == documents
     assert len(hits) == 3 * ("d1" in documents) + 2 * ("d2" in documents)
 
@@ -595,9 +607,9 @@ def test_a_malformed_filter_is_an_input_error(release, filters):
 
 def test_min_score_and_metadata(release):
     opened = Release(release, "cpu")
-    vectors = opened.encode(["fan"], "query")
-    (everything,) = opened.find(vectors, 5)
-    (some,) = opened.find(vectors, 5, min_score=everything[1].score)
+    queries = Queries(["fan"], opened.encode(["fan"], "query"))
+    (everything,) = opened.find(queries, 5)
+    (some,) = opened.find(queries, 5, min_score=everything[1].score)
     assert some == everything[:2]
     assert everything[0].metadata["year"] == {"d1": 2023, "d2": 2025}[everything[0].doc_id]
 

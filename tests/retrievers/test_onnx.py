@@ -230,7 +230,7 @@ def test_a_release_is_searched_without_torch(tiny_encoder, tmp_path):
     code = (
         "import sys; from pathlib import Path; from uae.release.open import Release; "
         "release = Release(Path(sys.argv[1])); (hits,) = release.search(['Where are the keys?'], 2, 'd'); assert len(hits) == 2; "
-        "release.find(release.encode(['Ice'], 'query', 'base'), 1, system='base'); release.close(); "
+        "release.search(['Ice'], 1, system='base'); release.search(['Ice'], 1, system='bm25'); release.close(); "
         "print(sorted({'torch', 'transformers', 'sentence_transformers', 'pandas', 'onnx'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "release")], capture_output=True, text=True)

@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 import deploy.retrieval
 from deploy.app import create_app
 from deploy.config import Config
+from uae.release.legs.protocol import Queries
 from uae.release.passages import Hit
 
 _DIMENSION = 512
@@ -123,19 +124,25 @@ class WordRelease:
         facts = [passage["metadata"] | {name: passage[name] for name in ("doc_id", "source")} for passage in self.passages]
         return np.flatnonzero([all(holds(each.get(name), value) for name, value in filters.items()) for each in facts])
 
+    def score(self, system: str = "uae") -> str:
+        return "cosine"
+
+    def has_vectors(self, system: str = "uae") -> bool:
+        return True
+
     def find(
-        self, vectors: np.ndarray, k: int, rows: np.ndarray | None = None, min_score: float | None = None, system: str = "uae"
+        self, queries: Queries, k: int, rows: np.ndarray | None = None, min_score: float | None = None, system: str = "uae"
     ) -> list[list[Hit]]:
         allowed = np.arange(len(self.passages)) if rows is None else rows
         found = []
-        for scores in vectors @ self._vectors[system].T:
+        for scores in queries.vectors @ self._vectors[system].T:
             best = sorted(allowed, key=lambda row, scores=scores: (-scores[row], row))[:k]
             hits = [self._hit(row, float(scores[row])) for row in best if min_score is None or scores[row] >= min_score]
             found.append(hits)
         return found
 
-    def search(self, queries: Sequence[str], k: int, doc_id: str | None = None) -> list[list[Hit]]:
-        return self.find(self.encode(queries, "query"), k)
+    def search(self, queries: Sequence[str], k: int, doc_id: str | None = None, system: str = "uae") -> list[list[Hit]]:
+        return self.find(Queries(queries, self.encode(queries, "query", system)), k, system=system)
 
     def close(self) -> None:
         pass

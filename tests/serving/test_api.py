@@ -241,12 +241,42 @@ def test_a_release_of_format_2_is_served(serve, release, tmp_path):
     fingerprint = json.loads((old / "manifest.json").read_text())["fingerprint"]
     described = client.get("/v1/release").json()
     assert described["fingerprint"] == fingerprint
-    assert described | {"fingerprint": "", "loaded_at": ""} == today.get("/v1/release").json() | {
-        "fingerprint": "",
-        "loaded_at": "",
-    }
+    others = {"fingerprint": "", "loaded_at": "", "systems": ["uae", "base"]}  # it has no lexical leg
+    assert described["systems"] == ["uae", "base"]
+    assert described | others == today.get("/v1/release").json() | others
     for system in described["systems"]:
         body = {"query": QUESTION, "k": 3, "system": system, "filters": {"source": ["manual-0.md", "manual-1.md"]}}
         found, expected = (each.post("/v1/search", json=body).json() for each in (client, today))
         assert found["release"] == fingerprint
         assert found["results"] == expected["results"]
+
+
+def test_each_system_of_a_release_answers_by_its_name_and_says_what_its_scores_are(serve):
+    client = serve()
+    models = {model["id"]: model for model in client.get("/v1/models").json()["data"]}
+    assert {"uae", "dense", "bm25", "base"} < set(models)
+    for name in ("uae", "dense", "bm25", "base"):
+        answer = client.post("/v1/search", json={"query": QUESTION, "k": 3, "system": name}).json()
+        assert (answer["system"], answer["score_is"]) == (name, models[name]["score_is"])
+        assert answer["score_is"] == ("bm25" if name == "bm25" else "cosine")
+        assert answer["results"][0]["passages"]
+        reply = client.post("/v1/embeddings", json={"model": name, "input": "x"})
+        assert (reply.status_code == 200) is models[name]["embeds"] is (name != "bm25")
+    reply = client.post("/v1/embeddings", json={"model": "bm25", "input": "x"})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "no_vectors")
+
+
+def test_an_unknown_system_is_told_which_there_are(serve):
+    reply = serve().post("/v1/search", json={"query": QUESTION, "system": "hybrid"})
+    assert (reply.status_code, reply.json()["error"]["param"]) == (422, "system")
+    assert "this release has uae, dense, bm25, base" in reply.json()["error"]["message"]
+
+
+def test_bm25s_scores_may_be_the_least_score(serve):
+    """They are no cosines: a limit above 1 means something."""
+    client = serve()
+    ask = {"query": QUESTION, "k": 5, "system": "bm25"}
+    everything = client.post("/v1/search", json=ask).json()["results"][0]["passages"]
+    least = everything[0]["score"]
+    some = client.post("/v1/search", json=ask | {"min_score": least}).json()["results"][0]["passages"]
+    assert some == [passage for passage in everything if passage["score"] >= least] != []

@@ -70,8 +70,7 @@ def test_the_page_shows_what_the_release_ranks(page, bento_url, release):
     ask(page, "Where are the keys?")
     opened = Release(release, "cpu")
     for system in ("base", "uae"):
-        vectors = opened.encode(["Where are the keys?"], "query", system)
-        (expected,) = opened.find(vectors, 5, system=system)
+        (expected,) = opened.search(["Where are the keys?"], 5, system=system)
         assert shown(page, system) == [hit.passage_id for hit in expected]
         assert page.locator(f".{system} .passage").all_text_contents() == [hit.text for hit in expected]
         assert page.locator(f".{system} mark").all_text_contents() == [hit.text for hit in expected]  # of one sentence each

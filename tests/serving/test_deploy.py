@@ -169,6 +169,7 @@ def test_only_what_serving_needs_is_inside(bento, tiny):
             "",
             "uae",
             "uae/io",
+            "uae/measures",
             "uae/retrievers",
             "uae/index",
             "uae/release",

@@ -27,18 +27,12 @@ class FakeRelease:
         self.fingerprint, self.breaks = fingerprint, breaks
         self.closed, self.warmed = 0, []
 
-    def search(self, queries, k):
+    def search(self, queries, k, system="uae"):
         assert not self.closed
-        return [[SimpleNamespace(text="The seal is torn at its edge.")] * 3 for _ in queries]
-
-    def encode(self, texts, kind, system="uae"):
         if self.breaks:
             raise RuntimeError("the session is broken")
-        self.warmed.append((system, kind, len(texts)))
-        return texts
-
-    def find(self, vectors, k, rows=None, min_score=None, system="uae"):
-        return [[]] * len(vectors)
+        self.warmed.append((system, "query", len(queries)))
+        return [[SimpleNamespace(text="The seal is torn at its edge.")] * 3 for _ in queries]
 
     def rows(self, filters):
         self.warmed.append(("filters", filters))
@@ -115,7 +109,7 @@ def test_nothing_is_leased_before_the_first_release(store):
         async with switch.lease() as served:
             assert served.fingerprint == A
             assert served is switch.current
-        assert opener.of(A).release.warmed == [("uae", "query", 3), ("base", "query", 3), ("filters", {})]
+        assert opener.of(A).release.warmed == [("uae", "query", 1), ("uae", "query", 3), ("base", "query", 3), ("filters", {})]
         await switch.close()
         assert (opener.of(A).release.closed, opener.of(A).batcher.closed) == (1, 1)
         with pytest.raises(NotReady):

@@ -9,7 +9,7 @@ import pandas as pd
 
 from uae.evaluation.comparison import Measured, gains_over, independent_units, summarise
 from uae.evaluation.contexts import Answering, Tables, compare_contexts, read_in_contexts
-from uae.evaluation.fused import CONVEX, choosing_questions, fused_with_bm25
+from uae.evaluation.fused import CONVEX, as_released, choosing_questions, only, strongest_untrained
 from uae.evaluation.llm import LlmTerms, with_llm
 from uae.evaluation.page import evaluation_page
 from uae.evaluation.testset import BASE, UAE, choose_questions, rank_with, test_set_hash
@@ -17,10 +17,10 @@ from uae.io.files import write_json, write_text
 from uae.io.models import fingerprint
 from uae.io.tables import PASSAGES, QUESTIONS, RUNS, read_table, write_table
 from uae.measures.answers import ANSWER_METRICS
-from uae.measures.fusion import Rankings, reciprocal_rank_fusion
+from uae.measures.fusion import Fusion, Rankings, reciprocal_rank_fusion
 from uae.measures.metrics import retrieval_metrics
 from uae.measures.statistics import Resampling
-from uae.release.manifest import read_manifest
+from uae.release.manifest import DENSE, Manifest, read_manifest
 from uae.retrievers.lexical import rank_bm25
 from uae.text.passage_template import PassageTemplate
 from uae.validation.trained_on import check_not_trained_on
@@ -87,20 +87,21 @@ def evaluate(
     questions = choose_questions(everything)
     check_not_trained_on(inputs.release, f"release {manifest.fingerprint[:12]}", questions, passages, scope)
     documents = questions.set_index("question_id")["doc_id"]
-    folders = {BASE: inputs.base, **inputs.rivals, UAE: manifest.dense().encoder_folder(inputs.release)}
-    rankings, fused, weights = _retrieve(folders, questions, choosing_questions(everything), read, scope, device)
+    folders = {BASE: inputs.base, **inputs.rivals, DENSE: manifest.dense().encoder_folder(inputs.release)}
+    choosing = choosing_questions(everything)
+    rankings, weights = _retrieve(folders, questions, choosing, read, scope, device, _released(manifest))
     parts: dict[str, Any] = {}
     if llm is not None:
         more, parts = with_llm(llm, rankings, questions, passages, read_as, inputs.release, scope, resampling)
         rankings |= more
-    rankings |= fused
     evidence = dict(zip(questions["question_id"], questions["evidence"], strict=True))
-    found = {system: rankings[system] for system in folders}
+    found = {system: rankings[system] for system in (BASE, *inputs.rivals, UAE)}
     contexts = read_in_contexts(found, questions, read, inputs.readers, answering, device, dtype)
     answers = {name: next(iter(of_reader.values())) for name, of_reader in contexts.items()}  # of the first context
     first = next(iter(answers.values()))
     scores = _scores(rankings, evidence, cutoffs, first)
     independent = independent_units(documents)
+    curves = {BM25, *folders, UAE, HYBRID, CONVEX}
     evaluation = {
         "dataset": test_set_hash(questions, passages, scope),
         "scope": scope,
@@ -114,12 +115,12 @@ def evaluate(
             "test_documents": independent.documents,
             "answered_questions": len(first[BASE]),
         },
-        "models": _models(inputs) | {UAE: manifest.dense().encoder},
+        "models": _models(inputs) | {DENSE: manifest.dense().encoder},
         "release": manifest.fingerprint,
         **_compared(scores, answers, [BM25, HYBRID, *inputs.rivals], documents, resampling),
         "reader_contexts": compare_contexts(contexts, documents, resampling),
         "fusion": weights,
-        "recall_curve": _recall_curve({system: rankings[system] for system in (BM25, *folders, HYBRID, *fused)}, evidence),
+        "recall_curve": _recall_curve({system: ranked for system, ranked in rankings.items() if system in curves}, evidence),
         "training": {"curve": _training_curve(inputs.training_curve)},
         **parts,
     }
@@ -160,39 +161,46 @@ def _scores(
 def _retrieve(
     folders: Mapping[str, Path],
     questions: pd.DataFrame,
-    chosen_on: Mapping[str, pd.DataFrame],
+    choosing: pd.DataFrame,
     passages: pd.DataFrame,
     scope: str,
     device: str,
-) -> tuple[dict[str, Rankings], dict[str, Rankings], dict[str, dict[str, Any]]]:
-    """Two kinds of whole rankings, and the weights of the second kind.
+    released: dict[str, Any],
+) -> tuple[dict[str, Rankings], dict[str, dict[str, Any]]]:
+    """Whole rankings of the test questions by every system, and how BM25 joins the encoders in those that have both.
 
-    The first: by BM25, by the encoders in ``folders``, and by places of BM25 and the base encoder together. The second: by
-    scores of BM25 and an encoder together.
+    The systems are BM25, the encoders in ``folders``, the promoted whole, and the untrained encoder with BM25, by places and in
+    the best form.
 
     Args:
-        chosen_on: encoder -> the questions that its weight beside BM25 is chosen on. It ranks them, too.
+        choosing: more questions, which choose the best form; none: there is no such system.
+        released: form and weight of BM25 in the release, and what they were chosen on.
     """
     tested = list(questions["question_id"])
-    others = pd.concat([*chosen_on.values(), questions.head(0)]).drop_duplicates("question_id")
-    words = rank_bm25(pd.concat([questions, others]), passages, scope, None)
-    ranked = {
-        system: rank_with(
-            folder,
-            pd.concat([questions, chosen_on.get(system, questions.head(0))]),
-            passages,
-            scope,
-            device,
-            f"{system}: passages",
-        )
-        for system, folder in folders.items()
-    }
-    fused, weights = fused_with_bm25(ranked, words, chosen_on, tested)
-    rankings: dict[str, Rankings] = {
-        system: {question_id: found[question_id] for question_id in tested} for system, found in ({BM25: words} | ranked).items()
-    }
-    rankings[HYBRID] = reciprocal_rank_fusion([rankings[BM25], rankings[BASE]])
-    return rankings, fused, weights
+    more = pd.concat([questions, choosing])
+    words = rank_bm25(more, passages, scope, None)
+    ranked: dict[str, Rankings] = {BM25: only(words, tested)}
+    weights: dict[str, dict[str, Any]] = {UAE: released}
+    untrained: dict[str, Rankings] = {}
+    for system, folder in folders.items():
+        asked = more if system == BASE else questions
+        found = rank_with(folder, asked, passages, scope, device, f"{system}: passages")
+        ranked[system] = only(found, tested)
+        if system == BASE and len(choosing):
+            untrained[CONVEX], weights[CONVEX] = strongest_untrained(found, words, choosing, tested)
+    ranked[UAE] = as_released(ranked[DENSE], ranked[BM25], Fusion(released["form"], released["weight"]))
+    ranked[HYBRID] = reciprocal_rank_fusion([ranked[BM25], ranked[BASE]])
+    return ranked | untrained, weights
+
+
+def _released(manifest: Manifest) -> dict[str, Any]:
+    """How BM25 joins the release's dense leg, and on which questions that was chosen, where it says so."""
+    entry = manifest.systems[UAE].fusion
+    chosen = entry.chosen if entry is not None else None
+    facts: dict[str, Any] = dict(manifest.fusion()._asdict())
+    if chosen is None:
+        return facts
+    return facts | {"questions": chosen["questions"], "splits": ["train", "validation"] if chosen["folds"] else ["validation"]}
 
 
 def _compared(
@@ -210,14 +218,13 @@ def _compared(
     def gains(base: str, system: str) -> dict[str, Measured]:
         return gains_over(scores[base], scores[system], documents, resampling)
 
-    # The strongest system without training. UAE alone and UAE with BM25 are both compared with it, too.
-    untrained = CONVEX[BASE]
-    against = [system for system in (UAE, CONVEX[UAE]) if {system, untrained} <= set(scores)]
+    # A rival is an encoder, as the dense leg is: the promoted whole has BM25 besides.
+    ours = [system for system in (UAE, DENSE) if system in scores]
+    against = [*rivals, *([CONVEX] if CONVEX in scores else [])]
     return {
         "systems": {system: means(table) for system, table in scores.items()},
         "gains": {system: gains(BASE, system) for system in scores if system != BASE},
-        "gains_over": {rival: {UAE: gains(rival, UAE)} for rival in rivals}
-        | ({untrained: {system: gains(untrained, system) for system in against}} if against else {}),
+        "gains_over": {rival: {system: gains(rival, system) for system in ours} for rival in against},
         "readers": {
             name: {system: means(table[list(ANSWER_METRICS)]) for system, table in tables.items()}
             for name, tables in answers.items()

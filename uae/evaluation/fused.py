@@ -1,53 +1,52 @@
-"""Encoders fused with BM25 by their scores: the strongest systems that a user could deploy without, and with, training.
+"""Encoders joined with BM25: the strongest system that needs no training, and the promoted one.
 
-The weight is chosen on questions that nothing is measured on. For the untrained encoder these are the train and the validation
-questions; for the trained one the validation questions alone, for it knows the train questions too well.
+For the untrained encoder form and weight are chosen here, on the train and the validation questions: it was trained on neither.
+For the promoted system the release says them; ``uae.training.fusion`` chose them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
-from uae.evaluation.testset import BASE, UAE
-from uae.measures.fusion import Rankings, best_weight, score_fusion
+from uae.measures.best_fusion import average_precision, best_fusion
+from uae.measures.fusion import Fusion, Rankings, aligned, fuse
 
-CONVEX = {BASE: "convex_base", UAE: "convex_uae"}
-_CHOSEN_ON = {BASE: ("train", "validation"), UAE: ("validation",)}
-
-
-def choosing_questions(questions: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """encoder -> the questions with evidence that its weight is chosen on. An encoder without any is left out."""
-    known = questions[questions["evidence"].str.len() > 0]
-    found = {system: known[known["split"].isin(splits)] for system, splits in _CHOSEN_ON.items()}
-    return {system: table for system, table in found.items() if len(table)}
+CONVEX = "convex_base"
+_CHOSEN_ON = ("train", "validation")
 
 
-def fused_with_bm25(
-    rankings: Mapping[str, Rankings], bm25: Rankings, chosen_on: Mapping[str, pd.DataFrame], tested: Sequence[str]
-) -> tuple[dict[str, Rankings], dict[str, dict[str, Any]]]:
-    """Rankings of the tested questions by each encoder with BM25, and how their weights came about.
+def choosing_questions(questions: pd.DataFrame) -> pd.DataFrame:
+    """The questions with evidence that choose how BM25 joins the untrained encoder."""
+    return questions[(questions["evidence"].str.len() > 0) & questions["split"].isin(_CHOSEN_ON)]
+
+
+def strongest_untrained(
+    base: Rankings, bm25: Rankings, chosen_on: pd.DataFrame, tested: Sequence[str]
+) -> tuple[dict[str, tuple[list[str], list[float]]], dict[str, Any]]:
+    """Rankings of the tested questions by the untrained encoder with BM25, and how that came about.
 
     Args:
-        rankings: encoder -> its rankings of the tested questions and of those in ``chosen_on``.
-        bm25: BM25's, of all these questions.
-        chosen_on: as ``choosing_questions`` gives it.
+        base, bm25: rankings of the tested questions and of those in ``chosen_on``.
+        chosen_on: as ``choosing_questions`` gives it, at least one.
         tested: question_ids.
 
     Returns:
-        Rankings by name of the fused system, and by the same name ``{"weight", "map", "questions", "splits"}``: the weight of
-        BM25's scaled scores beside cosines, the MAP of the fused ranking on the questions that chose it, and which these are.
+        The rankings, and ``{"form", "weight", "map", "questions", "splits"}``: the chosen fusion, the MAP of its rankings on the
+        questions that chose it, and which these are.
     """
-    fused: dict[str, Rankings] = {}
-    weights: dict[str, dict[str, Any]] = {}
-    for encoder, questions in chosen_on.items():
-        name, asked = CONVEX[encoder], list(questions["question_id"])
-        evidence = dict(zip(asked, questions["evidence"], strict=True))
-        chosen = best_weight(_only(rankings[encoder], asked), _only(bm25, asked), evidence)
-        fused[name] = score_fusion(_only(rankings[encoder], tested), _only(bm25, tested), chosen.weight)
-        weights[name] = chosen._asdict() | {"splits": list(_CHOSEN_ON[encoder])}
-    return fused, weights
+    asked = list(chosen_on["question_id"])
+    evidence = dict(zip(asked, chosen_on["evidence"], strict=True))
+    chosen = best_fusion(aligned(only(base, asked), only(bm25, asked)), average_precision(evidence))
+    facts = chosen.fusion._asdict() | {"map": chosen.quality, "questions": chosen.questions, "splits": list(_CHOSEN_ON)}
+    return fuse(only(base, tested), only(bm25, tested), chosen.fusion), facts
 
 
-def _only(rankings: Rankings, questions: Sequence[str]) -> dict[str, tuple[list[str], list[float]]]:
+def as_released(dense: Rankings, bm25: Rankings, fusion: Fusion) -> Rankings:
+    """The promoted system's rankings: the dense leg's alone where BM25 has no weight."""
+    return fuse(dense, bm25, fusion) if fusion.weight else dense
+
+
+def only(rankings: Rankings, questions: Sequence[str]) -> dict[str, tuple[list[str], list[float]]]:
+    """The rankings of some questions."""
     return {question_id: rankings[question_id] for question_id in questions}

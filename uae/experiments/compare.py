@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from uae.io.errors import ConfigError
 from uae.pipeline.settings import EvaluateSettings, load_settings
 from uae.pipeline.stage import Key, Parameters
-from uae.pipeline.stages.train import TrainParameters, aggregation, more_labels, training_data
+from uae.pipeline.stages.train import TrainParameters, more_labels, training_data
 from uae.pipeline.workspace import Workspace
 from uae.retrievers.prompts import Prompts
 from uae.training.objectives import OBJECTIVES
@@ -54,7 +54,7 @@ def compare_recipes(
     for text in contenders or OBJECTIVES:
         name, changes = parse_contender(text)
         its_own = TrainParameters.of(load_settings(params, [*overrides, *changes]))
-        entered.append(Contender(name, its_own.train, its_own.utility.temperature, aggregation(its_own.utility)))
+        entered.append(Contender(name, its_own.train, its_own.utility.temperature, its_own.utility.aggregation()))
     names = [contender.name for contender in entered]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError(f"two contenders have the name {sorted(twice)[0]!r}: give each its own")

@@ -86,7 +86,8 @@ def _ranked(index: faiss.Index, vectors: Vectors, found: Rows, k: int, order: Ro
         part = slice(start, start + queries)
         rows = np.maximum(found[part], 0)
         values = np.concatenate(
-            [_scores(index, vectors[part], rows[:, first : first + width]) for first in range(0, rows.shape[1], width)], axis=1
+            [inner_products(index, vectors[part], rows[:, first : first + width]) for first in range(0, rows.shape[1], width)],
+            axis=1,
         )
         values[found[part] < 0] = -np.inf
         ranks = rows if order is None else np.asarray(order)[rows]
@@ -95,7 +96,7 @@ def _ranked(index: faiss.Index, vectors: Vectors, found: Rows, k: int, order: Ro
     return scores, best
 
 
-def _scores(index: faiss.Index, vectors: Vectors, rows: Rows) -> Vectors:
+def inner_products(index: faiss.Index, vectors: Vectors, rows: Rows) -> Vectors:
     """Inner products of each query with its ``rows``, shape (n, width), summed in double precision."""
     distinct, place = np.unique(rows, return_inverse=True)
     stored = index.reconstruct_batch(distinct).astype(np.float64)[place.reshape(rows.shape)]

@@ -5,7 +5,7 @@ from typing import Any
 from uae.io.errors import ArtefactError
 from uae.pipeline.settings import Settings
 from uae.pipeline.stage import Stage
-from uae.pipeline.stages import candidates, evaluate, index, ingest, label, package, promote, train, validate
+from uae.pipeline.stages import candidates, evaluate, fuse, index, ingest, label, package, promote, train, validate
 from uae.pipeline.workspace import Workspace
 from uae.validation.report import require_validated
 
@@ -15,6 +15,7 @@ CHAIN: tuple[Stage[Any], ...] = (
     candidates.STAGE,
     label.STAGE,
     train.STAGE,
+    fuse.STAGE,
     index.STAGE,
     evaluate.STAGE,
     promote.STAGE,

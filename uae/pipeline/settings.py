@@ -179,6 +179,26 @@ class UtilitySettings(Options):
     teachers: Literal["none", "zscore", "minmax"]
     temperature: Positive
 
+    def aggregation(self) -> dict[str, str]:
+        """How readings become utilities: the last arguments of ``uae.teacher.utility.utilities``."""
+        return self.model_dump(exclude={"temperature"})
+
+
+class FusionSettings(Options):
+    form: Literal["auto", "scores", "ranks", "none"]
+    weight: Annotated[float, Field(ge=0, le=100)] | None
+    folds: Annotated[int, Field(ge=0, le=20)]
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.folds == 1:
+            raise ValueError("folds: 2 or more, or 0, for the validation questions alone to choose")
+        if self.weight is not None and self.form in ("auto", "none"):
+            raise ValueError(
+                f"weight: with form={self.form} it is chosen, or there is none: set form to scores or ranks, or weight to null"
+            )
+        return self
+
 
 class IndexSettings(Options):
     factory: str
@@ -267,6 +287,7 @@ class Settings(Options):
     label: LabelSettings
     utility: UtilitySettings
     train: TrainOptions
+    fusion: FusionSettings
     index: IndexSettings
     evaluate: EvaluateSettings
     promote: PromoteSettings

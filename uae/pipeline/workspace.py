@@ -26,6 +26,7 @@ ARTEFACTS = {
     "reward_model": "models/reward",
     "second_stage": "models/second_stage",
     "training_curve": "reports/training.csv",
+    "fusion": "models/fusion.json",
     "release": "models/release",
     "evaluation": "reports/evaluation.json",
     "runs": "data/runs.parquet",

@@ -76,3 +76,20 @@ def decide_serving(parity: Parity, index_recall: float, bounds: Bounds) -> Decis
             f"{bounds.max_index_loss:g}): {_VERDICT[exact]}",
         ],
     )
+
+
+def decide_whole(served: float, exact: float, bounds: Bounds) -> Decision:
+    """Pass if the promoted system, as a service has it, loses no more Recall@1 than it may.
+
+    Args:
+        served: by the serving encoder, the index and BM25 together.
+        exact: of the system as it was evaluated, by the trained encoder and exact search.
+    """
+    kept = is_within(exact - served, bounds.max_serving_loss)
+    return Decision(
+        kept,
+        [
+            f"recall@1 {served:.4f} of the release as it is served against {exact:.4f} as it was evaluated (may fall by at most "
+            f"{bounds.max_serving_loss:g}): {_VERDICT[kept]}"
+        ],
+    )

@@ -14,21 +14,25 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 
 import uae
+from uae.evaluation.fused import CONVEX, as_released
 from uae.evaluation.testset import BASE, UAE, choose_questions, rank_with, test_set_hash
 from uae.index.ann import index_recall
 from uae.io.errors import ArtefactError
 from uae.io.files import read_json, write_json
 from uae.io.tables import PASSAGES, QUESTIONS, read_table
+from uae.measures.fusion import Rankings
 from uae.measures.metrics import retrieval_metrics
 from uae.registry.errors import registry_errors
-from uae.registry.gate import RECALL_AT, Bounds, Decision, decide_better, decide_serving
+from uae.registry.gate import RECALL_AT, Bounds, Decision, decide_better, decide_serving, decide_whole
 from uae.registry.tracking import ENCODER_TAG, RELEASE_TAG, code_version, connect, dvc_md5, run_of
 from uae.registry.versions import has_artefacts, release_of, version_of, with_release
 from uae.release.legs.dense import read_index
 from uae.release.manifest import Manifest, read_manifest
+from uae.release.open import Release
 from uae.release.parity import Corpus, Parity, measure_parity
 from uae.release.passages import Passages
 from uae.retrievers.dense import encode, load_encoder
+from uae.retrievers.lexical import rank_bm25
 from uae.retrievers.serving_forms import open_encoder
 from uae.text.passage_template import PassageTemplate
 from uae.validation.trained_on import check_not_trained_on
@@ -46,7 +50,10 @@ _SIGNATURE = ModelSignature(
         ]
     ),
 )
-_REQUIREMENTS = ("onnxruntime", "tokenizers", "faiss-cpu", "pandas", "pyarrow", "numpy", "pydantic", "filelock", "tqdm")
+_REQUIREMENTS = (
+    "onnxruntime", "tokenizers", "faiss-cpu", "bm25s", "PyStemmer", "regex", "pandas", "pyarrow", "numpy", "pydantic", "filelock",
+    "tqdm",
+)  # fmt: skip
 _TORCH_REQUIREMENTS = ("torch", "transformers", "sentence-transformers")
 
 
@@ -68,8 +75,9 @@ def promote(
 ) -> dict[str, Any]:
     """Register the release, compare it, and move the alias to it if it is better.
 
-    It is compared with the champion, which is measured anew on the test set of the tables; where there is none, with the base
-    encoder. It must also serve what was trained: a good encoder is not promoted where its serving form or its index is worse.
+    It is compared with the champion, which is measured anew on the test set of the tables. Where there is none, it is compared
+    with the strongest system that needs no training: the base encoder with BM25. It must also serve what was trained: a good
+    encoder is not promoted where its serving form or its index is worse.
 
     Args:
         evaluation_path: of this release, on the test set of these tables, in this scope.
@@ -95,11 +103,17 @@ def promote(
         if champion is not None:
             name = f"version {champion.version} ({alias})"
             reference = _measure(champion, model, questions, passages, scope, device, means[UAE])
+        elif CONVEX in means:
+            name, reference = "the base encoder with BM25 (there is no champion yet)", means[CONVEX]
         else:
             name, reference = "the base encoder (there is no champion yet)", means[BASE]
         better = decide_better(means[UAE], reference, name, bounds)
         same = decide_serving(*measure_serving(release_path, manifest, questions, scope, device), bounds)
-        decision = Decision(better.passed and same.passed, better.reasons + same.reasons)
+        parts = [better, same]
+        if same.passed:  # a release with another encoder's graph would not even open
+            exact = evaluation["recall_curve"][UAE][0]
+            parts.append(decide_whole(served_recall(release_path, questions, scope, device), exact, bounds))
+        decision = Decision(all(part.passed for part in parts), [reason for part in parts for reason in part.reasons])
         run_id = run_of(client, experiment, manifest.dense().encoder)
         version = _register(client, model, run_id, release_path, manifest, evaluation, lineage, decision)
         if decision.passed:
@@ -157,14 +171,19 @@ def _measure(
 def measure_release(
     folder: Path, questions: pd.DataFrame, passages: pd.DataFrame, scope: str, device: str, cutoffs: Sequence[int]
 ) -> dict[str, float]:
-    """Retrieval by a release's trained encoder, which reads the passages as its own template says.
+    """Retrieval by a release's promoted system, exactly: its trained encoder and, where the release fuses them, BM25.
+
+    Both read the passages as the release's own template says.
 
     Args:
         questions, passages: of their schemas.
     """
-    dense = read_manifest(folder).dense()  # of whatever format this version can read
+    manifest = read_manifest(folder)  # of whatever format this version can read
+    dense, fusion = manifest.dense(), manifest.fusion()
     read = PassageTemplate(dense.passage_template).applied(passages)
-    rankings = rank_with(dense.encoder_folder(folder), questions, read, scope, device, "champion: passages")
+    rankings: Rankings = rank_with(dense.encoder_folder(folder), questions, read, scope, device, "champion: passages")
+    if fusion.weight:
+        rankings = as_released(rankings, rank_bm25(questions, read, scope, None), fusion)
     evidence = dict(zip(questions["question_id"], questions["evidence"], strict=True))
     means = retrieval_metrics({q: ids for q, (ids, _) in rankings.items()}, evidence, cutoffs).mean()
     return {str(metric): float(mean) for metric, mean in means.items()}
@@ -192,6 +211,23 @@ def measure_serving(folder: Path, manifest: Manifest, questions: pd.DataFrame, s
     return parity, index_recall(index, vectors, served, RECALL_AT, described.parameters)
 
 
+def served_recall(folder: Path, questions: pd.DataFrame, scope: str, device: str) -> float:
+    """Recall@1 of the promoted system as a service has it: by the serving encoder, the index and BM25 together.
+
+    Args:
+        questions: with evidence, as QUESTIONS.
+    """
+    release = Release(folder, device)
+    try:
+        found = []
+        for text, doc_id, evidence in zip(questions["text"], questions["doc_id"], questions["evidence"], strict=True):
+            (hits,) = release.search([text], 1, doc_id if scope == "document" else None)
+            found.append(sum(hit.passage_id in set(evidence) for hit in hits) / len(evidence))
+        return float(np.mean(found))
+    finally:
+        release.close()
+
+
 @registry_errors("the release cannot be registered")
 def _register(
     client: MlflowClient,
@@ -211,6 +247,7 @@ def _register(
         RELEASE_TAG: manifest.fingerprint,
         ENCODER_TAG: manifest.dense().encoder,
         "uae.index": manifest.files[manifest.dense().index.file],
+        "uae.score": manifest.score(UAE),
         "uae.gate": "passed" if decision.passed else "refused",
         **{f"dvc.{name}": dvc_md5(path) for name, path in lineage.items()},
         **code_version(),

@@ -1,22 +1,25 @@
 """Building a release: its legs, its passages and documents, and the manifest that puts all of it under one fingerprint."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from uae.io.files import atomic_path, sha256_file, sha256_parts, write_json
+from uae.io.errors import ArtefactError
+from uae.io.files import atomic_path, read_json, sha256_file, sha256_parts, write_json
+from uae.io.models import fingerprint
 from uae.io.tables import DOCUMENTS, PASSAGES, QUESTIONS, TRAINED_ON, read_table, write_table
-from uae.release.build_dense import DenseBuild, IndexRecipe, Material, build_dense
-from uae.release.legs.dense import DenseEntry
-from uae.release.manifest import BASE, UAE, Manifest, SystemEntry
+from uae.release.build_dense import DenseBuild, IndexRecipe, build_dense
+from uae.release.build_lexical import build_lexical
+from uae.release.legs.protocol import LegEntry
+from uae.release.manifest import BASE, DENSE, LEXICAL, UAE, FusionEntry, Manifest, SystemEntry
+from uae.release.material import Material
 from uae.release.migrations import FORMAT
 from uae.release.tables import RELEASE_DOCUMENTS, RELEASE_PASSAGES
 from uae.text.passage_template import TEXT_ALONE, PassageTemplate
 
 __all__ = ["BuiltRelease", "IndexRecipe", "build_release"]
 
-_DENSE = "dense"
 _ENOUGH = 200  # questions with evidence: with fewer of them in validation, training's are asked as well
 _MOST = 1000  # questions that are asked at all
 
@@ -41,8 +44,11 @@ def build_release(
     previous_path: Path | None = None,
     read_as: PassageTemplate = TEXT_ALONE,
     trained_on_path: Path | None = None,
+    fusion_path: Path | None = None,
 ) -> BuiltRelease:
     """Encode all passages, index them, choose what serves the encoder, and write the release folder atomically.
+
+    The release has a lexical leg beside the trained encoder's. Where BM25's weight is 0, ``uae`` is the encoder alone.
 
     An index is taken over from an earlier release where both would hold the same vectors; then no passage is encoded. For that,
     four things must be equal: the document side of the encoder, the texts that it reads, their order, and the kind of index.
@@ -53,25 +59,27 @@ def build_release(
         base_path: the encoder before training, to be shown beside the trained one; None: the release has none.
         passage_words: what the passages were cut to; the release keeps it.
         previous_path: the earlier release; None: the one at ``release_path``, if there is one.
-        read_as: what the encoder reads of a passage.
+        read_as: what the encoder and BM25 read of a passage.
         trained_on_path: what the encoder was trained on (TRAINED_ON), for the release to carry; None: it does not say.
+        fusion_path: how BM25 joins the encoder, as ``uae.training.fusion`` writes it; None: it does not.
 
     Raises:
+        ArtefactError: the fusion was chosen for another encoder.
         ConfigError: FAISS does not know the factory, or the one way of serving that is allowed fails its gate.
         ModelError: an encoder gives no finite vector for a passage.
     """
     passages = read_table(passages_path, PASSAGES)
     material = Material(passages, read_as, _parity_questions(questions_path, passages), scope)
     previous = release_path if previous_path is None else previous_path
+    fused = _fused_system(fusion_path, encoder_path)
     with atomic_path(release_path) as partial:
         partial.mkdir()
-        trained = build_dense(partial, _DENSE, DenseBuild(encoder_path, True, recipe, device), material, (), previous)
-        legs: dict[str, DenseEntry] = {_DENSE: trained.entry}
-        systems = {UAE: _DENSE}
+        trained = build_dense(partial, DENSE, DenseBuild(encoder_path, True, recipe, device), material, (), previous)
+        legs: dict[str, LegEntry] = {DENSE: trained.entry, LEXICAL: build_lexical(partial, LEXICAL, material)}
         if base_path is not None:
             how = DenseBuild(base_path, False, recipe, device)
-            legs[BASE] = build_dense(partial, BASE, how, material, legs.values(), previous).entry
-            systems[BASE] = BASE
+            legs[BASE] = build_dense(partial, BASE, how, material, [trained.entry], previous).entry
+        systems = {UAE: fused} | {name: SystemEntry(legs={name: 1.0}, fusion=None) for name in legs}
         write_table(partial / "passages.parquet", RELEASE_PASSAGES, passages[RELEASE_PASSAGES.names])
         documents = read_table(documents_path, DOCUMENTS)[RELEASE_DOCUMENTS.names]
         write_table(partial / "documents.parquet", RELEASE_DOCUMENTS, documents)
@@ -80,8 +88,8 @@ def build_release(
         files = sorted(path for path in partial.rglob("*") if path.is_file())
         manifest = Manifest(
             format=FORMAT,
-            systems={system: SystemEntry(legs={leg: 1.0}, fusion=None) for system, leg in systems.items()},
-            legs=dict(legs),
+            systems=systems,
+            legs=legs,
             chunking={"passage_words": passage_words},
             passages=len(passages),
             passage_texts=sha256_parts(passages["text"]),
@@ -89,6 +97,21 @@ def build_release(
         ).sealed()
         write_json(partial / "manifest.json", manifest)
     return BuiltRelease(Manifest.model_validate(manifest), trained.index_reused, trained.truncated)
+
+
+def _fused_system(path: Path | None, encoder_path: Path) -> SystemEntry:
+    """The promoted system."""
+    found: dict[str, Any] = {"weight": 0.0} if path is None else read_json(path)
+    if not found["weight"]:
+        return SystemEntry(legs={DENSE: 1.0}, fusion=None)
+    if found["student"] != fingerprint(encoder_path):
+        raise ArtefactError(
+            f"{path} was chosen for the encoder {found['student'][:12]}, and {encoder_path} is {fingerprint(encoder_path)[:12]}: "
+            "run the stage fuse again (uae fuse)"
+        )
+    return SystemEntry(
+        legs={DENSE: 1.0, LEXICAL: found["weight"]}, fusion=FusionEntry(form=found["form"], chosen=found["chosen"])
+    )
 
 
 def _parity_questions(path: Path | None, passages: pd.DataFrame) -> pd.DataFrame:

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import faiss
 import numpy as np
-import pandas as pd
 
 from uae.index.ann import Tuned, build_index, built_with, dtype, plan_factory, tune
 from uae.io.errors import ConfigError, ModelError, UaeError
 from uae.io.files import sha256_file, sha256_parts
 from uae.io.models import fingerprint
 from uae.release.choose_form import Gate, Trial, choose_form, copy_encoder
-from uae.release.legs.dense import DenseEntry, IndexEntry, IndexRecall, Probe, ServingEntry, checked_vectors, probe_rows
+from uae.release.legs.dense import DenseEntry, IndexEntry, IndexRecall, Probe, ServingEntry, checked_vectors
+from uae.release.legs.protocol import probe_rows
 from uae.release.manifest import read_manifest
+from uae.release.material import Material
 from uae.release.parity import Corpus, lowest_cosine
 from uae.retrievers.dense import encode, load_encoder
 from uae.retrievers.dimension import serve_dimension
@@ -26,7 +27,6 @@ from uae.retrievers.onnx_encoder import KINDS
 from uae.retrievers.protocol import Side, Vectors
 from uae.retrievers.serving_forms import open_encoder
 from uae.retrievers.truncation import count_truncated
-from uae.text.passage_template import PassageTemplate
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -48,15 +48,6 @@ class IndexRecipe(NamedTuple):
     max_recall_loss: float
     min_cosine: float
     dimension: int | None = None  # of the trained encoder's vectors, their first numbers; None: all
-
-
-class Material(NamedTuple):
-    """What the legs of a release are built from and measured on."""
-
-    passages: pd.DataFrame  # as PASSAGES
-    read_as: PassageTemplate
-    questions: pd.DataFrame  # as QUESTIONS: what parity is measured on
-    scope: str
 
 
 class DenseBuild(NamedTuple):

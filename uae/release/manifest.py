@@ -6,41 +6,52 @@ documents.parquet     schema RELEASE_DOCUMENTS
 trained_on.parquet    schema TRAINED_ON; releases of earlier versions have none
 legs/NAME/            the files of one leg (``uae.release.legs``)
 
-A *leg* is a retriever with its index. A *system* is what can be asked by name: a leg, or several and how they are fused.
-``uae`` is the trained whole; ``base`` is what it replaced, and may be absent.
+A *leg* is a retriever with its index. A *system* is what can be asked by name: a leg, or two and how they are fused. ``uae`` is
+the promoted whole. ``dense`` and ``bm25`` are its parts. ``base`` is the encoder before training, and may be absent.
 """
 
 import json
 import math
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
 from uae.io.errors import ArtefactError
 from uae.io.files import read_json, sha256_bytes, sha256_file
+from uae.measures.fusion import RANKS, RRF_K, SCORES, Fusion
 from uae.release.legs.dense import DenseEntry
 from uae.release.legs.kinds import KINDS
 from uae.release.legs.protocol import LegEntry, Part
 from uae.release.migrations import FORMAT, MIGRATIONS, migrate
 
 UAE, BASE = "uae", "base"
+DENSE, LEXICAL = "dense", "bm25"  # kinds of legs; a release calls the promoted system's legs by these names, too
 _AGAIN = "build the release again (uae index)"
 # Weights, settings and tables. Libraries choose how they read a file by its name: no pickle can be among these.
-_SUFFIXES = {".faiss", ".jinja", ".json", ".model", ".onnx", ".parquet", ".safetensors", ".txt"}
+_SUFFIXES = {".faiss", ".jinja", ".json", ".model", ".npy", ".onnx", ".parquet", ".safetensors", ".txt"}
+
+
+class FusionEntry(Part):
+    """How two legs' scores become one; ``uae.measures.fusion`` has the formulas."""
+
+    form: Literal["scores", "ranks"]
+    chosen: dict[str, Any] | None  # what form and weight were chosen on; null: params.yaml gives them
 
 
 class SystemEntry(Part):
     """What answers under one name."""
 
     legs: dict[str, float] = Field(min_length=1)  # name of a leg -> its weight
-    fusion: None  # how the legs' scores become one; null: there is one leg, and its scores are the system's
+    fusion: FusionEntry | None  # null: there is one leg, and its scores are the system's
 
     @model_validator(mode="after")
-    def _is_one_leg(self) -> "SystemEntry":
-        if len(self.legs) > 1:
+    def _is_fused(self) -> "SystemEntry":
+        if len(self.legs) > 1 and self.fusion is None:
             raise ValueError(f"has the legs {', '.join(self.legs)}, and fusion does not say how they are fused")
+        if len(self.legs) == 1 and self.fusion is not None:
+            raise ValueError(f"has the leg {next(iter(self.legs))} alone, and fusion says how it is fused")
         if not all(math.isfinite(weight) and weight > 0 for weight in self.legs.values()):
             raise ValueError("the weight of a leg must be a positive number")
         return self
@@ -79,7 +90,33 @@ class Manifest(Part):
             for name in entry.legs:
                 if name not in self.legs:
                     raise ValueError(f"system {system!r} asks leg {name!r}, which is missing from legs")
+            kinds = [self.legs[name].kind for name in entry.legs]
+            if len(kinds) > 1 and sorted(kinds) != [LEXICAL, DENSE]:
+                raise ValueError(f"system {system!r} fuses legs of the kinds {', '.join(kinds)}, not a dense and a lexical one")
+            if len(kinds) > 1 and self._weight(entry, DENSE) != 1:
+                raise ValueError(f"system {system!r}: the weight of a dense leg in a fusion is 1")
         return self
+
+    def fusion(self, system: str = UAE) -> Fusion:
+        """How BM25 joins the dense leg of a system; a weight of 0: it does not."""
+        entry = self.systems[system]
+        if entry.fusion is None:
+            return Fusion(SCORES, 0.0)
+        return Fusion(entry.fusion.form, self._weight(entry, LEXICAL))
+
+    def score(self, system: str) -> str:
+        """What a system's scores are, as a formula."""
+        entry = self.systems[system]
+        if entry.fusion is None:
+            return "bm25" if self.legs[next(iter(entry.legs))].kind == LEXICAL else "cosine"
+        weight = self._weight(entry, LEXICAL)
+        if entry.fusion.form == RANKS:
+            return f"1 / ({RRF_K} + rank by cosine) + {weight:g} / ({RRF_K} + rank by bm25)"
+        return f"cosine + {weight:g} * bm25 / highest bm25"
+
+    def _weight(self, entry: SystemEntry, kind: str) -> float:
+        """Of the leg of a kind that the system has."""
+        return next(weight for name, weight in entry.legs.items() if self.legs[name].kind == kind)
 
     def dense(self, system: str = UAE) -> DenseEntry:
         """The dense leg of a system.

@@ -6,7 +6,7 @@ A new format comes with one function here, from the format before it, and one li
 from collections.abc import Callable
 from typing import Any
 
-FORMAT = 3
+FORMAT = 4
 _PLAIN = "{text}"  # before format 3, encoders read a passage's text and nothing else
 
 
@@ -53,7 +53,12 @@ def _dense_from_2(part: dict[str, Any], folder: str) -> dict[str, Any]:
     }
 
 
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {2: _from_2}
+def _from_3(old: dict[str, Any]) -> dict[str, Any]:
+    """Format 3: systems of one leg each. Its systems keep their names: a release has no ``dense`` and no ``bm25`` there."""
+    return old | {"format": 4}
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {2: _from_2, 3: _from_3}
 
 
 def migrate(manifest: dict[str, Any], found: int) -> dict[str, Any]:

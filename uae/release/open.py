@@ -8,8 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from uae.io.errors import InputError
+from uae.release.legs.dense import DenseLeg
+from uae.release.legs.fused import FusedLegs
 from uae.release.legs.kinds import KINDS
-from uae.release.legs.protocol import Leg, Opening, Rows
+from uae.release.legs.lexical import LexicalLeg
+from uae.release.legs.protocol import Encoding, Leg, Opening, Queries, Rows
 from uae.release.manifest import UAE, read_manifest
 from uae.release.passages import Hit, Passages
 from uae.retrievers.protocol import Side, Vectors
@@ -38,8 +41,7 @@ class Release:
         except BaseException:
             self.close()
             raise
-        # One leg each: that is what a manifest without fusion allows. What fuses legs will be asked in the same way.
-        self._systems = {name: self._legs[next(iter(entry.legs))] for name, entry in self.manifest.systems.items()}
+        self._systems = {name: self._opened_system(name) for name in self.manifest.systems}
 
     @property
     def fingerprint(self) -> str:
@@ -47,8 +49,25 @@ class Release:
 
     @property
     def systems(self) -> tuple[str, ...]:
-        """What can be asked: "uae", and "base" if the release holds the encoder before training as well."""
+        """What can be asked: "uae", its parts, and "base" if the release holds the encoder before training as well."""
         return tuple(self.manifest.systems)
+
+    def score(self, system: str = UAE) -> str:
+        """What a system's scores are, as a formula: "cosine", "bm25", "cosine + 0.4 * bm25 / highest bm25".
+
+        Raises:
+            InputError: there is no such system.
+        """
+        self._system(system)
+        return self.manifest.score(system)
+
+    def has_vectors(self, system: str = UAE) -> bool:
+        """Whether a system needs the vectors of its queries. BM25 alone reads their texts.
+
+        Raises:
+            InputError: there is no such system.
+        """
+        return not isinstance(self._system(system), LexicalLeg)
 
     @property
     def passage_count(self) -> int:
@@ -62,28 +81,28 @@ class Release:
 
     def dimension(self, system: str = UAE) -> int:
         """Of its vectors."""
-        return self._system(system).dimension
+        return self._encoding(system).dimension
 
     def max_tokens(self, system: str = UAE) -> int | None:
         """The most tokens that its encoder reads of a text; None: there is no limit."""
-        return self._system(system).max_tokens
+        return self._encoding(system).max_tokens
 
     def backend(self, system: str = UAE) -> str:
         """What computes its vectors: torch, onnx, onnx_int8 or onnx_int8_mixed."""
-        return self._system(system).backend
+        return self._encoding(system).backend
 
     def encode(self, texts: Sequence[str], kind: Side, system: str = UAE) -> Vectors:
         """Unit vectors of queries (``kind="query"``) or passages (``kind="document"``), shape (n, dimension).
 
         Raises:
-            InputError: a text is no string, or there is no such system.
+            InputError: a text is no string, there is no such system, or it has no vectors.
             ModelError: the encoder did not give one finite vector for each text.
         """
-        return self._system(system).encode(clean(texts), kind)
+        return self._encoding(system).encode(clean(texts), kind)
 
     def token_lengths(self, texts: Sequence[str], kind: Side) -> list[int]:
         """Tokens of each text as the encoder gets it: with prompt and marks, and cut at ``max_tokens``."""
-        return self._system(UAE).token_lengths(clean(texts), kind)
+        return self._encoding(UAE).token_lengths(clean(texts), kind)
 
     def rows(self, filters: Mapping[str, Any]) -> Rows | None:
         """Rows of the passages that a filter (``uae.index.filters``) lets through, ascending; None: all.
@@ -98,7 +117,7 @@ class Release:
 
     def find(
         self,
-        vectors: Vectors,
+        queries: Queries,
         k: int,
         rows: npt.NDArray[np.int64] | None = None,
         min_score: float | None = None,
@@ -107,25 +126,27 @@ class Release:
         """The best ``k`` passages of each query, best first, equal scores by passage_id.
 
         Args:
-            vectors: of queries, by ``encode`` of the same system, shape (n, dimension).
+            queries: texts, and their vectors by ``encode`` of the same system where it has any.
             rows: the rows that may be found, as ``rows`` gives them; None: all.
-            min_score: the least score; None: any.
+            min_score: the least score, of the kind that ``score`` names; None: any.
         """
-        scores, found = self._system(system).find(vectors, k, rows)
+        cleaned = Queries(clean(queries.texts), queries.vectors)
+        scores, found = self._system(system).find(cleaned, k, rows)
         least = -np.inf if min_score is None else min_score
         return [
             [self._passages.hit(row, score) for row, score in zip(of_one, values, strict=True) if row >= 0 and score >= least]
             for of_one, values in zip(found.tolist(), scores.tolist(), strict=True)
         ]
 
-    def search(self, queries: Sequence[str], k: int, doc_id: str | None = None) -> list[list[Hit]]:
+    def search(self, queries: Sequence[str], k: int, doc_id: str | None = None, system: str = UAE) -> list[list[Hit]]:
         """The best ``k`` passages of each query, best first; ``doc_id`` limits the search to one document.
 
         Raises:
-            InputError: there is no such document.
+            InputError: there is no such document or system.
         """
         rows = None if doc_id is None else self.rows({"doc_id": doc_id})
-        return self.find(self.encode(queries, "query"), k, rows)
+        vectors = self.encode(queries, "query", system) if self.has_vectors(system) else None
+        return self.find(Queries(queries, vectors), k, rows, system=system)
 
     def close(self) -> None:
         """Let go of models, indexes and tables. Nothing can be asked afterwards."""
@@ -135,10 +156,25 @@ class Release:
         self._systems = {}
         self._passages.close()
 
+    def _opened_system(self, name: str) -> Leg:
+        legs = [self._legs[leg] for leg in self.manifest.systems[name].legs]
+        dense = [leg for leg in legs if isinstance(leg, DenseLeg)]
+        lexical = [leg for leg in legs if isinstance(leg, LexicalLeg)]
+        if not (dense and lexical):
+            return legs[0]
+        return FusedLegs(dense[0], lexical[0], self.manifest.fusion(name), len(self._passages), self._passages.places)
+
     def _system(self, name: str) -> Leg:
         if name not in self._systems:
             raise InputError(f"release {self.fingerprint[:12]} has no system {name!r}; it has {', '.join(self._systems)}")
         return self._systems[name]
+
+    def _encoding(self, name: str) -> Encoding:
+        system = self._system(name)
+        found = system.dense if isinstance(system, FusedLegs) else system
+        if not isinstance(found, DenseLeg):
+            raise InputError(f"system {name!r} of release {self.fingerprint[:12]} finds words: it has no vectors")
+        return found
 
 
 def clean(texts: Sequence[str]) -> list[str]:

@@ -1,45 +1,23 @@
 """BM25, the retriever that knows words and nothing else: what an encoder has to beat, and one half of the hybrid."""
 
-import logging
-import unicodedata
 from collections.abc import Iterator
 
-import bm25s
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
-import regex
-import Stemmer
-from bm25s.stopwords import STOPWORDS_EN
 
 from uae.measures.ranking import Ranking, best_first, check_scope, places, rows_by_document
+from uae.retrievers.bm25_index import Bm25Index
 from uae.retrievers.retriever import rankings
-
-# Lucene's own. Passages of one corpus are of about one length, so that b decides little.
-_K1, _B = 1.2, 0.75
-# Words of any script with their marks, which \w would cut at. Chinese and kana have no spaces between words: each character by
-# itself, as Lucene's standard analyser has it.
-_ALONE = r"[\p{Han}\p{Hiragana}]"
-_WORD = regex.compile(rf"(?V1){_ALONE}|[[\p{{L}}\p{{M}}\p{{N}}]--{_ALONE}]+")
-_STOP_WORDS = frozenset(STOPWORDS_EN)
-_STEMMER = Stemmer.Stemmer("english")
-logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to DEBUG, whatever the program says
 
 
 class Bm25:
     """An index over ``passages``, of the schema PASSAGES. Word statistics are taken over all of them, whatever is searched.
 
-    BM25 as in Lucene (Kamphuis et al., ECIR 2020), by bm25s. Case and Unicode's variants of a letter are folded; stop words and
-    stemmer are English, and leave words of other scripts as they are.
+    How texts become words, and words a score: ``bm25_index``.
     """
 
     def __init__(self, passages: pd.DataFrame):
-        terms = [_terms(text) for text in passages["text"]]
-        self._index = bm25s.BM25(k1=_K1, b=_B, method="lucene", dtype="float64")
-        if any(terms):
-            self._index.index(terms, show_progress=False)
-        else:
-            self._index = None
+        self._index = Bm25Index.build(passages["text"].tolist())
         self._ids = passages["passage_id"].to_numpy()
         self._by_id = places(self._ids)
         self._everywhere = np.arange(len(self._ids))
@@ -51,15 +29,9 @@ class Bm25:
         A passage that shares no word with ``text`` has score 0 and is ranked as well, at the end.
         """
         rows = self._everywhere if doc_id is None else self._rows.get(doc_id, self._everywhere[:0])
-        # Rounded: sums of the same numbers in another order differ in their last bits, and must tie.
-        scores = np.round(self._scores(_terms(text))[rows], 9)
+        scores = self._index.scores(text)[rows]
         best = best_first(scores, self._by_id[rows], depth)
         return self._ids[rows[best]].tolist(), scores[best].tolist()
-
-    def _scores(self, terms: list[str]) -> npt.NDArray[np.float64]:
-        if self._index is None or not terms:  # bm25s takes neither
-            return np.zeros(len(self._ids))
-        return np.asarray(self._index.get_scores(terms), np.float64)
 
 
 class Lexical:
@@ -81,8 +53,3 @@ def rank_bm25(
 ) -> dict[str, tuple[list[str], list[float]]]:
     """The rankings of ``Lexical``. Arguments and errors as ``retriever.Retriever.rank``."""
     return rankings(Lexical(), questions, passages, scope, depth)
-
-
-def _terms(text: str) -> list[str]:
-    words = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
-    return list(_STEMMER.stemWords([word for word in words if word not in _STOP_WORDS]))

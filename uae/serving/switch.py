@@ -72,7 +72,7 @@ class Served:
         (hits,) = self.release.search(["the"], _WARMING_TEXTS)
         texts = [hit.text[: 40 * (place + 1)] for place, hit in enumerate(hits)]  # of several lengths
         for system in self.release.systems:
-            self.release.find(self.release.encode(texts, "query", system), _WARMING_TEXTS, system=system)
+            self.release.search(texts, _WARMING_TEXTS, system=system)
         self.release.rows({})  # reads the documents' metadata, which the first filter would have to wait for
 
     async def close(self) -> None:

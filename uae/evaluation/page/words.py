@@ -9,6 +9,7 @@ from uae.evaluation.comparison import Measured, decisive
 from uae.evaluation.page.names import label, metric_name, ordered
 from uae.evaluation.page.tables import slower
 from uae.evaluation.testset import BASE, UAE
+from uae.measures.fusion import RANKS
 
 LEADS = ("recall@1", "map", "mrr")  # the first that was measured decides the headline
 _FEW = 50  # with fewer questions the 95% interval of a share near one half is wider than 14 points to either side
@@ -119,11 +120,15 @@ def findings(evaluation: Mapping[str, Any]) -> list[str]:
 
 
 def _weight_words(system: str, weighed: Mapping[str, Any]) -> str:
-    """How much BM25 counts in a system fused by scores, and which questions decided that."""
-    chosen = f"chosen on {weighed['questions']} {' and '.join(weighed['splits'])} questions"
+    """How much BM25 counts in a system, and which questions decided that."""
+    chosen = (
+        f" (chosen on {weighed['questions']} {' and '.join(weighed['splits'])} questions)" if weighed.get("questions") else ""
+    )
     if weighed["weight"] == 0:
-        return f"{label(system)}: BM25 has the weight 0 ({chosen}), so this is the encoder alone."
-    return f"{label(system)}: its scaled scores count {weighed['weight']:g} times beside cosines ({chosen})."
+        return f"{label(system)}: BM25 has the weight 0{chosen}, so this is the encoder alone."
+    if weighed["form"] == RANKS:
+        return f"{label(system)}: BM25’s places count {weighed['weight']:g} times as much as the encoder’s{chosen}."
+    return f"{label(system)}: BM25’s scaled scores count {weighed['weight']:g} times beside cosines{chosen}."
 
 
 def _held_out_findings(held_out: Mapping[str, Any], confidence: float) -> list[str]:

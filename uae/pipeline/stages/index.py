@@ -37,22 +37,25 @@ def run(p: IndexParameters, w: Workspace) -> dict[str, Any]:
         passage_words=p.passage_words,
         device=p.device,
         read_as=PassageTemplate(p.passages.template),
+        fusion_path=w.path("fusion"),
     )
     return built.manifest.model_dump(mode="json") | {"index_reused": built.index_reused, "truncated": built.truncated}
 
 
 STAGE = Stage(
     name="index",
-    summary="Encode the corpus with the student and bind encoder, FAISS index and passages into a release.",
+    summary="Encode the corpus with the student and bind encoder, BM25, FAISS index and passages into a release.",
     run=run,
     parameters=IndexParameters,
-    needs=("documents", "passages", "questions", "student", "trained_on"),
+    needs=("documents", "passages", "questions", "student", "trained_on", "fusion"),
     makes=("release",),
     keeps=("release",),
     code=(
         "uae/release",
         "uae/index",
         "uae/retrievers",
+        "uae/measures/fusion.py",
+        "uae/measures/ranking.py",
         "uae/text/passage_template.py",
         *MODELS,
         "uae/io/compute.py",

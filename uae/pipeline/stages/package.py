@@ -48,6 +48,7 @@ STAGE = Stage(
         *MODELS,
         *ENCODER,
         *TABLES,
+        "uae/io/options.py",
         "uae/pipeline/stages/package.py",
     ),
 )

@@ -95,14 +95,9 @@ def training_data(p: TrainParameters, w: Workspace, questions_path: Path) -> "Tr
         questions_path=questions_path,
         store_path=w.path("labels"),
         manifest_path=w.path("label_manifest"),
-        aggregation=aggregation(p.utility),
+        aggregation=p.utility.aggregation(),
         read_as=PassageTemplate(p.passages.template),
     )
-
-
-def aggregation(utility: UtilitySettings) -> dict[str, str]:
-    """How readings become utilities: the last arguments of ``uae.teacher.utility.utilities``."""
-    return utility.model_dump(exclude={"temperature"})
 
 
 def more_labels(p: TrainParameters, w: Workspace, store_path: Path) -> "MoreLabels":

@@ -14,18 +14,18 @@ from typing import Any, Literal
 
 import faiss
 import numpy as np
+import numpy.typing as npt
 
-from uae.index.nearest import search
+from uae.index.nearest import inner_products, search
 from uae.io.errors import ArtefactError, ModelError
 from uae.io.models import fingerprint
-from uae.release.legs.protocol import LegEntry, Opening, Part, Rows
+from uae.release.legs.protocol import LegEntry, Opening, Part, Queries, Rows, probe_rows
 from uae.release.parity import lowest_cosine
 from uae.retrievers.protocol import Encoder, Side, Vectors
 from uae.retrievers.serving_forms import open_encoder
 
 # The probe may be this much below what it was when the release was built. Another CPU adds in another order.
 PROBE_TOLERANCE = 0.02
-_PROBED = 8  # passages
 
 
 class IndexRecall(Part):
@@ -124,7 +124,7 @@ class DenseEntry(LegEntry):
 
 
 class DenseLeg:
-    """An opened dense leg. Implements ``protocol.Leg``."""
+    """An opened dense leg. Implements ``protocol.Encoding``."""
 
     def __init__(self, entry: DenseEntry, opening: Opening):
         """
@@ -170,8 +170,18 @@ class DenseLeg:
     def token_lengths(self, texts: Sequence[str], kind: Side) -> list[int]:
         return self._encoder.token_lengths(texts, kind)
 
-    def find(self, vectors: Vectors, k: int, rows: Rows | None) -> tuple[Vectors, Rows]:
+    def find(self, queries: Queries, k: int, rows: Rows | None) -> tuple[Vectors, Rows]:
+        if queries.vectors is None:
+            raise ValueError("a dense leg needs the queries' vectors")
+        return self.search(queries.vectors, k, rows)
+
+    def search(self, vectors: Vectors, k: int, rows: Rows | None) -> tuple[Vectors, Rows]:
+        """As ``find``, by vectors of queries, shape (n, dimension)."""
         return search(self._index, vectors, k, rows, self._entry.index.parameters, self._places)
+
+    def score(self, vector: Vectors, rows: Rows) -> npt.NDArray[np.float64]:
+        """Cosines of one query's vector, shape (1, dimension), with some rows, as ``find`` gives them; shape (rows,)."""
+        return np.asarray(inner_products(self._index, vector, rows[None, :])[0], np.float64)
 
     def close(self) -> None:
         self._encoder.close()
@@ -236,8 +246,3 @@ def _parts(index: faiss.Index) -> Iterator[faiss.Index]:
     for name in ("index", "base_index", "refine_index", "storage", "quantizer"):
         if isinstance(part := getattr(index, name, None), faiss.Index):
             yield from _parts(part)
-
-
-def probe_rows(passages: int) -> list[int]:
-    """A few rows, evenly over all of them."""
-    return sorted({round(place * (passages - 1) / (_PROBED - 1)) for place in range(_PROBED)})

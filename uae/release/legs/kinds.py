@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from uae.release.legs.dense import DenseEntry, DenseLeg
+from uae.release.legs.lexical import LexicalEntry, LexicalLeg
 from uae.release.legs.protocol import Leg, LegEntry, Opening
 
 
@@ -12,4 +13,4 @@ class Kind(NamedTuple):
     open: Callable[[Any, Opening], Leg]  # the first argument is an ``entry``
 
 
-KINDS = {"dense": Kind(DenseEntry, DenseLeg)}
+KINDS = {"dense": Kind(DenseEntry, DenseLeg), "bm25": Kind(LexicalEntry, LexicalLeg)}

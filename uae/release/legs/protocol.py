@@ -63,8 +63,44 @@ class Opening(NamedTuple):
     threads: int | None  # of ONNX Runtime; None: as many as there are cores
 
 
+class Queries(NamedTuple):
+    """What is asked, as legs need it: a lexical leg reads the texts, a dense one their vectors."""
+
+    texts: Sequence[str]
+    vectors: Vectors | None  # unit vectors by the dense leg, shape (n, dimension); None: no leg that is asked needs them
+
+
 class Leg(Protocol):
-    """An opened leg. Several threads may use it. A fusion of legs can be asked in the same way."""
+    """An opened leg. Several threads may use it."""
+
+    def find(self, queries: Queries, k: int, rows: Rows | None) -> tuple[Vectors, Rows]:
+        """The best ``k`` passages of each query, best first, equal scores by passage_id.
+
+        Args:
+            rows: the rows that may be found, ascending; None: all.
+
+        Returns:
+            Scores and rows of the passages, shape (n, min(k, allowed rows)); a row of -1 stands for none.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of model and index. Nothing can be asked afterwards."""
+        ...
+
+
+_PROBED = 8  # passages
+
+
+def probe_rows(passages: int) -> list[int]:
+    """A few rows, evenly over all of them: what a leg is tried with when it is opened."""
+    if not passages:
+        return []
+    return sorted({round(place * (passages - 1) / (_PROBED - 1)) for place in range(_PROBED)})
+
+
+class Encoding(Leg, Protocol):
+    """A leg that represents texts by vectors."""
 
     @property
     def dimension(self) -> int: ...
@@ -89,20 +125,4 @@ class Leg(Protocol):
 
     def token_lengths(self, texts: Sequence[str], kind: Side) -> list[int]:
         """Tokens of each text as the model gets it."""
-        ...
-
-    def find(self, vectors: Vectors, k: int, rows: Rows | None) -> tuple[Vectors, Rows]:
-        """The best ``k`` passages of each query, best first, equal scores by passage_id.
-
-        Args:
-            vectors: of queries, by ``encode``, shape (n, dimension).
-            rows: the rows that may be found, ascending; None: all.
-
-        Returns:
-            Scores and rows of the passages, shape (n, min(k, allowed rows)); a row of -1 stands for none.
-        """
-        ...
-
-    def close(self) -> None:
-        """Let go of model and index. Nothing can be asked afterwards."""
         ...

@@ -1,6 +1,6 @@
 """A Haystack retriever component over a running service."""
 
-from typing import Any, Literal
+from typing import Any
 
 from uae.serving.clients import missing
 from uae.serving.clients.service import Found, SearchService
@@ -33,7 +33,7 @@ class UaeRetriever:
         top_k: int = 5,
         filters: dict[str, Any] | None = None,
         min_score: float | None = None,
-        system: Literal["uae", "base"] = "uae",
+        system: str = "uae",
         timeout: float = 30.0,
         attempts: int = 4,
     ):

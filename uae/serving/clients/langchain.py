@@ -1,7 +1,7 @@
 """A LangChain retriever over a running service."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, PrivateAttr, SecretStr
 
@@ -42,7 +42,7 @@ class UaeRetriever(BaseRetriever):
     """``{"field": value}``, ``{"field": [values]}`` or ``{"field": {"gte": x, "lte": y}}``; a field is ``doc_id``, ``source``
     or one of the document's metadata."""
     min_score: float | None = None
-    system: Literal["uae", "base"] = "uae"
+    system: str = "uae"
     timeout: float = Field(default=30.0, gt=0)
     """Seconds."""
     attempts: int = Field(default=4, ge=1)

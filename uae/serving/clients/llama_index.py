@@ -1,6 +1,6 @@
 """A LlamaIndex retriever over a running service."""
 
-from typing import Any, Literal
+from typing import Any
 
 from uae.serving.clients import missing
 from uae.serving.clients.service import Found, SearchService
@@ -31,7 +31,7 @@ class UaeRetriever(BaseRetriever):
         similarity_top_k: int = 5,
         filters: dict[str, Any] | None = None,
         min_score: float | None = None,
-        system: Literal["uae", "base"] = "uae",
+        system: str = "uae",
         timeout: float = 30.0,
         attempts: int = 4,
         callback_manager: CallbackManager | None = None,
@@ -53,7 +53,7 @@ class UaeRetriever(BaseRetriever):
         self.similarity_top_k = similarity_top_k
         self.filters = filters
         self.min_score = min_score
-        self.system: Literal["uae", "base"] = system
+        self.system: str = system
         self._service = SearchService(url, api_key, timeout, attempts)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:

@@ -7,7 +7,7 @@ import random
 import ssl
 import weakref
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from uae.io.errors import UaeError, without_user_info
 from uae.serving.clients import missing
@@ -78,9 +78,7 @@ class SearchService:
     def __reduce__(self) -> tuple[type["SearchService"], tuple[str, str | None, float, int]]:
         return SearchService, (self.url, self._api_key, self._timeout, self._attempts)
 
-    def search(
-        self, query: str, k: int, filters: Mapping[str, Any] | None, min_score: float | None, system: Literal["uae", "base"]
-    ) -> Found:
+    def search(self, query: str, k: int, filters: Mapping[str, Any] | None, min_score: float | None, system: str) -> Found:
         """The best ``k`` passages of one query.
 
         Raises:
@@ -91,7 +89,7 @@ class SearchService:
         return retrying(self._ask, body)
 
     async def search_async(
-        self, query: str, k: int, filters: Mapping[str, Any] | None, min_score: float | None, system: Literal["uae", "base"]
+        self, query: str, k: int, filters: Mapping[str, Any] | None, min_score: float | None, system: str
     ) -> Found:
         """As ``search``, without holding up the event loop."""
         body = _body(query, k, filters, min_score, system)
@@ -176,9 +174,7 @@ def service_url(url: str) -> str:
     return str(parsed).rstrip("/").removesuffix("/v1/search").removesuffix("/v1").rstrip("/")
 
 
-def _body(
-    query: str, k: int, filters: Mapping[str, Any] | None, min_score: float | None, system: Literal["uae", "base"]
-) -> dict[str, Any]:
+def _body(query: str, k: int, filters: Mapping[str, Any] | None, min_score: float | None, system: str) -> dict[str, Any]:
     return {"query": query, "k": k, "filters": dict(filters or {}), "min_score": min_score, "system": system}
 
 

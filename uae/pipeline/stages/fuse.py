@@ -1,0 +1,74 @@
+"""Stage fuse: choose how BM25 joins the student in the release."""
+
+from typing import Annotated, Any
+
+from uae.pipeline.settings import FusionSettings, PassageSettings, Scope, UtilitySettings
+from uae.pipeline.shared_code import ENCODER, MODELS, RETRIEVERS, TABLES
+from uae.pipeline.stage import Key, Parameters, Stage
+from uae.pipeline.workspace import Workspace
+from uae.training.options import TrainOptions
+
+
+class FuseParameters(Parameters):
+    seed: int
+    scope: Scope
+    device: Annotated[str, Key("compute.device")]
+    student: Annotated[str, Key("models.student")]
+    passages: PassageSettings
+    utility: UtilitySettings
+    train: TrainOptions
+    fusion: FusionSettings
+
+
+def run(p: FuseParameters, w: Workspace) -> dict[str, Any]:
+    from uae.io.models import resolve
+    from uae.text.passage_template import PassageTemplate
+    from uae.training.data import TrainingData
+    from uae.training.fusion import FusionTerms, choose_fusion
+
+    data = TrainingData.read(
+        candidates_path=w.path("candidates"),
+        passages_path=w.path("passages"),
+        questions_path=w.path("questions"),
+        store_path=w.path("labels"),
+        manifest_path=w.path("label_manifest"),
+        aggregation=p.utility.aggregation(),
+        read_as=PassageTemplate(p.passages.template),
+    )
+    return choose_fusion(
+        data,
+        base_path=resolve(p.student, w.model_cache),
+        student_path=w.path("student"),
+        fusion_path=w.path("fusion"),
+        terms=FusionTerms(p.fusion.form, p.fusion.weight, p.fusion.folds),
+        options=p.train,
+        teacher_temperature=p.utility.temperature,
+        scope=p.scope,
+        device=p.device,
+        seed=p.seed,
+    )
+
+
+STAGE = Stage(
+    name="fuse",
+    summary="Choose how BM25 joins the student, on questions that the student asked was not trained on.",
+    run=run,
+    parameters=FuseParameters,
+    needs=("candidates", "passages", "questions", "labels", "label_manifest", "label_validation", "student"),
+    makes=("fusion",),
+    code=(
+        "uae/training",
+        "uae/teacher",
+        "uae/text/passage_template.py",
+        "uae/text/answer_match.py",
+        "uae/text/near_duplicates.py",
+        "uae/text/words.py",
+        "uae/measures",
+        *RETRIEVERS,
+        "uae/retrievers/document_side.py",
+        *MODELS,
+        *ENCODER,
+        *TABLES,
+        "uae/pipeline/stages/fuse.py",
+    ),
+)

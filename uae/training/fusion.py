@@ -1,0 +1,182 @@
+"""How BM25 joins the student, chosen on questions that the student in question was not trained on.
+
+The train questions are asked of students that did not see their documents: these are divided into folds, and each fold is asked
+of a student fitted to the others. The validation questions are asked of the student itself. Test questions are never looked at.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import ndcg_score
+from sklearn.model_selection import GroupKFold
+
+from uae.io.errors import ArtefactError
+from uae.io.files import write_json
+from uae.io.models import fingerprint
+from uae.measures.best_fusion import FUSIONS, Chosen, Quality, average_precision, best_fusion
+from uae.measures.fusion import SCORES, Aligned, Fusion, aligned
+from uae.retrievers.kinds import KINDS
+from uae.retrievers.lexical import rank_bm25
+from uae.retrievers.retriever import rankings
+from uae.training.checkpoints import identity
+from uae.training.data import TrainingData
+from uae.training.examples import Example
+from uae.training.fit import fit
+from uae.training.options import TrainOptions
+
+ALONE = Fusion(SCORES, 0.0)
+
+
+class FusionTerms(NamedTuple):
+    """Section ``fusion`` of params.yaml."""
+
+    form: str  # auto, none, or a form of ``measures.fusion``
+    weight: float | None  # None: it is chosen
+    folds: int  # 0: the validation questions alone choose
+
+
+def choose_fusion(
+    data: TrainingData,
+    base_path: Path,
+    student_path: Path,
+    fusion_path: Path,
+    terms: FusionTerms,
+    options: TrainOptions,
+    teacher_temperature: float,
+    scope: str,
+    device: str,
+    seed: int,
+    announce: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Write how BM25 joins the student, and what that was chosen on.
+
+    The measure is average precision where questions have evidence. Where none has any it is nDCG of the judged passages, with
+    their utilities, less what is below zero, as gains.
+
+    Returns:
+        ``{"form", "weight", "student", "chosen": null or {"measure", "value", "questions", "folds", "tried"}}``; it is also
+        written to ``fusion_path``.
+
+    Raises:
+        ArtefactError: there are fewer documents with train questions than folds, or no question that could choose.
+    """
+    if terms.form == "none" or terms.weight is not None:
+        fusion = ALONE if terms.form == "none" else Fusion(terms.form, terms.weight or 0.0)
+        return _written(fusion_path, fusion, student_path, None)
+    chosen, measure = _chosen(data, base_path, student_path, terms, options, teacher_temperature, scope, device, seed, announce)
+    found = {
+        "measure": measure,
+        "value": round(chosen.quality, 4),
+        "questions": chosen.questions,
+        "folds": terms.folds,
+        "tried": [fusion._asdict() | {"value": round(value, 4)} for fusion, value in chosen.tried],
+    }
+    return _written(fusion_path, chosen.fusion, student_path, found)
+
+
+def _written(path: Path, fusion: Fusion, student_path: Path, chosen: dict[str, Any] | None) -> dict[str, Any]:
+    found = fusion._asdict() | {"student": fingerprint(student_path), "chosen": chosen}
+    write_json(path, found)
+    return found
+
+
+def _chosen(
+    data: TrainingData,
+    base_path: Path,
+    student_path: Path,
+    terms: FusionTerms,
+    options: TrainOptions,
+    teacher_temperature: float,
+    scope: str,
+    device: str,
+    seed: int,
+    announce: Callable[[str], None],
+) -> tuple[Chosen, str]:
+    pairs = data.pairs()
+    labelled = data.questions[data.questions["question_id"].isin(pairs["question_id"])]
+    known = labelled[labelled["evidence"].str.len() > 0]
+    asked = known if len(known) else labelled
+    examples = data.by_split(pairs, options)
+    folder = student_path.with_name(".fusion.folds")  # kept until all are done: a call after a kill goes on
+    found: dict[str, Aligned] = {}
+
+    def ask(student: Path, questions: pd.DataFrame) -> None:
+        if len(questions):
+            dense = rankings(KINDS["dense"](student, device), questions, data.passages, scope, None, "passages")
+            words = rank_bm25(questions, data.passages, scope, None)
+            found.update(aligned(dense, words))
+
+    ask(student_path, asked[asked["split"] == "validation"])
+    for number, (seen, held) in enumerate(folds(examples["train"], terms.folds)):
+        announce(f"fold {number + 1} of {terms.folds}")
+        parts = {"train": seen, "validation": examples["validation"]}
+        student = folder / identity(parts, base_path, options, teacher_temperature, seed)
+        if not student.exists():
+            checkpoints = folder / f"{student.name}.checkpoints"
+            fit(parts, base_path, student, checkpoints, options, teacher_temperature, device, seed)
+        ask(student, asked[asked["question_id"].isin(held)])
+    if not found:
+        raise ArtefactError(
+            "fusion: no labelled question could choose how BM25 joins the student: set fusion.folds to 2 or more, or give "
+            "fusion.form and fusion.weight"
+        )
+    judged = {} if len(known) else {str(key): rows for key, rows in pairs.groupby("question_id")}
+    if judged:
+        found = {key: _only(of_one, judged[key]["passage_id"]) for key, of_one in found.items()}
+    measure, quality = ("utility_ndcg", utility_ndcg(judged)) if judged else ("map", average_precision(_evidence(asked)))
+    chosen = best_fusion(found, quality, [fusion for fusion in FUSIONS if terms.form in ("auto", fusion.form)])
+    shutil.rmtree(folder, ignore_errors=True)
+    return chosen, measure
+
+
+def folds(train: Mapping[str, Example], number: int) -> Iterator[tuple[dict[str, Example], set[str]]]:
+    """(examples to fit to, question_ids to ask) of each fold of whole documents; a question of no document is one by itself.
+
+    Raises:
+        ArtefactError: there are fewer documents than folds.
+    """
+    if not number:
+        return
+    keys = list(train)
+    groups = [train[key].document or key for key in keys]
+    if len(set(groups)) < number:
+        raise ArtefactError(
+            f"fusion.folds: {number} folds need as many documents with labelled questions in the train split, and there are "
+            f"{len(set(groups))}: set fewer folds, or 0"
+        )
+    for seen, held in GroupKFold(number).split(keys, groups=groups):
+        yield {keys[place]: train[keys[place]] for place in seen}, {keys[place] for place in held}
+
+
+def utility_ndcg(judged: Mapping[str, pd.DataFrame]) -> Quality:
+    """nDCG of each question's judged passages, with their utilities, less what is below zero, as gains.
+
+    Args:
+        judged: question_id -> columns passage_id and utility.
+    """
+
+    def of(ranked: Mapping[str, Sequence[str]]) -> "pd.Series[float]":
+        values = {}
+        for question_id, ids in ranked.items():
+            rows = judged[question_id]
+            gains = rows["utility"].clip(lower=0).to_numpy(np.float64)
+            places = {passage_id: place for place, passage_id in enumerate(ids)}
+            order = np.array([-float(places.get(passage_id, len(ids))) for passage_id in rows["passage_id"]])
+            if len(gains) > 1 and gains.any():
+                values[question_id] = float(ndcg_score([gains], [order]))
+        return pd.Series(values, dtype=float)
+
+    return of
+
+
+def _only(question: Aligned, passage_ids: "pd.Series[str]") -> Aligned:
+    kept = np.isin(question.ids.astype(str), passage_ids.to_numpy(dtype=str))
+    return Aligned(question.ids[kept], question.cosines[kept], question.lexical[kept])
+
+
+def _evidence(questions: pd.DataFrame) -> dict[str, Sequence[str]]:
+    return dict(zip(questions["question_id"], questions["evidence"], strict=True))
