@@ -75,8 +75,8 @@ def compare_contexts(
     """Every reader in every context, as evaluation.json holds it under ``reader_contexts``.
 
     ``systems`` are means with intervals, ``gains`` UAE's over the base encoder. ``over_first`` are each system's gains over the
-    reader's first context, ``over_best_first`` those of another order over best first with as many passages: both on the
-    questions that were asked in both. ``cut`` counts answers whose reader was given fewer passages than the context has.
+    reader's first context. ``over_best_first`` are those of another order over best first, with as many passages. Both are on
+    the questions that were asked in both. ``cut`` counts answers whose reader was given fewer passages than the context has.
     """
     return [
         _compared(name, context, of_reader, documents, resampling)

@@ -26,8 +26,8 @@ class Chosen(NamedTuple):
 def best_fusion(questions: Mapping[str, Aligned], quality: Quality, fusions: Sequence[Fusion] = FUSIONS) -> Chosen:
     """The fusion whose rankings are best; of equals the first.
 
-    Choose it on questions that nothing is measured on, and whose scores come from an encoder that was not trained on them: a
-    trained encoder looks better on its own questions than it is, and BM25's weight would come out too small.
+    Choose it on questions that nothing is measured on, with scores of an encoder that was not trained on them. A trained encoder
+    looks better on its own questions than it is, and BM25's weight would come out too small.
 
     Args:
         quality: such as ``average_precision``.
