@@ -1,7 +1,8 @@
 """Several legs asked as one: a dense and a lexical leg, fused by their scores or by their places.
 
 By scores the best ``k`` are exact. Passages are looked at in the order of each leg, until none that is left can reach the k-th.
-That is the threshold algorithm (Fagin, Lotem and Naor, PODS 2001). Behind an approximate index they are exact for what that finds.
+That is the threshold algorithm (Fagin, Lotem and Naor, PODS 2001). Behind an approximate index they
+are exact for what that finds.
 """
 
 import numpy as np
