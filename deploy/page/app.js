@@ -1,12 +1,19 @@
 "use strict";
 // Everything from the service is put in with textContent: a passage may hold HTML, and here it is text.
 
-const SIDES = { base: ["Base encoder", "before training"], uae: ["UAE", "trained on utility"] };
+// What UAE can be compared with, the first that a release has by default: name, what it is, name within a sentence.
+const OTHERS = {
+  base: ["Base encoder", "before training", "the base encoder"],
+  dense: ["Dense leg", "UAE’s encoder alone", "the dense leg"],
+  bm25: ["BM25", "words alone", "BM25"],
+};
+const SIDES = { ...OTHERS, uae: ["UAE", "trained on utility", "UAE"] };
 const BATCH = 64; // sentences in one request for embeddings
 const KEY = "uae-api-key";
 const $ = (id) => document.getElementById(id);
 let release = null; // the answer of /v1/release
 let filter = null; // { id, name } of the one document to search
+let beside = null; // the system that UAE is shown beside; null: the first of OTHERS that the release has
 let running = new AbortController(); // of the question asked last
 
 class Refused extends Error {
@@ -82,14 +89,23 @@ async function ask() {
   }
 }
 
-const searchAll = (query, signal) =>
-  Promise.all(Object.keys(SIDES).filter((system) => release.systems.includes(system)).map((system) => search(query, system, signal)));
+const searchAll = (query, signal) => Promise.all([...against(), "uae"].map((system) => search(query, system, signal)));
+
+/** The system on the other side, if the release has any: the chosen one, or the first that there is. */
+function against() {
+  const there = Object.keys(OTHERS).filter((system) => release.systems.includes(system));
+  const chosen = there.includes(beside) ? beside : there[0];
+  $("against").replaceChildren(...there.map((system) => new Option(OTHERS[system][0], system, false, system === chosen)));
+  $("versus").hidden = there.length < 2;
+  return chosen ? [chosen] : [];
+}
 
 async function search(query, system, signal) {
   const started = performance.now();
   const filters = filter ? { doc_id: filter.id } : {};
   const reply = await call("v1/search", { query, k: Number($("k").value), system, filters }, signal);
-  return { system, release: reply.release, passages: reply.results[0].passages, took: performance.now() - started };
+  const took = performance.now() - started;
+  return { system, release: reply.release, scoreIs: reply.score_is, passages: reply.results[0].passages, took };
 }
 
 // ---- showing
@@ -103,16 +119,17 @@ function show(found) {
 }
 
 function summary(found) {
-  const [base, uae] = found.length > 1 ? found : [null, found[0]];
+  const [other, uae] = found.length > 1 ? found : [null, found[0]];
   const counted = `${uae.passages.length} ${uae.passages.length === 1 ? "passage" : "passages"}`;
-  if (!uae.passages.length && !base?.passages.length) return "No passage was found.";
-  if (!base) return `${counted}. This release holds no base encoder, so there is nothing to compare with.`;
-  if (base.release !== uae.release) return "The release is being swapped: the two sides are not of one release. Ask again.";
-  const places = ranks(base);
+  if (!uae.passages.length && !other?.passages.length) return "No passage was found.";
+  if (!other) return `${counted}. This release holds no base encoder, so there is nothing to compare with.`;
+  if (other.release !== uae.release) return "The release is being swapped: the two sides are not of one release. Ask again.";
+  const places = ranks(other);
   const fresh = uae.passages.filter((passage) => !places.has(passage.passage_id)).length;
   const same = uae.passages.filter((passage, place) => places.get(passage.passage_id) === place + 1).length;
   if (same === uae.passages.length) return `${counted}, in the same order on both sides.`;
-  return `${counted} each: ${same} at the same rank, ${fresh} new with UAE.`;
+  const each = other.passages.length === uae.passages.length ? " each" : "";
+  return `${counted}${each}: ${same} at the same rank, ${fresh} new with UAE.`;
 }
 
 const ranks = (side) => new Map(side.passages.map((passage, place) => [passage.passage_id, place + 1]));
@@ -135,7 +152,7 @@ function column(side, found) {
 
 function card(passage, rank, side, other) {
   const score = make("span", "soft score", passage.score.toFixed(3));
-  score.title = "cosine similarity; compare it within one side only";
+  score.title = `${side.scoreIs}; compare it within one side only`;
   const title = make("h3", "", passage.title || passage.source);
   const text = make("p", "passage", passage.text);
   const only = make("button", "", "only this document");
@@ -160,13 +177,14 @@ function moved(rank, there, side, other) {
   const trained = side.system === "uae";
   let [kind, short, long] = ["", "same rank", "the same rank on both sides"];
   if (!there) {
-    const name = trained ? "the base encoder" : "UAE";
+    const name = SIDES[other.system][2];
     [kind, short, long] = [trained ? "up" : "down", trained ? "new" : "dropped", `not among the ${other.passages.length} of ${name}`];
   } else if (there !== rank) {
     const by = trained ? there - rank : rank - there;
     kind = by > 0 ? "up" : "down";
     short = trained ? `${by > 0 ? "+" : "−"}${Math.abs(by)}` : `UAE: ${there}`;
-    long = `rank ${trained ? there : rank} with the base encoder, ${trained ? rank : there} with UAE`;
+    const name = SIDES[trained ? other.system : side.system][2];
+    long = `rank ${trained ? there : rank} with ${name}, ${trained ? rank : there} with UAE`;
   }
   const tag = make("span", `move ${kind}`, make("span", "", short), make("span", "hidden", ` (${long})`));
   tag.firstChild.title = long;
@@ -266,6 +284,7 @@ function address() {
   const query = $("question").value.trim();
   if (query) parameters.set("q", query);
   if ($("k").value !== "5") parameters.set("k", $("k").value);
+  if (beside) parameters.set("against", beside);
   if (filter) parameters.set("doc", filter.id);
   const search = parameters.size ? `?${parameters}` : "";
   if (search !== location.search) history.pushState(filter, "", search || location.pathname);
@@ -276,6 +295,7 @@ function restore(typed = "") {
   $("question").value = parameters.get("q") ?? typed;
   $("k").value = parameters.get("k") ?? "5";
   if (!$("k").value) $("k").value = "5";
+  beside = parameters.get("against");
   const id = parameters.get("doc");
   filter = id ? { id, name: history.state?.name ?? id } : null;
   showFilter();
@@ -295,6 +315,7 @@ function setFilter(to) {
 }
 
 $("ask").onsubmit = (event) => { event.preventDefault(); address(); ask(); };
+$("against").onchange = () => { beside = $("against").value; address(); ask(); };
 $("k").onchange = () => { if ($("question").value.trim()) { address(); ask(); } };
 $("unfilter").onclick = () => setFilter(null);
 $("unlock").onsubmit = (event) => {

@@ -45,16 +45,22 @@ def on_a_port(app: Any) -> Iterator[str]:
 
 @contextlib.contextmanager
 def service(
-    folder: Path, passages: Sequence[dict], base: bool = True, origin: dict | None = None, **settings: Any
+    folder: Path,
+    passages: Sequence[dict],
+    base: bool = True,
+    origin: dict | None = None,
+    systems: Sequence[str] | None = None,
+    **settings: Any,
 ) -> Iterator[str]:
     """The application over ``passages``, each {"doc_id", "title", "text"} and maybe "section" and "metadata".
 
     Args:
         base: whether the release holds the base encoder.
         origin: what the registry knows of the release; None: it came from none.
+        systems: that it has; None: uae, and base where it holds that.
         settings: of ``deploy.config.Config``.
     """
-    opened = WordRelease(passages, base)
+    opened = WordRelease(passages, systems or (("uae", "base") if base else ("uae",)))
     root = folder / opened.fingerprint
     root.mkdir()
     (root / "manifest.json").write_text(json.dumps({"fingerprint": opened.fingerprint}))
@@ -80,17 +86,17 @@ def scripted(*responses: Any) -> tuple[Starlette, list[dict]]:
 
 
 class WordRelease:
-    """As ``uae.release.open.Release``; the base encoder counts all words, the trained one those that say something."""
+    """As ``uae.release.open.Release``; base and bm25 count all words, the trained encoder those that say something."""
 
-    def __init__(self, passages: Sequence[dict], base: bool):
+    def __init__(self, passages: Sequence[dict], systems: Sequence[str]):
         self.passages = [
             {"passage_id": f"p{n}", "source": passage["doc_id"] + ".md", "section": "", "start": 0, "end": len(passage["text"])}
             | {"metadata": {}}
             | passage
             for n, passage in enumerate(passages)
         ]
-        self.systems = ("uae", "base") if base else ("uae",)
-        self.fingerprint = f"{zlib.crc32(repr((self.passages, base)).encode()):08x}" * 8
+        self.systems = tuple(systems)
+        self.fingerprint = f"{zlib.crc32(repr((self.passages, self.systems)).encode()):08x}" * 8
         self.passage_count, self.data_hash = len(passages), "0"
         texts = [passage["text"] for passage in self.passages]
         self._vectors = {system: self.encode(texts, "document", system) for system in self.systems}
@@ -99,7 +105,7 @@ class WordRelease:
         vectors = np.full((len(texts), _DIMENSION), 1e-6, dtype=np.float32)
         for row, text in enumerate(texts):
             for word in re.findall(r"\w+", text.lower()):
-                if system == "base" or word not in _FILLER:
+                if system in ("base", "bm25") or word not in _FILLER:
                     vectors[row, zlib.crc32(word.encode()) % _DIMENSION] += 1
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 

@@ -282,3 +282,31 @@ def test_page_is_small_and_whole():
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*src=)|https?://", html)
     script = (PAGE / "app.js").read_text(encoding="utf-8")
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", script)
+
+
+def test_uae_can_be_shown_beside_another_of_its_parts(page, tmp_path):
+    """A release with several systems: the choice stands in the address, and what is said names what is compared."""
+    with service(tmp_path, PASSAGES, systems=("uae", "dense", "bm25", "base")) as url:
+        page.goto(url)
+        ask(page, QUESTION)
+        assert shown(page, "base") == [hit["passage_id"] for hit in found(url, "base")]
+        assert page.locator("#against option").all_inner_texts() == ["Base encoder", "Dense leg", "BM25"]
+        page.select_option("#against", "bm25")
+        expect(page.locator(".bm25 li").first).to_be_visible()
+        marked(page)
+        assert page.url.endswith("against=bm25")
+        assert shown(page, "bm25") == [hit["passage_id"] for hit in found(url, "bm25")]
+        assert page.locator(".base").count() == 0
+        assert "with BM25" in page.locator(".uae .move .hidden").first.inner_text() or "of BM25" in page.content()
+        assert page.locator(".uae .score").first.get_attribute("title") == "cosine; compare it within one side only"
+        page.reload()
+        marked(page)
+        assert page.input_value("#against") == "bm25"
+        page.go_back()
+        expect(page.locator(".base li").first).to_be_visible()
+
+
+def test_with_one_other_system_there_is_nothing_to_choose(page, url):
+    page.goto(url)
+    ask(page, QUESTION)
+    expect(page.locator("#versus")).to_be_hidden()
