@@ -134,6 +134,8 @@ class Retrieval:
             if release.has_vectors(system):
                 vectors, _ = await self.encode(call, served, queries, "query", system)
             asked = Queries(queries, vectors)
+            if call.more_time and (depth := release.rerank_depth(system)):  # the second stage reads so many pairs
+                call.more_time(math.ceil(len(queries) * depth / self.config.batch_texts))
 
             def answer() -> T:
                 hits = release.find(asked, body.k, rows, body.min_score, system)

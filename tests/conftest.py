@@ -85,6 +85,24 @@ def tiny_encoder(tmp_path_factory, tokenizer) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_cross_encoder(tmp_path_factory, tiny_encoder) -> Path:
+    """The same BERT with a score. Its weights are random, of a size that tells pairs apart."""
+    import torch
+
+    from uae.retrievers.cross_encoder import load_cross_encoder
+
+    model = load_cross_encoder(tiny_encoder, "cpu", head_may_be_new=True)
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for weights in model.parameters():
+            if weights.ndim == 2:
+                weights.normal_(std=0.4)
+    folder = tmp_path_factory.mktemp("tiny-cross-encoder")
+    model.save(str(folder), create_model_card=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def small_chain(tiny_lm, tiny_encoder) -> list[str]:
     """``--set`` overrides that run the chain on a few sample documents with the tiny models, in seconds."""
     return [

@@ -95,20 +95,28 @@ def test_all_systems_stand_in_one_report(finished):
         assert label in page
 
 
-def test_the_options_of_training_and_evaluation_work_together(tmp_path, small_chain, tiny_lm):
-    """New candidates while training, a rival, a frozen document side, and a held-out LLM that is the teacher: nothing is lost."""
-    options = ["train.epochs=2", "train.refresh={rounds: 1, top_k: 8}", "train.rivals=[infonce]", "train.towers=query", ASKING]
-    done = run(tmp_path, small_chain, *options, f"models.held_out=path:{tiny_lm}", "evaluate.llm.timed_queries=0")
+def test_the_options_of_training_and_evaluation_work_together(tmp_path, small_chain, tiny_lm, tiny_encoder):
+    """New candidates while training, a rival, a frozen document side, a second stage, and a held-out LLM that is the teacher."""
+    options = [f"models.second_stage=path:{tiny_encoder}", "train.second_stage.epochs=1", "second_stage.min_correlation=0"]
+    options += ["train.epochs=2", "train.refresh={rounds: 1, top_k: 8}", "train.rivals=[infonce]", "train.towers=query", ASKING]
+    done = run(tmp_path, small_chain, *options, f"models.held_out=path:{tiny_lm}", "evaluate.llm.timed_queries=1")
     assert done.returncode == 0, done.stderr
     evaluation = json.loads((tmp_path / "evaluation.json").read_text())
     teacher, held_out = evaluation["held_out"]["teachers"]
     assert held_out["gain"] == teacher["gain"]
     assert evaluation["held_out"]["agreement"]["spearman"]["mean"] == pytest.approx(1)
-    assert list(evaluation["gains_over"]) == ["bm25", "hybrid", "infonce", "convex_base"]
-    assert set(evaluation["gains_over"]["convex_base"]) == {"uae", "convex_uae"}
+    assert list(evaluation["gains_over"]) == ["bm25", "hybrid", "infonce", "convex_base", "uae"]
+    assert set(evaluation["gains_over"]["convex_base"]) == {"uae", "dense"}
     assert evaluation["gains_over"]["infonce"]["uae"]["map"]["by_document"]["documents"] > 1
     assert evaluation["readers"]["held out"] == evaluation["readers"]["reader"]
-    assert json.loads((tmp_path / "query_cost.json").read_text()) == {}
+    assert {"uae", "second_stage", "uae_llm_rerank"} <= set(json.loads((tmp_path / "query_cost.json").read_text()))
+    assert evaluation["second_stage"]["depth"] == 10
+    assert set(evaluation["gains_over"]["uae"]) == {"second_stage"}
+    assert evaluation["systems"]["second_stage"]["map"]["questions"] == evaluation["counts"]["test_questions"]
+    assert "UAE, then its second stage" in (tmp_path / "evaluation.html").read_text()
+    reasons = json.loads((tmp_path / "promotion.json").read_text())["reasons"]
+    assert any("with the second stage against" in reason for reason in reasons)
+    assert any("of the second stage as it is served against" in reason for reason in reasons)
     asked = {
         name: read_table(tmp_path / "data" / f"{name}.parquet", CANDIDATES) for name in ("candidates", "refreshed_candidates")
     }

@@ -18,7 +18,7 @@ from uae.io.errors import ArtefactError, ConfigError
 from uae.io.files import sha256_file, write_json
 from uae.io.tables import DOCUMENTS, PASSAGES, QUESTIONS, read_table, write_table
 from uae.measures.metrics import retrieval_metrics
-from uae.registry.gate import Bounds, Decision, decide_better, decide_serving
+from uae.registry.gate import Bounds, Decision, decide_better, decide_second_stage, decide_serving
 from uae.registry.promote import _register, promote
 from uae.registry.tracking import connect
 from uae.release.build import IndexRecipe, build_release
@@ -54,6 +54,14 @@ def test_decide_better(candidate, passed, failed_rule):
     failing = [reason.split()[0] for reason in decision.reasons if reason.endswith("FAILED")]
     assert failing == ([failed_rule] if failed_rule else [])
     assert all("version 3" in reason for reason in decision.reasons)
+
+
+@pytest.mark.parametrize(("recall", "passed"), [(0.38, True), (0.375, False), (0.6, True)])
+def test_a_second_stage_may_take_away_no_more_than_a_guarded_metric_may_lose(recall, passed):
+    decision = decide_second_stage({"map": 0.6, "recall@1": recall}, {"map": 0.5, "recall@1": 0.40}, BOUNDS)
+    assert decision.passed is passed
+    assert [reason.split()[0] for reason in decision.reasons] == ["map", "recall@1"]
+    assert decision.reasons[1].endswith("passed" if passed else "FAILED")
 
 
 def test_exactly_what_may_be_lost_may_be_lost_in_binary_fractions_too():

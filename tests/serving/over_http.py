@@ -133,6 +133,9 @@ class WordRelease:
     def score(self, system: str = "uae") -> str:
         return "cosine"
 
+    def rerank_depth(self, system: str = "uae") -> int:
+        return 0
+
     def has_vectors(self, system: str = "uae") -> bool:
         return True
 

@@ -9,12 +9,12 @@ from small_training import OPTIONS, changed, run
 
 from uae.io.errors import ArtefactError, ModelError
 from uae.io.files import read_json
-from uae.retrievers.cross_encoder import TorchCrossEncoder, load_cross_encoder
+from uae.retrievers.cross_encoder import TRAINED, TorchCrossEncoder, load_cross_encoder
 from uae.training import second_stage
 from uae.training.agreement import METRIC
 from uae.training.batches import label_rows
 from uae.training.examples import Example
-from uae.training.second_stage import MODEL, STAMP, PairAgreement, fit, list_wise
+from uae.training.second_stage import STAMP, PairAgreement, fit, list_wise
 
 NAMES = ["seal", "fan", "key", "lamp", "door", "coil", "pump", "hose", "rack", "tray", "lock", "vent"]
 LEARNING = OPTIONS.second_stage
@@ -43,7 +43,7 @@ def fitted(examples, base: Path, folder: Path, seed=1, **changes) -> dict:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_cross_encoder(folder / MODEL, "cpu", head_may_be_new=False).state_dict()
+    return load_cross_encoder(folder / TRAINED, "cpu", head_may_be_new=False).state_dict()
 
 
 def test_it_learns_the_teachers_order_and_what_is_kept_is_what_was_measured(examples, tiny_encoder, tmp_path):
@@ -52,7 +52,7 @@ def test_it_learns_the_teachers_order_and_what_is_kept_is_what_was_measured(exam
     assert found["questions"] == {"train": 16, "validation": 6}
     assert found["pairs"] == {"train": 64, "validation": 24}
     assert found == read_json(tmp_path / "second" / STAMP)
-    model = load_cross_encoder(tmp_path / "second" / MODEL, "cpu", head_may_be_new=False)
+    model = load_cross_encoder(tmp_path / "second" / TRAINED, "cpu", head_may_be_new=False)
     again = PairAgreement(examples["validation"], TEMPERATURE, 0.0)(model)[METRIC]
     assert again == pytest.approx(found["validation_ndcg"], abs=1e-4)
     one = examples["validation"]["q16"]
@@ -111,7 +111,7 @@ def test_nothing_is_fitted_again_until_something_changes(examples, tiny_encoder,
     for arguments in ({"examples": other}, {"seed": 2}, {"learning_rate": 1e-3}):
         with pytest.raises(AssertionError, match="fitted again"):
             fitted(**{"examples": examples, "base": tiny_encoder, "folder": tmp_path / "second"} | arguments)
-    (tmp_path / "second" / MODEL / "config.json").unlink()
+    (tmp_path / "second" / TRAINED / "config.json").unlink()
     with pytest.raises(AssertionError, match="fitted again"):
         fitted(examples, tiny_encoder, tmp_path / "second")
 

@@ -157,7 +157,9 @@ def print_lineage(parts: dict[str, dict[str, str]]) -> None:
 
 def print_releases(installed: Sequence["Installed"], store: Path) -> None:
     """A row a release, newest first."""
-    console = Console(highlight=False, width=None if Console().is_terminal else 190)
+    from uae.release.manifest import system_names
+
+    console = Console(highlight=False, width=None if Console().is_terminal else 220)
     if not installed:
         console.print(f"{store} holds no release: uae release activate VERSION brings one", markup=False, soft_wrap=True)
         return
@@ -170,6 +172,7 @@ def print_releases(installed: Sequence["Installed"], store: Path) -> None:
         "model",
         "version",
         *(_NAMES.get(name, name.capitalize()) for name in metrics),
+        "systems",
         "installed (UTC)",
     ):
         table.add_column(heading, no_wrap=True)
@@ -182,6 +185,7 @@ def print_releases(installed: Sequence["Installed"], store: Path) -> None:
             str(origin.get("model", "-")),
             str(origin.get("version", "-")),
             *("-" if value is None else f"{value:.3f}" for value in values),
+            ", ".join(system_names(each.folder)) or "-",
             f"{each.installed_at:%Y-%m-%d %H:%M}",
         )
     console.print(table)

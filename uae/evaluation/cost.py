@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from uae.measures.fusion import Rankings
+from uae.release.manifest import UAE
 from uae.release.open import Release
 from uae.retrievers.lexical import Bm25
 
@@ -44,10 +45,10 @@ def time_queries(systems: Mapping[str, System], question_ids: Sequence[str]) -> 
     return {name: {"ms_per_query": 1000 * float(np.median(of)), "queries": len(of)} for name, of in seconds.items()}
 
 
-def vector_search(release: Release, questions: pd.DataFrame, scope: str, k: int) -> System:
+def vector_search(release: Release, questions: pd.DataFrame, scope: str, k: int, system: str = UAE) -> System:
     """A query encoded by the release's own encoder and searched in its own index, as it is served. ``questions`` as QUESTIONS."""
     asked = _asked(questions, scope)
-    return lambda question_id: release.search([asked[question_id][0]], k, asked[question_id][1])
+    return lambda question_id: release.search([asked[question_id][0]], k, asked[question_id][1], system)
 
 
 def lexical_search(index: Bm25, questions: pd.DataFrame, scope: str, k: int) -> System:

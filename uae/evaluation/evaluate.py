@@ -12,7 +12,8 @@ from uae.evaluation.contexts import Answering, Tables, compare_contexts, read_in
 from uae.evaluation.fused import CONVEX, as_released, choosing_questions, only, strongest_untrained
 from uae.evaluation.llm import LlmTerms, with_llm
 from uae.evaluation.page import evaluation_page
-from uae.evaluation.testset import BASE, UAE, choose_questions, rank_with, test_set_hash
+from uae.evaluation.second_stage import with_second_stage
+from uae.evaluation.testset import BASE, SECOND_STAGE, UAE, choose_questions, rank_with, test_set_hash
 from uae.io.files import write_json, write_text
 from uae.io.models import fingerprint
 from uae.io.tables import PASSAGES, QUESTIONS, RUNS, read_table, write_table
@@ -90,10 +91,11 @@ def evaluate(
     folders = {BASE: inputs.base, **inputs.rivals, DENSE: manifest.dense().encoder_folder(inputs.release)}
     choosing = choosing_questions(everything)
     rankings, weights = _retrieve(folders, questions, choosing, read, scope, device, _released(manifest))
-    parts: dict[str, Any] = {}
+    reranked, parts = with_second_stage(inputs.release, manifest, rankings[UAE], questions, passages, device)
     if llm is not None:
-        more, parts = with_llm(llm, rankings, questions, passages, read_as, inputs.release, scope, resampling)
-        rankings |= more
+        more, asked = with_llm(llm, rankings, questions, passages, read_as, inputs.release, scope, resampling)
+        rankings, parts = rankings | more, parts | asked
+    rankings |= reranked
     evidence = dict(zip(questions["question_id"], questions["evidence"], strict=True))
     found = {system: rankings[system] for system in (BASE, *inputs.rivals, UAE)}
     contexts = read_in_contexts(found, questions, read, inputs.readers, answering, device, dtype)
@@ -101,7 +103,7 @@ def evaluate(
     first = next(iter(answers.values()))
     scores = _scores(rankings, evidence, cutoffs, first)
     independent = independent_units(documents)
-    curves = {BM25, *folders, UAE, HYBRID, CONVEX}
+    curves = {BM25, *folders, UAE, HYBRID, CONVEX, SECOND_STAGE}
     evaluation = {
         "dataset": test_set_hash(questions, passages, scope),
         "scope": scope,
@@ -224,7 +226,8 @@ def _compared(
     return {
         "systems": {system: means(table) for system, table in scores.items()},
         "gains": {system: gains(BASE, system) for system in scores if system != BASE},
-        "gains_over": {rival: {system: gains(rival, system) for system in ours} for rival in against},
+        "gains_over": {rival: {system: gains(rival, system) for system in ours} for rival in against}
+        | ({UAE: {SECOND_STAGE: gains(UAE, SECOND_STAGE)}} if SECOND_STAGE in scores else {}),
         "readers": {
             name: {system: means(table[list(ANSWER_METRICS)]) for system, table in tables.items()}
             for name, tables in answers.items()

@@ -12,9 +12,10 @@ from uae.evaluation.comparison import gain_of, independent_units, mean_of
 from uae.evaluation.cost import lexical_search, reranking, time_queries, vector_search
 from uae.evaluation.passage_utility import agreement, ceiling, passage_utilities, ranked_pairs, top_passage_utility
 from uae.evaluation.rerank import rerank_by_list, rerank_by_query_likelihood
-from uae.evaluation.testset import BASE, UAE
+from uae.evaluation.testset import BASE, SECOND_STAGE, UAE
 from uae.measures.fusion import Rankings
 from uae.measures.statistics import Resampling, kept_gain, sums_by_group
+from uae.release.manifest import RERANKED
 from uae.release.open import Release
 from uae.retrievers.lexical import Bm25
 from uae.teacher.asking import Asked
@@ -88,6 +89,7 @@ def with_llm(
         systems = {
             "bm25": lexical_search(Bm25(read), asked, scope, _FOUND),
             UAE: vector_search(release, asked, scope, _FOUND),
+            **({SECOND_STAGE: vector_search(release, asked, scope, _FOUND, RERANKED)} if RERANKED in release.systems else {}),
             **{name: reranking(rerank, chosen[BASE]) for name, rerank in rerankers.items()},
             UAE_LLM: reranking(rerankers[QUERY_LIKELIHOOD], chosen[UAE]),
         }

@@ -12,6 +12,7 @@ from uae.retrievers.kinds import KINDS
 from uae.retrievers.retriever import rankings
 
 BASE, UAE = "base", "uae"
+SECOND_STAGE = "second_stage"  # the promoted system, re-ranked by the release's cross-encoder
 
 
 def choose_questions(questions: pd.DataFrame, split: str = "test") -> pd.DataFrame:

@@ -12,10 +12,9 @@ from uae.measures.fusion import Rankings
 from uae.measures.metrics import retrieval_metrics
 from uae.measures.reranking import PairScores, require_scores, second_stage_ranking
 
-# The weight lies between 0.01 and 1000: beyond that one stage decides alone.
-_SMALLEST, _LARGEST = 0.01, 1000.0
 _START = (np.log(0.5), np.log(20.0))  # cosines of a trained encoder become log-probabilities by a factor of about 20
-_SCALES = (np.log(0.01), np.log(200.0))  # of one stage's scores
+# By what either stage's scores are multiplied. Reciprocal ranks differ by thousandths, so theirs may be large.
+_SCALES = ((np.log(0.01), np.log(100.0)), (np.log(0.01), np.log(1e5)))
 
 
 class FirstWeight(NamedTuple):
@@ -52,8 +51,8 @@ def best_first_weight(
         logits = [(np.exp(logs) @ both, hit) for both, hit in lists]
         return float(np.mean([logsumexp(values) - logsumexp(values[hit]) for values, hit in logits]))
 
-    second, first = minimize(loss, _START, method="L-BFGS-B", bounds=[_SCALES, _SCALES]).x
-    weight = round(float(np.clip(np.exp(first - second), _SMALLEST, _LARGEST)), 3)
+    second, first = minimize(loss, _START, method="L-BFGS-B", bounds=_SCALES).x
+    weight = round(float(np.exp(first - second)), 3)
 
     def quality(ranked: Rankings) -> float:
         ids = {question_id: found for question_id, (found, _) in ranked.items()}

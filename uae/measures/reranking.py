@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 PairScores = Mapping[tuple[str, str], float]  # (question_id, passage_id) -> score
 
-_DECIMALS = 5  # a sum of numbers of single precision: equal passages must tie
+DECIMALS = 5  # a sum of numbers of single precision: equal passages must tie
 
 
 def reorder(rankings: "Rankings", values: Mapping[tuple[str, str], float], top: int) -> dict[str, tuple[list[str], list[float]]]:
@@ -62,7 +62,7 @@ def require_scores(rankings: "Rankings", scores: PairScores, depth: int) -> None
 
 def _sums(rankings: "Rankings", scores: PairScores, depth: int, weight: float) -> dict[tuple[str, str], float]:
     return {
-        (question_id, passage_id): round(scores[question_id, passage_id] + weight * first, _DECIMALS)
+        (question_id, passage_id): round(scores[question_id, passage_id] + weight * first, DECIMALS)
         for question_id, (ids, values) in rankings.items()
         for passage_id, first in zip(ids[:depth], values[:depth], strict=True)
     }

@@ -200,6 +200,13 @@ class FusionSettings(Options):
         return self
 
 
+class SecondStageSettings(Options):
+    depth: Count
+    weight: Annotated[float, Field(ge=0)] | None
+    serving: Literal["auto", "onnx_int8", "onnx_int8_mixed", "onnx", "torch"]
+    min_correlation: Fraction
+
+
 class IndexSettings(Options):
     factory: str
     recall_target: Annotated[float, Field(gt=0, le=1)]
@@ -289,6 +296,7 @@ class Settings(Options):
     train: TrainOptions
     fusion: FusionSettings
     index: IndexSettings
+    second_stage: SecondStageSettings
     evaluate: EvaluateSettings
     promote: PromoteSettings
     package: PackageSettings

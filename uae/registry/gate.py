@@ -78,8 +78,25 @@ def decide_serving(parity: Parity, index_recall: float, bounds: Bounds) -> Decis
     )
 
 
-def decide_whole(served: float, exact: float, bounds: Bounds) -> Decision:
-    """Pass if the promoted system, as a service has it, loses no more Recall@1 than it may.
+def decide_second_stage(second: Mapping[str, float], first: Mapping[str, float], bounds: Bounds) -> Decision:
+    """Pass if the second stage takes away from the promoted system no more than a guarded metric may lose.
+
+    Args:
+        second, first: means over the same test questions, with and without it.
+    """
+    reasons, passed = [], True
+    for name in dict.fromkeys((bounds.metric, *bounds.guarded)):
+        kept = is_within(first[name] - second[name], bounds.max_loss)
+        passed = passed and kept
+        reasons.append(
+            f"{name} {second[name]:.4f} with the second stage against {first[name]:.4f} without it "
+            f"({second[name] - first[name]:+.4f}; may fall by at most {bounds.max_loss:g}): {_VERDICT[kept]}"
+        )
+    return Decision(passed, reasons)
+
+
+def decide_whole(served: float, exact: float, bounds: Bounds, name: str = "the release") -> Decision:
+    """Pass if a system of the release, as a service has it, loses no more Recall@1 than it may.
 
     Args:
         served: by the serving encoder, the index and BM25 together.
@@ -89,7 +106,7 @@ def decide_whole(served: float, exact: float, bounds: Bounds) -> Decision:
     return Decision(
         kept,
         [
-            f"recall@1 {served:.4f} of the release as it is served against {exact:.4f} as it was evaluated (may fall by at most "
+            f"recall@1 {served:.4f} of {name} as it is served against {exact:.4f} as it was evaluated (may fall by at most "
             f"{bounds.max_serving_loss:g}): {_VERDICT[kept]}"
         ],
     )

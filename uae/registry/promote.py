@@ -15,7 +15,7 @@ from mlflow.types import ColSpec, Schema
 
 import uae
 from uae.evaluation.fused import CONVEX, as_released
-from uae.evaluation.testset import BASE, UAE, choose_questions, rank_with, test_set_hash
+from uae.evaluation.testset import BASE, SECOND_STAGE, UAE, choose_questions, rank_with, test_set_hash
 from uae.index.ann import index_recall
 from uae.io.errors import ArtefactError
 from uae.io.files import read_json, write_json
@@ -23,11 +23,11 @@ from uae.io.tables import PASSAGES, QUESTIONS, read_table
 from uae.measures.fusion import Rankings
 from uae.measures.metrics import retrieval_metrics
 from uae.registry.errors import registry_errors
-from uae.registry.gate import RECALL_AT, Bounds, Decision, decide_better, decide_serving, decide_whole
+from uae.registry.gate import RECALL_AT, Bounds, Decision, decide_better, decide_second_stage, decide_serving, decide_whole
 from uae.registry.tracking import ENCODER_TAG, RELEASE_TAG, code_version, connect, dvc_md5, run_of
 from uae.registry.versions import has_artefacts, release_of, version_of, with_release
 from uae.release.legs.dense import read_index
-from uae.release.manifest import Manifest, read_manifest
+from uae.release.manifest import RERANKED, Manifest, read_manifest
 from uae.release.open import Release
 from uae.release.parity import Corpus, Parity, measure_parity
 from uae.release.passages import Passages
@@ -113,6 +113,11 @@ def promote(
         if same.passed:  # a release with another encoder's graph would not even open
             exact = evaluation["recall_curve"][UAE][0]
             parts.append(decide_whole(served_recall(release_path, questions, scope, device), exact, bounds))
+            if SECOND_STAGE in means:
+                exact = evaluation["recall_curve"][SECOND_STAGE][0]
+                with_it = served_recall(release_path, questions, scope, device, RERANKED)
+                parts.append(decide_second_stage(means[SECOND_STAGE], means[UAE], bounds))
+                parts.append(decide_whole(with_it, exact, bounds, "the second stage"))
         decision = Decision(all(part.passed for part in parts), [reason for part in parts for reason in part.reasons])
         run_id = run_of(client, experiment, manifest.dense().encoder)
         version = _register(client, model, run_id, release_path, manifest, evaluation, lineage, decision)
@@ -211,8 +216,8 @@ def measure_serving(folder: Path, manifest: Manifest, questions: pd.DataFrame, s
     return parity, index_recall(index, vectors, served, RECALL_AT, described.parameters)
 
 
-def served_recall(folder: Path, questions: pd.DataFrame, scope: str, device: str) -> float:
-    """Recall@1 of the promoted system as a service has it: by the serving encoder, the index and BM25 together.
+def served_recall(folder: Path, questions: pd.DataFrame, scope: str, device: str, system: str = UAE) -> float:
+    """Recall@1 of a system as a service has it: by the serving encoder, the index, BM25 and the second stage together.
 
     Args:
         questions: with evidence, as QUESTIONS.
@@ -221,7 +226,7 @@ def served_recall(folder: Path, questions: pd.DataFrame, scope: str, device: str
     try:
         found = []
         for text, doc_id, evidence in zip(questions["text"], questions["doc_id"], questions["evidence"], strict=True):
-            (hits,) = release.search([text], 1, doc_id if scope == "document" else None)
+            (hits,) = release.search([text], 1, doc_id if scope == "document" else None, system)
             found.append(sum(hit.passage_id in set(evidence) for hit in hits) / len(evidence))
         return float(np.mean(found))
     finally:

@@ -11,14 +11,15 @@ from uae.io.models import fingerprint
 from uae.io.tables import DOCUMENTS, PASSAGES, QUESTIONS, TRAINED_ON, read_table, write_table
 from uae.release.build_dense import DenseBuild, IndexRecipe, build_dense
 from uae.release.build_lexical import build_lexical
+from uae.release.build_second_stage import BuiltSecondStage, SecondStageRecipe, build_second_stage
 from uae.release.legs.protocol import LegEntry
-from uae.release.manifest import BASE, DENSE, LEXICAL, UAE, FusionEntry, Manifest, SystemEntry
+from uae.release.manifest import BASE, DENSE, LEXICAL, RERANKED, UAE, FusionEntry, Manifest, SystemEntry
 from uae.release.material import Material
 from uae.release.migrations import FORMAT
 from uae.release.tables import RELEASE_DOCUMENTS, RELEASE_PASSAGES
 from uae.text.passage_template import TEXT_ALONE, PassageTemplate
 
-__all__ = ["BuiltRelease", "IndexRecipe", "build_release"]
+__all__ = ["BuiltRelease", "IndexRecipe", "SecondStageRecipe", "build_release"]
 
 _ENOUGH = 200  # questions with evidence: with fewer of them in validation, training's are asked as well
 _MOST = 1000  # questions that are asked at all
@@ -45,6 +46,7 @@ def build_release(
     read_as: PassageTemplate = TEXT_ALONE,
     trained_on_path: Path | None = None,
     fusion_path: Path | None = None,
+    second_stage: SecondStageRecipe | None = None,
 ) -> BuiltRelease:
     """Encode all passages, index them, choose what serves the encoder, and write the release folder atomically.
 
@@ -62,6 +64,7 @@ def build_release(
         read_as: what the encoder and BM25 read of a passage.
         trained_on_path: what the encoder was trained on (TRAINED_ON), for the release to carry; None: it does not say.
         fusion_path: how BM25 joins the encoder, as ``uae.training.fusion`` writes it; None: it does not.
+        second_stage: what re-ranks the first passages of ``uae`` under a name of its own, ``uae_reranked``; None: nothing does.
 
     Raises:
         ArtefactError: the fusion was chosen for another encoder.
@@ -85,18 +88,31 @@ def build_release(
         write_table(partial / "documents.parquet", RELEASE_DOCUMENTS, documents)
         if trained_on_path is not None:
             write_table(partial / "trained_on.parquet", TRAINED_ON, read_table(trained_on_path, TRAINED_ON))
-        files = sorted(path for path in partial.rglob("*") if path.is_file())
-        manifest = Manifest(
-            format=FORMAT,
-            systems=systems,
-            legs=legs,
-            chunking={"passage_words": passage_words},
-            passages=len(passages),
-            passage_texts=sha256_parts(passages["text"]),
-            files={path.relative_to(partial).as_posix(): sha256_file(path) for path in files},
-        ).sealed()
+
+        def seal(more: BuiltSecondStage | None) -> dict[str, Any]:
+            return Manifest(
+                format=FORMAT,
+                systems=systems if more is None else systems | {RERANKED: fused.model_copy(update={"rerank": more.rerank})},
+                legs=legs,
+                second_stage=None if more is None else more.entry,
+                chunking={"passage_words": passage_words},
+                passages=len(passages),
+                passage_texts=sha256_parts(passages["text"]),
+                files=_hashes(partial),
+            ).sealed()
+
+        manifest = seal(None)
         write_json(partial / "manifest.json", manifest)
+        if second_stage is not None:  # it is fitted to what the release finds without it
+            manifest = seal(build_second_stage(partial, second_stage, material, device))
+            write_json(partial / "manifest.json", manifest)
     return BuiltRelease(Manifest.model_validate(manifest), trained.index_reused, trained.truncated)
+
+
+def _hashes(release: Path) -> dict[str, str]:
+    """Every file of the folder but the manifest -> sha256."""
+    files = sorted(path for path in release.rglob("*") if path.is_file() and path != release / "manifest.json")
+    return {path.relative_to(release).as_posix(): sha256_file(path) for path in files}
 
 
 def _fused_system(path: Path | None, encoder_path: Path) -> SystemEntry:

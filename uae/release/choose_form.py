@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 # The fastest first, as measured; see docs/decisions.md.
-_ORDER = ("onnx_int8", "onnx_int8_mixed", "onnx", "torch")
+FORMS = ("onnx_int8", "onnx_int8_mixed", "onnx", "torch")
 # What ``uae.io.models.fingerprint`` covers. The rest of a model's folder (a card, other formats) determines no vector.
 _ENCODER_FILES = {".safetensors", ".json", ".txt", ".model", ".jinja"}
 
@@ -56,7 +56,7 @@ def choose_form(
     refused: dict[str, str] = {}
     # Not what the index gives back: what its codes lose is no fault of the encoder that serves.
     documents = encode(encoder, list(trial.probed), "document")
-    for backend in _ORDER if gate.serving == "auto" else (gate.serving,):
+    for backend in FORMS if gate.serving == "auto" else (gate.serving,):
         if backend == "torch":
             if not (folder / "encoder").exists():
                 copy_encoder(encoder_path, folder / "encoder")

@@ -5,6 +5,7 @@ passages.parquet      schema RELEASE_PASSAGES; its rows have the order of every 
 documents.parquet     schema RELEASE_DOCUMENTS
 trained_on.parquet    schema TRAINED_ON; releases of earlier versions have none
 legs/NAME/            the files of one leg (``uae.release.legs``)
+second_stage/         the cross-encoder that re-ranks, where there is one (``uae.release.second_stage``)
 
 A *leg* is a retriever with its index. A *system* is what can be asked by name: a leg, or two and how they are fused. ``uae`` is
 the promoted whole. ``dense`` and ``bm25`` are its parts. ``base`` is the encoder before training, and may be absent.
@@ -25,8 +26,11 @@ from uae.release.legs.dense import DenseEntry
 from uae.release.legs.kinds import KINDS
 from uae.release.legs.protocol import LegEntry, Part
 from uae.release.migrations import FORMAT, MIGRATIONS, migrate
+from uae.release.second_stage import FOLDER as SECOND_STAGE
+from uae.release.second_stage import SecondStageEntry
 
 UAE, BASE = "uae", "base"
+RERANKED = "uae_reranked"  # the promoted whole, then the second stage
 DENSE, LEXICAL = "dense", "bm25"  # kinds of legs; a release calls the promoted system's legs by these names, too
 _AGAIN = "build the release again (uae index)"
 # Weights, settings and tables. Libraries choose how they read a file by its name: no pickle can be among these.
@@ -40,11 +44,20 @@ class FusionEntry(Part):
     chosen: dict[str, Any] | None  # what form and weight were chosen on; null: params.yaml gives them
 
 
+class RerankEntry(Part):
+    """How the second stage re-ranks what a system's legs find."""
+
+    depth: int = Field(ge=1)  # so many of the first passages
+    weight: float = Field(ge=0, allow_inf_nan=False)  # of the first stage's scores beside the second's
+    chosen: dict[str, Any] | None  # what the weight was chosen on; null: params.yaml gives it, or nothing could choose
+
+
 class SystemEntry(Part):
     """What answers under one name."""
 
     legs: dict[str, float] = Field(min_length=1)  # name of a leg -> its weight
     fusion: FusionEntry | None  # null: there is one leg, and its scores are the system's
+    rerank: RerankEntry | None = None  # null: what is found first stays so
 
     @model_validator(mode="after")
     def _is_fused(self) -> "SystemEntry":
@@ -63,6 +76,7 @@ class Manifest(Part):
     format: int
     systems: dict[str, SystemEntry]
     legs: dict[str, SerializeAsAny[LegEntry]]
+    second_stage: SecondStageEntry | None = None
     chunking: dict[str, int]
     passages: int = Field(ge=0)
     passage_texts: str  # hash of the passages' plain texts, in their order
@@ -90,6 +104,8 @@ class Manifest(Part):
             for name in entry.legs:
                 if name not in self.legs:
                     raise ValueError(f"system {system!r} asks leg {name!r}, which is missing from legs")
+            if entry.rerank is not None and self.second_stage is None:
+                raise ValueError(f"system {system!r} re-ranks, and there is no second_stage")
             kinds = [self.legs[name].kind for name in entry.legs]
             if len(kinds) > 1 and sorted(kinds) != [LEXICAL, DENSE]:
                 raise ValueError(f"system {system!r} fuses legs of the kinds {', '.join(kinds)}, not a dense and a lexical one")
@@ -107,6 +123,11 @@ class Manifest(Part):
     def score(self, system: str) -> str:
         """What a system's scores are, as a formula."""
         entry = self.systems[system]
+        if entry.rerank is None:
+            return self._first_score(entry)
+        return f"second stage + {entry.rerank.weight:g} * ({self._first_score(entry)})"
+
+    def _first_score(self, entry: SystemEntry) -> str:
         if entry.fusion is None:
             return "bm25" if self.legs[next(iter(entry.legs))].kind == LEXICAL else "cosine"
         weight = self._weight(entry, LEXICAL)
@@ -131,7 +152,9 @@ class Manifest(Part):
         raise ArtefactError(f"release {self.fingerprint[:12]} has no dense leg in a system {system!r}")
 
     def needs_torch(self) -> bool:
-        """Whether a leg is served by torch."""
+        """Whether a leg or the second stage is served by torch."""
+        if self.second_stage is not None and self.second_stage.serving.backend == "torch":
+            return True
         return any(isinstance(leg, DenseEntry) and leg.serving.backend == "torch" for leg in self.legs.values())
 
     def sealed(self) -> dict[str, Any]:
@@ -164,6 +187,8 @@ def read_manifest(folder: Path) -> Manifest:
     for name, leg in manifest.legs.items():
         _inside(folder, leg.folder)
         leg.check(name, folder, manifest.files)
+    if manifest.second_stage is not None:
+        manifest.second_stage.check(folder, manifest.files)
     for name, expected in manifest.files.items():
         _check_file(folder / name, expected, _owner(manifest, name))
     # Models are loaded by libraries that look for files themselves: there must be none but those that were hashed.
@@ -171,6 +196,15 @@ def read_manifest(folder: Path) -> Manifest:
     if extra := [name for name in there if name not in manifest.files and name != "manifest.json"]:
         raise ArtefactError(f"{folder / extra[0]} is no part of this release: remove it, or {_AGAIN}")
     return manifest
+
+
+def system_names(folder: Path) -> tuple[str, ...]:
+    """The systems of a release, without a look at its files; none where this version does not know its format."""
+    found = read_json(folder / "manifest.json")
+    number = found.get("format") if isinstance(found, dict) else None
+    if number != FORMAT and number not in MIGRATIONS:
+        return ()
+    return tuple(migrate(found, number)["systems"])
 
 
 def _parsed(folder: Path, found: Any) -> Manifest:
@@ -207,6 +241,8 @@ def _inside(folder: Path, name: str) -> None:
 def _owner(manifest: Manifest, file: str) -> str:
     """The leg that a file belongs to, for a message. In format 2 one leg's folder lies in the other's: the innermost counts."""
     owners = [name for name, leg in manifest.legs.items() if PurePosixPath(file).is_relative_to(PurePosixPath(leg.folder))]
+    if PurePosixPath(file).parts[0] == SECOND_STAGE:
+        return f"the second stage of release {manifest.fingerprint[:12]}"
     owner = max(owners, key=lambda name: len(manifest.legs[name].folder), default=None)
     release = f"release {manifest.fingerprint[:12]}"
     return release if owner is None or file.endswith(".parquet") else f"leg {owner!r} of {release}"

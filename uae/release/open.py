@@ -15,6 +15,8 @@ from uae.release.legs.lexical import LexicalLeg
 from uae.release.legs.protocol import Encoding, Leg, Opening, Queries, Rows
 from uae.release.manifest import UAE, read_manifest
 from uae.release.passages import Hit, Passages
+from uae.release.reranked import RerankedLegs
+from uae.release.second_stage import SecondStage
 from uae.retrievers.protocol import Side, Vectors
 
 
@@ -34,10 +36,13 @@ class Release:
         self.manifest = read_manifest(self.folder)
         self._passages = Passages(self.folder)
         self._legs: dict[str, Leg] = {}
+        self._second: SecondStage | None = None
         try:
             for name, entry in self.manifest.legs.items():
                 opening = Opening(name, self.folder, self.manifest.files, self._passages, device, threads)
                 self._legs[name] = KINDS[entry.kind].open(entry, opening)
+            if self.manifest.second_stage is not None:
+                self._second = SecondStage(self.manifest.second_stage, self.folder, self._passages, device, threads)
         except BaseException:
             self.close()
             raise
@@ -67,7 +72,16 @@ class Release:
         Raises:
             InputError: there is no such system.
         """
-        return not isinstance(self._system(system), LexicalLeg)
+        return not isinstance(_first(self._system(system)), LexicalLeg)
+
+    def rerank_depth(self, system: str = UAE) -> int:
+        """Passages of a query that its second stage reads; 0: it has none.
+
+        Raises:
+            InputError: there is no such system.
+        """
+        found = self._system(system)
+        return found.depth if isinstance(found, RerankedLegs) else 0
 
     @property
     def passage_count(self) -> int:
@@ -153,6 +167,9 @@ class Release:
         for leg in self._legs.values():
             leg.close()
         self._legs.clear()
+        if self._second is not None:
+            self._second.close()
+            self._second = None
         self._systems = {}
         self._passages.close()
 
@@ -160,9 +177,14 @@ class Release:
         legs = [self._legs[leg] for leg in self.manifest.systems[name].legs]
         dense = [leg for leg in legs if isinstance(leg, DenseLeg)]
         lexical = [leg for leg in legs if isinstance(leg, LexicalLeg)]
-        if not (dense and lexical):
-            return legs[0]
-        return FusedLegs(dense[0], lexical[0], self.manifest.fusion(name), len(self._passages), self._passages.places)
+        first = legs[0]
+        if dense and lexical:
+            places = self._passages.places
+            first = FusedLegs(dense[0], lexical[0], self.manifest.fusion(name), len(self._passages), places)
+        rerank = self.manifest.systems[name].rerank
+        if rerank is None or self._second is None:  # the manifest has both or neither
+            return first
+        return RerankedLegs(first, self._second, rerank.depth, rerank.weight, self._passages.places)
 
     def _system(self, name: str) -> Leg:
         if name not in self._systems:
@@ -170,11 +192,16 @@ class Release:
         return self._systems[name]
 
     def _encoding(self, name: str) -> Encoding:
-        system = self._system(name)
+        system = _first(self._system(name))
         found = system.dense if isinstance(system, FusedLegs) else system
         if not isinstance(found, DenseLeg):
             raise InputError(f"system {name!r} of release {self.fingerprint[:12]} finds words: it has no vectors")
         return found
+
+
+def _first(system: Leg) -> Leg:
+    """What is asked before the second stage."""
+    return system.first if isinstance(system, RerankedLegs) else system
 
 
 def clean(texts: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
 
 Scores = npt.NDArray[np.float32]
+TRAINED = "encoder"  # the trained model, in the folder of a second stage
 _BATCH = 32  # pairs
 
 

@@ -11,12 +11,13 @@ import pandas as pd
 from tqdm import tqdm
 
 from uae.io.errors import InputError
-from uae.retrievers.cross_encoder import Scores, TorchCrossEncoder, load_cross_encoder
+from uae.retrievers.cross_encoder import TRAINED, Scores, TorchCrossEncoder, load_cross_encoder
 from uae.retrievers.onnx_cross_encoder import OnnxCrossEncoder
 
 if TYPE_CHECKING:
     from uae.measures.fusion import Rankings
 
+SERVED = "serving"  # in the folder of a second stage, beside the trained model
 _PAIRS = 1024  # scored together
 
 
@@ -41,7 +42,7 @@ def open_scorer(folder: Path, backend: str, device: str, threads: int | None) ->
 
     Args:
         folder: holds the trained model in ``encoder`` and its serving form in ``serving``.
-        backend: torch, onnx or onnx_int8.
+        backend: torch, onnx, onnx_int8 or onnx_int8_mixed.
         device: of torch.
         threads: of ONNX Runtime; None: as many as there are cores.
 
@@ -49,8 +50,13 @@ def open_scorer(folder: Path, backend: str, device: str, threads: int | None) ->
         ArtefactError, ModelError: the files are missing or damaged.
     """
     if backend == "torch":
-        return TorchCrossEncoder(load_cross_encoder(Path(folder) / "encoder", device, head_may_be_new=False))
-    return OnnxCrossEncoder(Path(folder) / "serving", threads)
+        return TorchCrossEncoder(load_cross_encoder(Path(folder) / TRAINED, device, head_may_be_new=False))
+    return OnnxCrossEncoder(Path(folder) / SERVED, threads)
+
+
+def second_stage_model(folder: Path) -> Path | None:
+    """The trained model in a folder that the train stage made; None: it holds none."""
+    return folder / TRAINED if (folder / TRAINED).is_dir() else None
 
 
 def pair_scores(

@@ -23,7 +23,7 @@ from uae.io.compute import pick_device, seed_everything
 from uae.io.errors import ArtefactError
 from uae.io.files import atomic_path, read_json, write_json
 from uae.io.models import fingerprint
-from uae.retrievers.cross_encoder import TorchCrossEncoder, load_cross_encoder
+from uae.retrievers.cross_encoder import TRAINED, TorchCrossEncoder, load_cross_encoder
 from uae.training.agreement import METRIC, Agreement
 from uae.training.arguments import fit_arguments
 from uae.training.batches import label_rows
@@ -35,7 +35,7 @@ from uae.training.objectives.utility_infonce import UtilityInfoNCE
 from uae.training.options import SecondStageOptions
 from uae.training.pairs_loss import OneQuestion, PairsLoss, set_dropout
 
-MODEL, STAMP = "encoder", "second_stage.json"  # in the folder of a second stage
+STAMP = "second_stage.json"  # in the folder of a second stage, beside the model
 
 
 def fit(
@@ -95,8 +95,8 @@ def fit(
         "validation_ndcg": round(evaluator(model)[METRIC], 4),  # type: ignore[arg-type]
     }
     with atomic_path(folder) as partial:
-        model.save(str(partial / MODEL), create_model_card=False)
-        facts["fingerprint"] = fingerprint(partial / MODEL)
+        model.save(str(partial / TRAINED), create_model_card=False)
+        facts["fingerprint"] = fingerprint(partial / TRAINED)
         write_json(partial / STAMP, facts)
     shutil.rmtree(checkpoints)
     return facts
@@ -107,7 +107,7 @@ def read_second_stage(folder: Path) -> dict[str, Any] | None:
     if not (folder / STAMP).exists():
         return None
     facts: dict[str, Any] = read_json(folder / STAMP)
-    return facts if (folder / MODEL).is_dir() and fingerprint(folder / MODEL) == facts["fingerprint"] else None
+    return facts if (folder / TRAINED).is_dir() and fingerprint(folder / TRAINED) == facts["fingerprint"] else None
 
 
 class PairAgreement(Agreement):

@@ -20,6 +20,7 @@ SYSTEMS = {
     "infonce": System("InfoNCE on evidence", "#b7791f", "^"),
     UAE: System("UAE", "#17607a", "o"),
     "dense": System("UAE, dense leg alone", "#0f9fb5", ">"),
+    "second_stage": System("UAE, then its second stage", "#1d3557", "H"),
     "rerank_query_likelihood": System("LLM re-ranking, query likelihood", "#b23b2e", "P"),
     "rerank_list": System("LLM re-ranking, list-wise", "#c2577a", "X"),
     "uae_llm_rerank": System("UAE, then LLM re-ranking", "#8a3ffc", "p"),

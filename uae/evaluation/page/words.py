@@ -114,7 +114,7 @@ def findings(evaluation: Mapping[str, Any]) -> list[str]:
                 )
     found += [_weight_words(system, weighed) for system, weighed in (evaluation.get("fusion") or {}).items()]
     for system, ratio in slower(evaluation.get("cost") or {}).items():
-        if "rerank" in system:
+        if "rerank" in system or system == "second_stage":
             found.append(f"{label(system)} takes {times(ratio)} as long per query as UAE.")
     return found + _held_out_findings(evaluation.get("held_out") or {}, confidence)
 

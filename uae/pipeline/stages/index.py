@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from uae.pipeline.settings import IndexSettings, PassageSettings, Scope
+from uae.pipeline.settings import IndexSettings, PassageSettings, Scope, SecondStageSettings
 from uae.pipeline.shared_code import MODELS, TABLES
 from uae.pipeline.stage import Key, Parameters, Stage
 from uae.pipeline.workspace import Workspace
@@ -17,13 +17,18 @@ class IndexParameters(Parameters):
     passage_words: Annotated[int, Key("ingest.passage_words")]
     passages: PassageSettings
     index: IndexSettings
+    second_stage: SecondStageSettings
 
 
 def run(p: IndexParameters, w: Workspace) -> dict[str, Any]:
-    from uae.release.build import IndexRecipe, build_release
+    from uae.release.build import IndexRecipe, SecondStageRecipe, build_release
     from uae.retrievers.prompts import base_encoder
+    from uae.retrievers.second_stage import second_stage_model
     from uae.text.passage_template import PassageTemplate
 
+    trained, second = second_stage_model(w.path("second_stage")), None
+    if trained is not None:
+        second = SecondStageRecipe(trained, **p.second_stage.model_dump(), max_recall_loss=p.index.max_recall_loss)
     built = build_release(
         documents_path=w.path("documents"),
         passages_path=w.path("passages"),
@@ -38,6 +43,7 @@ def run(p: IndexParameters, w: Workspace) -> dict[str, Any]:
         device=p.device,
         read_as=PassageTemplate(p.passages.template),
         fusion_path=w.path("fusion"),
+        second_stage=second,
     )
     return built.manifest.model_dump(mode="json") | {"index_reused": built.index_reused, "truncated": built.truncated}
 
@@ -47,15 +53,14 @@ STAGE = Stage(
     summary="Encode the corpus with the student and bind encoder, BM25, FAISS index and passages into a release.",
     run=run,
     parameters=IndexParameters,
-    needs=("documents", "passages", "questions", "student", "trained_on", "fusion"),
+    needs=("documents", "passages", "questions", "student", "trained_on", "fusion", "second_stage"),
     makes=("release",),
     keeps=("release",),
     code=(
         "uae/release",
         "uae/index",
         "uae/retrievers",
-        "uae/measures/fusion.py",
-        "uae/measures/ranking.py",
+        "uae/measures",
         "uae/text/passage_template.py",
         *MODELS,
         "uae/io/compute.py",
