@@ -13,7 +13,7 @@ from uae.release.store import read_origin
 from uae.teacher.store import LabelStore
 
 RERANKED = ("rerank_query_likelihood", "rerank_list", "uae_llm_rerank", "ceiling")
-SYSTEMS = ("bm25", "base", "hybrid", "uae", "convex_base", "dense")
+SYSTEMS = ("bm25", "base", "dense", "hybrid", "uae", "convex_base")
 ASKING = "evaluate.llm.questions=3"  # LLMs are asked in two of the runs only: it takes its time
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -89,7 +89,7 @@ def test_all_systems_stand_in_one_report(finished):
     assert set(costs) == {"bm25", "uae", "rerank_query_likelihood", "rerank_list", "uae_llm_rerank"}
     assert all(cost["queries"] == 2 for cost in costs.values())
     (teacher,) = evaluation["held_out"]["teachers"]
-    assert set(teacher["top_passage_utility"]) == {"bm25", "base", "hybrid", "uae"}
+    assert set(teacher["top_passage_utility"]) == {"bm25", "base", "dense", "hybrid", "uae", "convex_base"}
     page = (finished / "evaluation.html").read_text()
     for label in ("BM25", "base encoder", "LLM re-ranking, list-wise"):
         assert label in page
