@@ -5,6 +5,7 @@ time per query against LLM re-ranking. Hours on a CPU; finished parts are kept i
 Prints one JSON line last.
 
 python benchmarks/covidqa.py --data ../shared/data/covidqa/200423_covidQA.json --out runs/covidqa
+python benchmarks/covidqa.py --data FILE --scope corpus --out runs/covidqa-corpus
 python benchmarks/covidqa.py --data FILE --out runs/covidqa --few 0.1 --few 0.25
 """
 
@@ -17,6 +18,7 @@ from typing import Annotated, Any
 
 import pandas as pd
 import typer
+from deployed import deployed
 
 from uae.evaluation.answers import Context, Reader, read_answers
 from uae.evaluation.comparison import gains_over
@@ -48,10 +50,11 @@ UAE, GOLD, MIXED = "uae", "gold_infonce", "uae_and_evidence"
 SETTINGS = (
     "ingest.split={train: 0.66, validation: 0.09, test: 0.25}",
     "ingest.repeated_questions=drop_training_copy",  # over the whole corpus some repeat across splits
-    "candidates.top_k=16",
-    "candidates.random=2",
+    "candidates.bm25_top_k=6",
     "candidates.gold=false",
 )
+# A document has about 35 passages, so that 16 are half of it. Over the whole corpus both retrievers find what the other does not.
+FOUND = {"document": ("candidates.top_k=16", "candidates.random=2"), "corpus": ("candidates.top_k=8", "candidates.random=1")}
 CONTENDERS = (
     f"{UAE}: train.objective=utility_infonce",
     f"{GOLD}: train.objective=infonce",
@@ -107,6 +110,10 @@ class Bench:
             PARAMS, self.overrides, contenders, len(seeds), self.workspace, folder, say, questions_path, "test"
         )
 
+    def student_path(self) -> Path:
+        """Where the encoder before training lies."""
+        return student_folder(self.settings.models, self.workspace.model_cache)
+
     def some_questions(self, number: int) -> pd.DataFrame:
         """So many of the test questions, drawn at random."""
         return self.questions.sample(min(number, len(self.questions)), random_state=0)
@@ -118,7 +125,7 @@ class Bench:
     def _ranking(self, name: str, folder: Path | None = None) -> Rankings:
         """Of the encoder that has this name now; a comparison keeps the rankings of earlier ones as well."""
         folder = folder or self.folder
-        encoder = student_folder(self.settings.models, self.workspace.model_cache) if name == BASE else folder / "students" / name
+        encoder = self.student_path() if name == BASE else folder / "students" / name
         path = rankings_path(folder, name, encoder, self.questions, self.read, self.settings.scope)
         return {row.question_id: (row.passage_ids, row.scores) for row in read_table(path, RUNS).itertuples()}
 
@@ -332,6 +339,7 @@ def others(bench: Bench, ranked: Mapping[str, Rankings], on_some: Mapping[str, R
 
 def main(
     data: Annotated[Path, typer.Option(help="COVID-QA's file, or another in SQuAD's format.")],
+    scope: Annotated[str, typer.Option(help="document or corpus: where training and test questions look.")] = "document",
     out: Annotated[Path, typer.Option(help="Where finished parts are kept.")] = Path("runs/covidqa"),
     seeds: int = 3,
     gold_seeds: Annotated[int | None, typer.Option(help="Of these, for InfoNCE on evidence; default: all.")] = None,
@@ -344,10 +352,14 @@ def main(
     judged_top: Annotated[int, typer.Option(help="Of the base's ranking, for ceiling and agreement.")] = 16,
     asked_to_rerank: Annotated[int, typer.Option(help="Of these, for LLM re-ranking.")] = 60,
     timed: Annotated[int, typer.Option(help="Queries timed one at a time.")] = 10,
+    folds: Annotated[int, typer.Option(help="Of the stage fuse: students trained besides, for each seed.")] = 3,
+    second_stage: Annotated[str | None, typer.Option(help="What a second stage is fitted from, a model reference.")] = None,
     overrides: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE")] = (),
 ) -> None:
-    source = ["ingest.format=squad", f"ingest.path={data}", f"models.held_out={held_out}"]
-    bench = Bench([*source, *SETTINGS, *overrides], out, seeds)
+    if scope not in FOUND:
+        raise typer.BadParameter(f"the scopes are {', '.join(FOUND)}", param_hint="--scope")
+    source = ["ingest.format=squad", f"ingest.path={data}", f"models.held_out={held_out}", f"scope={scope}"]
+    bench = Bench([*source, *SETTINGS, *FOUND[scope], *overrides], out, seeds)
     result = bench.compared(CONTENDERS[:1], bench.seeds, bench.folder)
     gold = bench.compared(CONTENDERS[:2], bench.seeds[:gold_seeds], bench.folder)
     both = bench.compared([CONTENDERS[0], CONTENDERS[2]], bench.seeds[:both_seeds], bench.folder)
@@ -360,11 +372,16 @@ def main(
     cost = time_per_query(bench, ranked[BASE], timed)
     say("LLM re-ranking")
     on_some = reranked(bench, ranked[BASE], sorted(top)[:asked_to_rerank]) | {"ceiling": top}
+    say("what a user could deploy")
+    whole = deployed(bench, ranked, UAE, folds, second_stage)
     gains = {metric: result["gains"][UAE][metric] for metric in ("recall@1", "map")} | {"token_f1": f1_gain["reader"]}
     line = {
+        "scope": scope,
+        "ceiling": {m: round(float(bench.metrics(top)[m].mean()), 4) for m in ("recall@1", "map")} | {"questions": len(top)},
         "n_questions": result["questions"],
         "n_documents": result["documents"],
         "seeds": result["seeds"],
+        **whole,
         **{name: means(result["systems"][name]) for name in (BASE, UAE)},
         "by_seed": {name: values["recall@1"] for name, values in (both["by_seed"] | gold["by_seed"] | result["by_seed"]).items()},
         "relative_gain": {metric: gains[metric]["relative"]["mean"] for metric in METRICS},

@@ -4,6 +4,7 @@ The train questions are asked of students that did not see their documents: thes
 of a student fitted to the others. The validation questions are asked of the student itself. Test questions are never looked at.
 """
 
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,10 +15,9 @@ import pandas as pd
 from sklearn.metrics import ndcg_score
 from sklearn.model_selection import GroupKFold
 
-from uae.io.errors import ArtefactError
 from uae.io.files import write_json
 from uae.io.models import fingerprint
-from uae.measures.best_fusion import FUSIONS, Chosen, Quality, average_precision, best_fusion
+from uae.measures.best_fusion import FUSIONS, Quality, average_precision, best_fusion
 from uae.measures.fusion import SCORES, Aligned, Fusion, aligned
 from uae.retrievers.kinds import KINDS
 from uae.retrievers.lexical import rank_bm25
@@ -27,6 +27,8 @@ from uae.training.data import TrainingData
 from uae.training.examples import Example
 from uae.training.fit import fit
 from uae.training.options import TrainOptions
+
+log = logging.getLogger(__name__)
 
 ALONE = Fusion(SCORES, 0.0)
 
@@ -61,18 +63,24 @@ def choose_fusion(
         ``{"form", "weight", "student", "chosen": null or {"measure", "value", "questions", "folds", "tried"}}``; it is also
         written to ``fusion_path``.
 
+    Where no labelled question could choose, the student stays alone.
+
     Raises:
-        ArtefactError: there are fewer documents with train questions than folds, or no question that could choose.
+        ArtefactError: labels are missing, or one of the splits is empty.
     """
     if terms.form == "none" or terms.weight is not None:
         fusion = ALONE if terms.form == "none" else Fusion(terms.form, terms.weight or 0.0)
         return _written(fusion_path, fusion, student_path, None)
-    chosen, measure = _chosen(data, base_path, student_path, terms, options, teacher_temperature, scope, device, seed, announce)
+    asked = _asked(data, base_path, student_path, terms, options, teacher_temperature, scope, device, seed, announce)
+    if not asked.rankings:
+        log.warning("no labelled question could choose how BM25 joins the student: it stays alone. Give fusion.form and weight")
+        return _written(fusion_path, ALONE, student_path, None)
+    chosen = best_fusion(asked.rankings, asked.quality, [fusion for fusion in FUSIONS if terms.form in ("auto", fusion.form)])
     found = {
-        "measure": measure,
+        "measure": asked.measure,
         "value": round(chosen.quality, 4),
         "questions": chosen.questions,
-        "folds": terms.folds,
+        "folds": asked.folds,
         "tried": [fusion._asdict() | {"value": round(value, 4)} for fusion, value in chosen.tried],
     }
     return _written(fusion_path, chosen.fusion, student_path, found)
@@ -84,7 +92,16 @@ def _written(path: Path, fusion: Fusion, student_path: Path, chosen: dict[str, A
     return found
 
 
-def _chosen(
+class _Asked(NamedTuple):
+    """What chooses: rankings of questions that the student asked was not trained on."""
+
+    rankings: dict[str, Aligned]
+    measure: str
+    quality: Quality
+    folds: int  # that were asked of students of their own
+
+
+def _asked(
     data: TrainingData,
     base_path: Path,
     student_path: Path,
@@ -95,7 +112,7 @@ def _chosen(
     device: str,
     seed: int,
     announce: Callable[[str], None],
-) -> tuple[Chosen, str]:
+) -> _Asked:
     pairs = data.pairs()
     labelled = data.questions[data.questions["question_id"].isin(pairs["question_id"])]
     known = labelled[labelled["evidence"].str.len() > 0]
@@ -111,43 +128,33 @@ def _chosen(
             found.update(aligned(dense, words))
 
     ask(student_path, asked[asked["split"] == "validation"])
-    for number, (seen, held) in enumerate(folds(examples["train"], terms.folds)):
-        announce(f"fold {number + 1} of {terms.folds}")
-        parts = {"train": seen, "validation": examples["validation"]}
-        student = folder / identity(parts, base_path, options, teacher_temperature, seed)
+    parts = list(folds(examples["train"], terms.folds))
+    for number, (seen, held) in enumerate(parts):
+        announce(f"fold {number + 1} of {len(parts)}")
+        fitted_to = {"train": seen, "validation": examples["validation"]}
+        student = folder / identity(fitted_to, base_path, options, teacher_temperature, seed)
         if not student.exists():
             checkpoints = folder / f"{student.name}.checkpoints"
-            fit(parts, base_path, student, checkpoints, options, teacher_temperature, device, seed)
+            fit(fitted_to, base_path, student, checkpoints, options, teacher_temperature, device, seed)
         ask(student, asked[asked["question_id"].isin(held)])
-    if not found:
-        raise ArtefactError(
-            "fusion: no labelled question could choose how BM25 joins the student: set fusion.folds to 2 or more, or give "
-            "fusion.form and fusion.weight"
-        )
-    judged = {} if len(known) else {str(key): rows for key, rows in pairs.groupby("question_id")}
-    if judged:
-        found = {key: _only(of_one, judged[key]["passage_id"]) for key, of_one in found.items()}
-    measure, quality = ("utility_ndcg", utility_ndcg(judged)) if judged else ("map", average_precision(_evidence(asked)))
-    chosen = best_fusion(found, quality, [fusion for fusion in FUSIONS if terms.form in ("auto", fusion.form)])
     shutil.rmtree(folder, ignore_errors=True)
-    return chosen, measure
+    if len(known):
+        return _Asked(found, "map", average_precision(_evidence(asked)), len(parts))
+    judged = {str(key): rows for key, rows in pairs.groupby("question_id")}
+    found = {key: _only(of_one, judged[key]["passage_id"]) for key, of_one in found.items()}
+    return _Asked(found, "utility_ndcg", utility_ndcg(judged), len(parts))
 
 
 def folds(train: Mapping[str, Example], number: int) -> Iterator[tuple[dict[str, Example], set[str]]]:
     """(examples to fit to, question_ids to ask) of each fold of whole documents; a question of no document is one by itself.
 
-    Raises:
-        ArtefactError: there are fewer documents than folds.
+    There are no more folds than documents, and none where there is but one document.
     """
-    if not number:
-        return
     keys = list(train)
     groups = [train[key].document or key for key in keys]
-    if len(set(groups)) < number:
-        raise ArtefactError(
-            f"fusion.folds: {number} folds need as many documents with labelled questions in the train split, and there are "
-            f"{len(set(groups))}: set fewer folds, or 0"
-        )
+    number = min(number, len(set(groups)))
+    if number < 2:
+        return
     for seen, held in GroupKFold(number).split(keys, groups=groups):
         yield {keys[place]: train[keys[place]] for place in seen}, {keys[place] for place in held}
 
