@@ -62,7 +62,7 @@ def _parts(kinds: Any) -> list[Any]:
     return found
 
 
-LISTS = ("evaluate.cutoffs", "evaluate.reader_passages")  # of counts
+LISTS = ("evaluate.cutoffs", "evaluate.reader_passages", "train.matryoshka.dimensions")  # of counts
 COUNTS = dict(smallest_counts())
 
 # split -> title, two passages, question, answer. Both passages are evidence: so each question has two candidates at the least,
