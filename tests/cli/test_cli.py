@@ -23,7 +23,10 @@ from labelling import contents, write_corpus  # noqa: E402  (of another folder o
 from tiny_releases import tiny_release  # noqa: E402
 
 READINGS = 12 + 12 * 6 + 3 + 3 * 6  # every question alone and with six passages; three of them under the check template too
-SERVER = "teachers.main.server={url: 'http://127.0.0.1:9', concurrency: 1, timeout_s: 1, batch_pairs: 8}"
+SERVER = (
+    "teachers.main.server={url: 'http://127.0.0.1:9', concurrency: 1, timeout_s: 1, batch_pairs: 8, api: completions, "
+    "top_logprobs: 5}"
+)
 
 
 def uae(*words: str) -> Result:

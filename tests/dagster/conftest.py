@@ -40,6 +40,7 @@ RESULTS = {
     "candidates": {"candidates": 12, "candidates_by_source": {"dense": 8, "random": 4}},
     "label": {"readings_in_store": 14, "mean_utility": 0.1, "validation": make_report("labels"), "quality": QUALITY},
     "train": {"steps": 2, "pairs": {"train": 8, "validation": 4}, "run_id": "run1"},
+    "fuse": {"form": "scores", "weight": 0.4, "student": "0" * 64, "chosen": None},
     "index": {"passages": 9, "factory": "Flat", "prompts": {}},
     "evaluate": {"systems": {"base": {"map": _INTERVAL}, "uae": {"map": _INTERVAL}}, "gains": {"uae": {"map": _GAIN}}},
     "promote": {"promoted": True, "version": 1, "reasons": ["map rose: passed", "recall@1 held: passed"], "run_id": "run1"},

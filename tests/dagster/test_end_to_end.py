@@ -58,7 +58,18 @@ def test_after_dagster_dvc_is_clean_and_runs_nothing(project):
     assert "Running stage" not in reproduced
     assert "up to date" in reproduced
     materialised = {event.asset_key.to_user_string() for event in result.get_asset_materialization_events()}
-    assert materialised == {"ingest", "validate", "candidates", "label", "train", "index", "evaluate", "promote", "package"}
+    assert materialised == {
+        "ingest",
+        "validate",
+        "candidates",
+        "label",
+        "train",
+        "fuse",
+        "index",
+        "evaluate",
+        "promote",
+        "package",
+    }
     checks = {e.check_name: e.passed for e in result.get_asset_check_evaluations()}
     verdict = json.loads((project / "reports" / "labels.json").read_text(encoding="utf-8"))["verdict"]
     # What random weights are worth is chance; that it is said is not.
