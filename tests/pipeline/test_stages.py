@@ -15,7 +15,8 @@ from uae.pipeline.stage import Key, Parameters
 from uae.pipeline.workspace import Workspace
 from uae.validation.report import table_hashes
 
-SETTINGS = load_settings(Path(uae.__file__).parents[1] / "params.yaml")
+PARAMS = Path(uae.__file__).parents[1] / "params.yaml"
+SETTINGS = load_settings(PARAMS)
 
 
 @pytest.mark.parametrize(
@@ -98,3 +99,20 @@ def _annotation(key: str):
 def _plain(annotation) -> str:
     """An annotation without its limits, which the settings have checked."""
     return "dict" if getattr(annotation, "__origin__", None) is dict else str(annotation)
+
+
+def test_students_of_folds_start_from_what_the_student_started_from(tmp_path, monkeypatch, tiny_encoder):
+    """models.student_prompts makes another base: the stage that trains and the stage that chooses BM25's weight both take it."""
+    import uae.training.data
+    import uae.training.fusion
+    from uae.pipeline.stages import fuse
+    from uae.pipeline.student import student_folder
+
+    prompts = "models.student_prompts={query: 'query: ', document: 'passage: '}"
+    settings = load_settings(PARAMS, [f"models.student=path:{tiny_encoder}", prompts])
+    started: list[Path] = []
+    monkeypatch.setattr(uae.training.data.TrainingData, "read", lambda **tables: None)
+    monkeypatch.setattr(uae.training.fusion, "choose_fusion", lambda data, base_path, **more: started.append(base_path) or {})
+    workspace = Workspace(tmp_path, tmp_path / "models")
+    fuse.STAGE.run(fuse.STAGE.parameters.of(settings), workspace)
+    assert started == [student_folder(settings.models, workspace.model_cache)] != [tiny_encoder]

@@ -3,11 +3,13 @@
 import random
 import threading
 
+import numpy as np
 import pytest
 import torch
 
 from uae.io.errors import InputError, ModelError
 from uae.teacher.engines.local import CausalTeacher, load_causal_lm, load_teacher
+from uae.teacher.noise import NOISE
 from uae.teacher.prompts import Template
 from uae.teacher.protocol import Pair, read_all
 
@@ -136,6 +138,16 @@ def test_a_model_that_cannot_read_trees_reads_whole_prompts(loaded, tokenizer, c
     for each in pairs():
         nll, count = plain_nll(model, loaded[1], each)
         assert mean(got[each.key]) == pytest.approx(nll / count, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", NOISE)
+@pytest.mark.parametrize(("share", "trees"), [(0.9, True), (1.1, False)])
+def test_trees_may_differ_from_whole_prompts_by_what_the_number_format_rounds(loaded, monkeypatch, name, share, trees):
+    """In half precision a sound model reads trees a little otherwise; in float32 as much says that it cannot read them."""
+    found = iter([np.zeros(6), np.full(6, share * NOISE[name].probe)])
+    monkeypatch.setattr(CausalTeacher, "_probe_nlls", lambda self, pairs: next(found))
+    monkeypatch.setattr(CausalTeacher, "_number_format", lambda self: name)
+    assert CausalTeacher(*loaded, "f" * 64, 4096, 1024, compile=False).trees is trees
 
 
 def test_a_sliding_window_is_kept(loaded, tokenizer):

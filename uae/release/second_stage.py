@@ -14,7 +14,7 @@ import numpy as np
 
 from uae.io.errors import ArtefactError, ModelError
 from uae.io.models import fingerprint
-from uae.release.legs.protocol import Part, probe_rows
+from uae.release.legs.protocol import Part, probe_rows, refuse_links_out
 from uae.release.passages import Passages
 from uae.retrievers.cross_encoder import TRAINED, Scores
 from uae.retrievers.second_stage import SERVED, PairScorer, open_scorer
@@ -73,9 +73,7 @@ class SecondStageEntry(Part):
         if not (release / FOLDER).is_dir():
             raise ArtefactError(f"{release / FOLDER} is missing: the release has no second stage without it. Copy it again")
         folder = release / FOLDER / TRAINED
-        for link in (path for path in folder.rglob("*") if path.is_symlink()):
-            if not link.resolve().is_relative_to(release.resolve()):
-                raise ArtefactError(f"{link} leads out of the release's folder: do not use it")
+        refuse_links_out(folder, release)
         try:
             found = fingerprint(folder)
         except ModelError as error:

@@ -57,13 +57,14 @@ def choose_fusion(
     """Write how BM25 joins the student, and what that was chosen on.
 
     The measure is average precision where questions have evidence. Where none has any it is nDCG of the judged passages, with
-    their utilities, less what is below zero, as gains.
+    their utilities, less what is below zero, as gains. Where no labelled question could choose, the student stays alone.
+
+    Students of folds learn from the utilities as they were read: no reward model smooths them, the temperature is not
+    calibrated, and no candidates are refreshed.
 
     Returns:
         ``{"form", "weight", "student", "chosen": null or {"measure", "value", "questions", "folds", "tried"}}``; it is also
         written to ``fusion_path``.
-
-    Where no labelled question could choose, the student stays alone.
 
     Raises:
         ArtefactError: labels are missing, or one of the splits is empty.

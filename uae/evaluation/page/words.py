@@ -10,6 +10,7 @@ from uae.evaluation.page.names import label, metric_name, ordered
 from uae.evaluation.page.tables import slower
 from uae.evaluation.testset import BASE, UAE
 from uae.measures.fusion import RANKS
+from uae.release.manifest import DENSE
 
 LEADS = ("recall@1", "map", "mrr")  # the first that was measured decides the headline
 _FEW = 50  # with fewer questions the 95% interval of a share near one half is wider than 14 points to either side
@@ -105,6 +106,8 @@ def findings(evaluation: Mapping[str, Any]) -> list[str]:
         )
     for other, over in (evaluation.get("gains_over") or {}).items():
         for system in ordered(over):
+            if system == DENSE and over[DENSE] == over.get(UAE):  # BM25 has no weight: they are one
+                continue
             metric = next((metric for metric in LEADS if metric in over[system]), None)
             if metric:
                 gain = over[system][metric]

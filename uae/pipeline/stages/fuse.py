@@ -6,6 +6,7 @@ from uae.pipeline.settings import FusionSettings, PassageSettings, Scope, Utilit
 from uae.pipeline.shared_code import ENCODER, MODELS, RETRIEVERS, TABLES
 from uae.pipeline.stage import Key, Parameters, Stage
 from uae.pipeline.workspace import Workspace
+from uae.retrievers.prompts import Prompts
 from uae.training.options import TrainOptions
 
 
@@ -14,6 +15,7 @@ class FuseParameters(Parameters):
     scope: Scope
     device: Annotated[str, Key("compute.device")]
     student: Annotated[str, Key("models.student")]
+    student_prompts: Annotated[Prompts | None, Key("models.student_prompts")]
     passages: PassageSettings
     utility: UtilitySettings
     train: TrainOptions
@@ -21,7 +23,7 @@ class FuseParameters(Parameters):
 
 
 def run(p: FuseParameters, w: Workspace) -> dict[str, Any]:
-    from uae.io.models import resolve
+    from uae.retrievers.prompts import base_encoder
     from uae.text.passage_template import PassageTemplate
     from uae.training.data import TrainingData
     from uae.training.fusion import FusionTerms, choose_fusion
@@ -37,7 +39,7 @@ def run(p: FuseParameters, w: Workspace) -> dict[str, Any]:
     )
     return choose_fusion(
         data,
-        base_path=resolve(p.student, w.model_cache),
+        base_path=base_encoder(p.student, p.student_prompts, w.model_cache),
         student_path=w.path("student"),
         fusion_path=w.path("fusion"),
         terms=FusionTerms(p.fusion.form, p.fusion.weight, p.fusion.folds),

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from uae.index.nearest import inner_products, search
 from uae.io.errors import ArtefactError, ModelError
 from uae.io.models import fingerprint
-from uae.release.legs.protocol import LegEntry, Opening, Part, Queries, Rows, probe_rows
+from uae.release.legs.protocol import LegEntry, Opening, Part, Queries, Rows, probe_rows, refuse_links_out
 from uae.release.parity import lowest_cosine
 from uae.retrievers.protocol import Encoder, Side, Vectors
 from uae.retrievers.serving_forms import open_encoder
@@ -109,9 +109,7 @@ class DenseEntry(LegEntry):
 
     def _check_encoder(self, name: str, release: Path) -> None:
         folder = self.encoder_folder(release)
-        for link in (path for path in folder.rglob("*") if path.is_symlink()):
-            if not link.resolve().is_relative_to(release.resolve()):
-                raise ArtefactError(f"{link} leads out of the release's folder: do not use it")
+        refuse_links_out(folder, release)
         try:
             found = fingerprint(folder)
         except ModelError as error:

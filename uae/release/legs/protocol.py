@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from uae.io.errors import ConfigError
+from uae.io.errors import ArtefactError, ConfigError
 from uae.release.passages import Passages
 from uae.retrievers.protocol import Side, Vectors
 from uae.text.passage_template import PassageTemplate
@@ -90,6 +90,16 @@ class Leg(Protocol):
 
 
 _PROBED = 8  # passages
+
+
+def refuse_links_out(folder: Path, release: Path) -> None:
+    """
+    Raises:
+        ArtefactError: a link in ``folder`` leads out of the release.
+    """
+    for link in (path for path in folder.rglob("*") if path.is_symlink()):
+        if not link.resolve().is_relative_to(release.resolve()):
+            raise ArtefactError(f"{link} leads out of the release's folder: do not use it")
 
 
 def probe_rows(passages: int) -> list[int]:
