@@ -1,6 +1,7 @@
 """How BM25 joins the student: which questions choose, of which student, and what comes of it."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -74,24 +75,21 @@ class Data:
 @pytest.fixture
 def choose(tmp_path, monkeypatch, tiny_encoder):
     """The stage over ``Data``, with students that are not fitted; ``asked`` says which student ranked which questions."""
-    fitted, asked = [], []
+    fitted, asked, dimensions = [], [], []
 
     def fit(parts, base, student, *rest):
         fitted.append(set(parts["train"]))
         student.mkdir(parents=True)
 
-    class Near:
-        def __init__(self, folder):
-            self.folder = folder
-
     def ranked(retriever, questions, passages, scope, depth, progress):
-        asked.append((retriever.folder.name, set(questions["question_id"])))
+        asked.append((retriever.encoder.folder.name, set(questions["question_id"])))
+        dimensions.append(retriever.encoder.truncate_dim)
         return {key: (["near", "words"], [0.5, 0.3]) for key in questions["question_id"]}
 
     monkeypatch.setattr(stage, "fit", fit)
     monkeypatch.setattr(stage, "identity", lambda parts, *rest: "-".join(sorted(parts["train"])))
     monkeypatch.setattr(stage, "rankings", ranked)
-    monkeypatch.setitem(stage.KINDS, "dense", lambda folder, device: Near(folder))
+    monkeypatch.setattr(stage, "load_encoder", lambda folder, device: SimpleNamespace(folder=folder, truncate_dim=None))
 
     def run(evidence=None, terms=IN_TWO):
         found = choose_fusion(
@@ -99,6 +97,7 @@ def choose(tmp_path, monkeypatch, tiny_encoder):
             terms=terms, options=None, teacher_temperature=1.0, scope="corpus", device="cpu", seed=13,
         )  # fmt: skip
         assert json.loads((tmp_path / "fusion.json").read_text()) == found
+        assert set(dimensions) <= {terms.dimension}
         return found, fitted, asked
 
     return run
@@ -157,6 +156,11 @@ def test_where_nobody_can_choose_the_student_stays_alone_and_it_is_said(choose, 
 def test_what_is_given_is_taken_and_nobody_is_asked(choose, terms, form, weight):
     found, fitted, asked = choose(EVERYWHERE, terms)
     assert (found["form"], found["weight"], found["chosen"], fitted, asked) == (form, weight, None, [], [])
+
+
+def test_students_are_asked_by_the_numbers_that_the_release_will_serve(choose):
+    _, _, asked = choose(EVERYWHERE, FusionTerms("auto", None, 2, dimension=16))
+    assert len(asked) == 3  # ``choose`` has looked at the dimension of each
 
 
 def test_one_form_can_be_asked_for(choose):

@@ -19,7 +19,8 @@ from uae.io.files import write_json
 from uae.io.models import fingerprint
 from uae.measures.best_fusion import FUSIONS, Quality, average_precision, best_fusion
 from uae.measures.fusion import SCORES, Aligned, Fusion, aligned
-from uae.retrievers.kinds import KINDS
+from uae.retrievers.cosine import Dense
+from uae.retrievers.dense import load_encoder
 from uae.retrievers.lexical import rank_bm25
 from uae.retrievers.retriever import rankings
 from uae.training.checkpoints import identity
@@ -39,6 +40,7 @@ class FusionTerms(NamedTuple):
     form: str  # auto, none, or a form of ``measures.fusion``
     weight: float | None  # None: it is chosen
     folds: int  # 0: the validation questions alone choose
+    dimension: int | None = None  # of a student's vectors, as the release will serve them; None: all
 
 
 def choose_fusion(
@@ -124,7 +126,9 @@ def _asked(
 
     def ask(student: Path, questions: pd.DataFrame) -> None:
         if len(questions):
-            dense = rankings(KINDS["dense"](student, device), questions, data.passages, scope, None, "passages")
+            encoder = load_encoder(student, device)
+            encoder.truncate_dim = terms.dimension or encoder.truncate_dim
+            dense = rankings(Dense(encoder), questions, data.passages, scope, None, "passages")
             words = rank_bm25(questions, data.passages, scope, None)
             found.update(aligned(dense, words))
 

@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any
 
+from uae.io.options import Count
 from uae.pipeline.settings import FusionSettings, PassageSettings, Scope, UtilitySettings
-from uae.pipeline.shared_code import ENCODER, MODELS, RETRIEVERS, TABLES
+from uae.pipeline.shared_code import BOTH_KINDS, ENCODER, MODELS, TABLES
 from uae.pipeline.stage import Key, Parameters, Stage
 from uae.pipeline.workspace import Workspace
 from uae.retrievers.prompts import Prompts
@@ -20,6 +21,7 @@ class FuseParameters(Parameters):
     utility: UtilitySettings
     train: TrainOptions
     fusion: FusionSettings
+    dimension: Annotated[Count | None, Key("index.dimension")]
 
 
 def run(p: FuseParameters, w: Workspace) -> dict[str, Any]:
@@ -42,7 +44,7 @@ def run(p: FuseParameters, w: Workspace) -> dict[str, Any]:
         base_path=base_encoder(p.student, p.student_prompts, w.model_cache),
         student_path=w.path("student"),
         fusion_path=w.path("fusion"),
-        terms=FusionTerms(p.fusion.form, p.fusion.weight, p.fusion.folds),
+        terms=FusionTerms(p.fusion.form, p.fusion.weight, p.fusion.folds, p.dimension),
         options=p.train,
         teacher_temperature=p.utility.temperature,
         scope=p.scope,
@@ -66,7 +68,7 @@ STAGE = Stage(
         "uae/text/near_duplicates.py",
         "uae/text/words.py",
         "uae/measures",
-        *RETRIEVERS,
+        *BOTH_KINDS,
         "uae/retrievers/document_side.py",
         *MODELS,
         *ENCODER,
