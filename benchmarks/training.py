@@ -153,7 +153,7 @@ def _train(encoder, rows: Dataset, loss, options: FitOptions, device: str, seed:
         trainer = SentenceTransformerTrainer(
             model=encoder,
             args=trainer_arguments(
-                SentenceTransformerTrainingArguments, device, output_dir=folder, num_train_epochs=1,
+                SentenceTransformerTrainingArguments, device, options.precision, output_dir=folder, num_train_epochs=1,
                 per_device_train_batch_size=options.batch_size,
                 learning_rate=options.learning_rate, seed=seed, batch_sampler=InOrder,
                 save_strategy="no", logging_strategy="no", disable_tqdm=True,

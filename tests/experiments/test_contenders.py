@@ -27,7 +27,8 @@ OPTIONS = load_settings(PARAMS).train.model_copy(
     update={
         "epochs": 1, "batch_size": 4, "learning_rate": 3e-3, "warmup": 0.0, "weight_decay": 0.0, "patience": 6,
         "near_duplicate": None, "reward": RewardOptions(
-            share=0.0, folds=2, epochs=1, batch_size=4, learning_rate=1e-3, warmup=0.0, weight_decay=0.0, dropout=0.0
+            share=0.0, folds=2, epochs=1, batch_size=4, learning_rate=1e-3, warmup=0.0, weight_decay=0.0, dropout=0.0,
+            precision="auto",
         ),
     }
 )  # fmt: skip

@@ -21,7 +21,9 @@ from uae.training.options import RewardOptions
 from uae.training.reward import fit_reward_model
 from uae.training.towers import build_student
 
-QUICK = RewardOptions(share=1.0, folds=2, epochs=1, batch_size=2, learning_rate=1e-3, warmup=0.0, weight_decay=0.0, dropout=0.0)
+QUICK = RewardOptions(
+    share=1.0, folds=2, epochs=1, batch_size=2, learning_rate=1e-3, warmup=0.0, weight_decay=0.0, dropout=0.0, precision="auto"
+)
 
 
 def fit_reward(folder: Path) -> None:

@@ -14,9 +14,9 @@ from uae.training.train import SecondStage, train
 AGGREGATION = {"answers": "mean", "templates": "mean", "teachers": "none"}
 PARAMETERS = {"utility_infonce": {"evidence_share": 0.0}, "plackett_luce": {"rankings": 16, "places": 10}}
 REWARD = {"share": 0.0, "folds": 2, "epochs": 1, "batch_size": 4, "learning_rate": 1e-3, "warmup": 0.0, "weight_decay": 0.0}
-REWARD |= {"dropout": 0.0}
+REWARD |= {"dropout": 0.0, "precision": "auto"}
 SECOND_STAGE = {"epochs": 6, "batch_size": 4, "gradient_accumulation": 1, "learning_rate": 3e-3, "warmup": 0.0, "dropout": 0.0}
-SECOND_STAGE |= {"weight_decay": 0.0, "evaluations_per_epoch": 1, "patience": 6}
+SECOND_STAGE |= {"weight_decay": 0.0, "evaluations_per_epoch": 1, "patience": 6, "precision": "auto"}
 OPTIONS = TrainOptions.model_validate(
     {
         "objective": "utility_infonce", "objectives": PARAMETERS, "towers": "both", "epochs": 6, "batch_size": 4,
@@ -24,7 +24,7 @@ OPTIONS = TrainOptions.model_validate(
         "student_temperature": 0.05, "in_batch_negatives": True, "passage_queries": 0.0, "evaluations_per_epoch": 1,
         "patience": 6, "calibrate_temperature": False, "near_duplicate": None, "harmful_are_negatives": False,
         "least_best_utility": None, "refresh": {"rounds": 0, "top_k": 3}, "reward": REWARD,
-        "matryoshka": {"dimensions": [], "weights": []}, "second_stage": SECOND_STAGE, "rivals": (),
+        "matryoshka": {"dimensions": [], "weights": []}, "second_stage": SECOND_STAGE, "rivals": (), "precision": "auto",
     }
 )  # fmt: skip
 

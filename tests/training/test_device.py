@@ -13,15 +13,23 @@ KINDS = pytest.mark.parametrize("kind", [SentenceTransformerTrainingArguments, C
 
 @KINDS
 def test_a_cpu_is_used_where_it_is_named_and_computes_in_full_precision(kind, tmp_path):
-    arguments = trainer_arguments(kind, "cpu", output_dir=str(tmp_path), num_train_epochs=3)
+    arguments = trainer_arguments(kind, "cpu", "auto", output_dir=str(tmp_path), num_train_epochs=3)
     assert arguments.device == torch.device("cpu")
     assert (arguments.bf16, arguments.fp16, arguments.num_train_epochs) == (False, False, 3)
 
 
 @KINDS
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_number_format_of_the_steps_is_the_one_that_is_named(kind, precision, tmp_path):
+    arguments = trainer_arguments(kind, "cpu", precision, output_dir=str(tmp_path))
+    assert (arguments.bf16, arguments.fp16) == (precision == "bfloat16", False)
+    assert not arguments.bf16_full_eval
+
+
+@KINDS
 def test_a_device_that_is_not_there_is_refused_in_our_words(kind, tmp_path):
     with pytest.raises(ConfigError, match=r"compute\.device: .* no device 'cuda:99'"):
-        trainer_arguments(kind, "cuda:99", output_dir=str(tmp_path))
+        trainer_arguments(kind, "cuda:99", "auto", output_dir=str(tmp_path))
 
 
 @KINDS

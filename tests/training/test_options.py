@@ -73,7 +73,7 @@ def test_only_what_decides_the_weights_decides_where_training_goes_on():
     assert OPTIONS.model_copy(update={"objectives": parameters}).fit_facts() == facts
     assert changed(evidence_share=0.5).fit_facts() != facts
     cut = MatryoshkaOptions(dimensions=(8,), weights=())
-    others = {"objective": "kl", "towers": "query", "in_batch_negatives": False, "matryoshka": cut}
+    others = {"objective": "kl", "towers": "query", "in_batch_negatives": False, "matryoshka": cut, "precision": "bfloat16"}
     for name in FitOptions.model_fields.keys() - {"objectives"}:
         other = others[name] if name in others else getattr(OPTIONS, name) + 1
         assert changed(**{name: other}).fit_facts() != facts, name

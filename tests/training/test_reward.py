@@ -16,8 +16,12 @@ from uae.training.options import RewardOptions
 from uae.training.reward import SCORES, denoised_utilities, parts, quality
 from uae.training.reward_model import difference_loss, fit_reward_model
 
-OPTIONS = RewardOptions(share=1.0, folds=2, epochs=8, batch_size=4, learning_rate=3e-3, warmup=0.1, weight_decay=0.0, dropout=0.0)
-QUICK = RewardOptions(share=1.0, folds=2, epochs=1, batch_size=8, learning_rate=1e-3, warmup=0.0, weight_decay=0.0, dropout=0.1)
+OPTIONS = RewardOptions(
+    share=1.0, folds=2, epochs=8, batch_size=4, learning_rate=3e-3, warmup=0.1, weight_decay=0.0, dropout=0.0, precision="auto"
+)
+QUICK = RewardOptions(
+    share=1.0, folds=2, epochs=1, batch_size=8, learning_rate=1e-3, warmup=0.0, weight_decay=0.0, dropout=0.1, precision="auto"
+)
 NAMES = ["seal", "fan", "key", "lamp", "door", "coil", "pump", "hose", "rack", "tray", "lock", "vent"]
 
 

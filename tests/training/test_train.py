@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sentence_transformers import SentenceTransformerTrainer
 from small_training import AGGREGATION, changed, finds_nothing_useful, run
 
@@ -14,7 +15,9 @@ from uae.io.files import read_json, write_json
 from uae.io.models import fingerprint
 from uae.io.tables import CANDIDATES, QUESTIONS, read_table, write_table
 from uae.retrievers.dense import encode, load_encoder
+from uae.training.agreement import Agreement
 from uae.training.objectives import OBJECTIVES
+from uae.training.second_stage import PairAgreement
 
 
 def losses_and_scores(curve: Path) -> tuple[list[float], list[float]]:
@@ -35,6 +38,49 @@ def test_same_seed_gives_the_same_weights_and_another_seed_others(labelled, tiny
     first = run(labelled, tiny_encoder, "a", epochs=1)["fingerprint"]
     assert run(labelled, tiny_encoder, "b", epochs=1)["fingerprint"] == first == fingerprint(labelled / "b")
     assert run(labelled, tiny_encoder, "c", epochs=1, seed=3)["fingerprint"] != first
+
+
+@pytest.fixture
+def products(monkeypatch) -> dict[str, set[torch.dtype]]:
+    """In which number formats linear layers computed, in steps and in evaluations, of the student and of the second stage."""
+    seen, forward = {"steps": set(), "evaluations": set()}, torch.nn.Linear.forward
+    evaluating = []
+
+    def noted(self, *args):
+        found = forward(self, *args)
+        if evaluating or torch.is_grad_enabled():
+            seen["evaluations" if evaluating else "steps"].add(found.dtype)
+        return found
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", noted)
+    for kind in (Agreement, PairAgreement):
+
+        def scores(self, model, of_kind=kind.scores):
+            evaluating.append(model)
+            try:
+                return of_kind(self, model)
+            finally:
+                evaluating.pop()
+
+        monkeypatch.setattr(kind, "scores", scores)
+    return seen
+
+
+@pytest.mark.parametrize(("precision", "of_steps"), [("auto", torch.float32), ("bfloat16", torch.bfloat16)])
+@pytest.mark.parametrize("towers", ["both", "query"])
+def test_steps_are_taken_in_the_format_that_is_named_and_all_else_in_float32(
+    labelled, tiny_encoder, products, precision, of_steps, towers
+):
+    second = changed().second_stage.model_copy(update={"precision": precision, "epochs": 1})
+    result = run(
+        labelled, tiny_encoder, "student", epochs=2, precision=precision, towers=towers, second_base=tiny_encoder,
+        second_stage=second,
+    )  # fmt: skip
+    assert products == {"steps": {of_steps}, "evaluations": {torch.float32}}
+    losses, scores = losses_and_scores(labelled / "student.csv")
+    assert np.mean(losses[-2:]) < np.mean(losses[:2])
+    assert result["validation_ndcg"] == pytest.approx(max(scores[1:]), abs=1e-4)
+    assert {weights.dtype for weights in load_encoder(labelled / "student", "cpu").parameters()} == {torch.float32}
 
 
 def test_metrics_of_every_step_are_logged(labelled, tiny_encoder):

@@ -12,6 +12,7 @@ from sklearn.metrics import ndcg_score
 from uae.io.errors import ArtefactError
 from uae.retrievers.dense import encode
 from uae.training.batches import label_rows
+from uae.training.device import full_precision
 from uae.training.examples import Example
 from uae.training.objectives.contract import target_weights
 
@@ -66,7 +67,8 @@ class Agreement(BaseEvaluator):
 
     def by_question(self, model: SentenceTransformer) -> dict[str, float]:
         """question_id -> nDCG."""
-        scores = self.scores(model)
+        with full_precision(model):
+            scores = self.scores(model)
         return {key: float(ndcg_score([gains], [scores[key]])) for key, gains in self.gains.items()}
 
     def scores(self, model: SentenceTransformer) -> dict[str, npt.NDArray[np.float32]]:

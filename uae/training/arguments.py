@@ -33,6 +33,7 @@ def fit_arguments(
     return trainer_arguments(
         kind,
         device,
+        options.precision,
         output_dir=checkpoints,
         num_train_epochs=options.epochs,
         per_device_train_batch_size=options.batch_size,

@@ -25,6 +25,9 @@ else:
         **{name: (kind, ...) for name, kind in OBJECTIVES.items() if kind.model_fields},
     )
 
+# Of the steps of training. auto: half precision on a GPU, float32 elsewhere.
+Precision = Literal["auto", "float32", "bfloat16"]
+
 # Where full batches would make fewer steps an epoch, they are smaller: one or two, the first still warming up, teach nothing.
 _LEAST_STEPS = 6
 _LEAST_QUESTIONS = 4  # but a batch has as many, for negatives beside a question's own candidates
@@ -48,6 +51,7 @@ class RewardOptions(Options):
     warmup: Fraction
     weight_decay: Annotated[float, Field(ge=0)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
+    precision: Precision
 
 
 class MatryoshkaOptions(Options):
@@ -81,6 +85,7 @@ class LearningOptions(Options):
     dropout: Annotated[float, Field(ge=0, lt=1)]
     evaluations_per_epoch: Count
     patience: Count
+    precision: Precision
 
     def for_questions(self, questions: int) -> Self:
         """With smaller batches where so few train questions would make less than six steps an epoch."""

@@ -14,6 +14,7 @@ from sentence_transformers import SentenceTransformer
 from uae.io.tables import CANDIDATES, read_table, write_table
 from uae.retrievers.cosine import Dense
 from uae.training.data import TrainingData
+from uae.training.device import full_precision
 from uae.training.examples import Example
 from uae.training.options import TrainOptions
 
@@ -89,9 +90,10 @@ class Refresher:
     def _mine(self, encoder: SentenceTransformer, known: pd.DataFrame) -> list[dict[str, Any]]:
         questions = self.data.questions[self.data.questions["question_id"].isin(self.keys)].reset_index(drop=True)
         judged = set(zip(known["question_id"], known["passage_id"], strict=True))
-        found = Dense(encoder).rank(
-            questions, self.data.passages, self.more.scope, self.options.refresh.top_k, "refreshing candidates"
-        )
+        with full_precision(encoder):
+            found = Dense(encoder).rank(
+                questions, self.data.passages, self.more.scope, self.options.refresh.top_k, "refreshing candidates"
+            )
         return [
             {"question_id": ranking.question_id, "passage_id": passage_id, "source": "refreshed", "rank": place, "score": score}
             for ranking in found

@@ -73,6 +73,7 @@ def _arguments(folder: str, options: RewardOptions, device: str, seed: int) -> C
     return trainer_arguments(
         CrossEncoderTrainingArguments,
         device,
+        options.precision,
         output_dir=folder,
         num_train_epochs=options.epochs,
         per_device_train_batch_size=options.batch_size,

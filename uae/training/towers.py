@@ -16,6 +16,7 @@ from torch import Tensor
 from uae.io.errors import ConfigError, ModelError
 from uae.retrievers.dense import encode
 from uae.retrievers.document_side import route
+from uae.training.device import full_precision
 
 
 def build_student(encoder: SentenceTransformer, towers: str) -> SentenceTransformer:
@@ -93,7 +94,8 @@ class FrozenVectors:
         if not missing:
             return
         training = self._encoder.training
-        vectors = torch.from_numpy(encode(self._encoder, missing, "document", progress))
+        with full_precision(self._encoder):
+            vectors = torch.from_numpy(encode(self._encoder, missing, "document", progress))
         self._encoder.train(training)  # encoding switches dropout off, and we may be in the middle of training
         self._vectors.update(zip(missing, vectors, strict=True))
 
