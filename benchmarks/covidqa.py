@@ -6,6 +6,7 @@ Prints one JSON line last.
 
 python benchmarks/covidqa.py --data ../shared/data/covidqa/200423_covidQA.json --out runs/covidqa
 python benchmarks/covidqa.py --data FILE --scope corpus --out runs/covidqa-corpus
+python benchmarks/covidqa.py --data FILE --scope document --trained-for corpus --out runs/covidqa-corpus
 python benchmarks/covidqa.py --data FILE --out runs/covidqa --few 0.1 --few 0.25
 """
 
@@ -50,11 +51,11 @@ UAE, GOLD, MIXED = "uae", "gold_infonce", "uae_and_evidence"
 SETTINGS = (
     "ingest.split={train: 0.66, validation: 0.09, test: 0.25}",
     "ingest.repeated_questions=drop_training_copy",  # over the whole corpus some repeat across splits
-    "candidates.bm25_top_k=6",
+    "candidates.bm25_top_k=4",
     "candidates.gold=false",
 )
 # A document has about 35 passages, so that 16 are half of it. Over the whole corpus both retrievers find what the other does not.
-FOUND = {"document": ("candidates.top_k=16", "candidates.random=2"), "corpus": ("candidates.top_k=8", "candidates.random=1")}
+FOUND = {"document": ("candidates.top_k=16", "candidates.random=2"), "corpus": ("candidates.top_k=6", "candidates.random=1")}
 CONTENDERS = (
     f"{UAE}: train.objective=utility_infonce",
     f"{GOLD}: train.objective=infonce",
@@ -88,13 +89,19 @@ def say(text: str) -> None:
 class Bench:
     """The corpus with its labels, and what every part measures with."""
 
-    def __init__(self, overrides: list[str], out: Path, seeds: int):
-        self.overrides, self.out, self.folder = overrides, out, out / "compare"
-        self.settings: Settings = load_settings(PARAMS, overrides)
+    def __init__(self, overrides: list[str], out: Path, seeds: int, scope: str):
+        """
+        Args:
+            overrides: of the chain, its scope among them: what the students are trained for.
+            scope: where test questions look.
+        """
+        self.overrides, self.out, self.folder = [*overrides, f"scope={scope}"], out, out / "compare"
+        self.settings: Settings = load_settings(PARAMS, self.overrides)
+        self.trained_for: Settings = load_settings(PARAMS, overrides)
         self.workspace = Workspace(out, Path("models"), flat_reports=True)
         if not self.workspace.path("ledger").exists():
             write_ledger(self.workspace.path("ledger"), read_json(Path(__file__).with_name("covidqa_splits.json")))
-        run_chain(self.settings, out, Path("models"), say, until="label")
+        run_chain(self.trained_for, out, Path("models"), say, until="label")
         self.seeds = [self.settings.seed + n for n in range(seeds)]
         self.resampling = Resampling(self.settings.evaluate.confidence, self.settings.evaluate.resamples, self.settings.seed)
         self.passages = read_table(self.workspace.path("passages"), PASSAGES)
@@ -181,11 +188,11 @@ class Bench:
         }
 
 
-def answers(bench: Bench, ranked: Mapping[str, Rankings], held_out_answered: int) -> tuple[dict, dict]:
+def answers(bench: Bench, ranked: Mapping[str, Rankings], answered: int | None, held_out_answered: int) -> tuple[dict, dict]:
     """Answers of base and UAE by reader, and UAE's gain in token F1; the held-out LLM answers some questions, drawn at random."""
     models = bench.settings.models
     asked = {
-        "reader": (resolve(models.reader, bench.workspace.model_cache), bench.questions),
+        "reader": (resolve(models.reader, bench.workspace.model_cache), bench.some_questions(answered or len(bench.questions))),
         "held out": (resolve(models.held_out, bench.workspace.model_cache), bench.some_questions(held_out_answered)),
     }
     tables = {}
@@ -340,60 +347,73 @@ def others(bench: Bench, ranked: Mapping[str, Rankings], on_some: Mapping[str, R
 def main(
     data: Annotated[Path, typer.Option(help="COVID-QA's file, or another in SQuAD's format.")],
     scope: Annotated[str, typer.Option(help="document or corpus: where training and test questions look.")] = "document",
+    trained_for: Annotated[str | None, typer.Option(help="Scope of candidates and fusion; default: --scope.")] = None,
     out: Annotated[Path, typer.Option(help="Where finished parts are kept.")] = Path("runs/covidqa"),
     seeds: int = 3,
-    gold_seeds: Annotated[int | None, typer.Option(help="Of these, for InfoNCE on evidence; default: all.")] = None,
-    both_seeds: Annotated[int | None, typer.Option(help="Of these, for both kinds of labels together; default: all.")] = None,
+    gold_seeds: Annotated[int | None, typer.Option(help="Of these, for InfoNCE on evidence; 0: none; default: all.")] = None,
+    both_seeds: Annotated[int | None, typer.Option(help="The same for both kinds of labels together.")] = None,
     few: Annotated[list[float], typer.Option(help="Also compare with so small a share of the evidence labels.")] = (),
     few_seeds: Annotated[int, typer.Option(help="Seeds of --few.")] = 1,
     held_out: Annotated[str, typer.Option(help="The LLM of another family than the teacher, a model reference.")] = GEMMA,
+    answered: Annotated[int | None, typer.Option(help="Test questions that the reader answers; default: all.")] = None,
     held_out_answered: Annotated[int, typer.Option(help="Test questions that the held-out LLM answers.")] = 150,
     judged: Annotated[int, typer.Option(help="Test questions for ceiling and agreement.")] = 60,
     judged_top: Annotated[int, typer.Option(help="Of the base's ranking, for ceiling and agreement.")] = 16,
     asked_to_rerank: Annotated[int, typer.Option(help="Of these, for LLM re-ranking.")] = 60,
     timed: Annotated[int, typer.Option(help="Queries timed one at a time.")] = 10,
-    folds: Annotated[int, typer.Option(help="Of the stage fuse: students trained besides, for each seed.")] = 3,
+    folds: Annotated[int, typer.Option(help="Of the stage fuse: students trained besides.")] = 3,
+    fuse_seeds: Annotated[
+        int | None, typer.Option(help="Of the seeds, how many choose a fusion; others take the first's.")
+    ] = None,
     second_stage: Annotated[str | None, typer.Option(help="What a second stage is fitted from, a model reference.")] = None,
     overrides: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE")] = (),
 ) -> None:
-    if scope not in FOUND:
-        raise typer.BadParameter(f"the scopes are {', '.join(FOUND)}", param_hint="--scope")
-    source = ["ingest.format=squad", f"ingest.path={data}", f"models.held_out={held_out}", f"scope={scope}"]
-    bench = Bench([*source, *SETTINGS, *FOUND[scope], *overrides], out, seeds)
+    trained_for = trained_for or scope
+    for value, option in ((scope, "--scope"), (trained_for, "--trained-for")):
+        if value not in FOUND:
+            raise typer.BadParameter(f"the scopes are {', '.join(FOUND)}", param_hint=option)
+    source = ["ingest.format=squad", f"ingest.path={data}", f"models.held_out={held_out}", f"scope={trained_for}"]
+    bench = Bench([*source, *SETTINGS, *FOUND[trained_for], *overrides], out, seeds, scope)
     result = bench.compared(CONTENDERS[:1], bench.seeds, bench.folder)
-    gold = bench.compared(CONTENDERS[:2], bench.seeds[:gold_seeds], bench.folder)
-    both = bench.compared([CONTENDERS[0], CONTENDERS[2]], bench.seeds[:both_seeds], bench.folder)
+    rivals = {GOLD: bench.seeds[:gold_seeds], MIXED: bench.seeds[:both_seeds]}
+    recipes = dict(zip((GOLD, MIXED), CONTENDERS[1:], strict=True))
+    rival = {name: bench.compared([CONTENDERS[0], recipes[name]], seeds, bench.folder) for name, seeds in rivals.items() if seeds}
     ranked = bench.rankings()
     say("answers")
-    token_f1, f1_gain = answers(bench, ranked, held_out_answered)
+    token_f1, f1_gain = answers(bench, ranked, answered, held_out_answered)
     say("utility of the first passages, under both LLMs")
     held, top = under_both_llms(bench, ranked, judged, judged_top)
     say("time per query")
     cost = time_per_query(bench, ranked[BASE], timed)
     say("LLM re-ranking")
-    on_some = reranked(bench, ranked[BASE], sorted(top)[:asked_to_rerank]) | {"ceiling": top}
+    some = sorted(top)[:asked_to_rerank]
+    on_some = reranked(bench, ranked[BASE], some) | {"ceiling": top}
     say("what a user could deploy")
-    whole = deployed(bench, ranked, UAE, folds, second_stage)
+    whole, served = deployed(bench, ranked, UAE, folds, fuse_seeds, second_stage)
+    say("LLM re-ranking of what UAE serves")
+    on_some |= {f"{UAE}_{name}": found for name, found in reranked(bench, served, some).items()}
     gains = {metric: result["gains"][UAE][metric] for metric in ("recall@1", "map")} | {"token_f1": f1_gain["reader"]}
     line = {
         "scope": scope,
         "ceiling": {m: round(float(bench.metrics(top)[m].mean()), 4) for m in ("recall@1", "map")} | {"questions": len(top)},
         "n_questions": result["questions"],
         "n_documents": result["documents"],
+        "trained_for": trained_for,
         "seeds": result["seeds"],
         **whole,
         **{name: means(result["systems"][name]) for name in (BASE, UAE)},
-        "by_seed": {name: values["recall@1"] for name, values in (both["by_seed"] | gold["by_seed"] | result["by_seed"]).items()},
+        "by_seed": {name: values["recall@1"] for found in (*rival.values(), result) for name, values in found["by_seed"].items()},
         "relative_gain": {metric: gains[metric]["relative"]["mean"] for metric in METRICS},
         "ci95": {metric: ends(gains[metric]["relative"]) for metric in METRICS},
         "p_value": {metric: gains[metric]["p_value"] for metric in METRICS},
         "ci95_by_document": {metric: ends(gains[metric]["by_document"]["relative"]) for metric in METRICS},
         "p_value_by_document": {metric: gains[metric]["by_document"]["p_value"] for metric in METRICS},
-        GOLD: means(gold["systems"][GOLD]) | {"seeds": gold["seeds"]},
-        "gold_infonce_over_uae": {metric: brief(gold["gains_over"][UAE][GOLD][metric]) for metric in ("recall@1", "map")},
-        MIXED: means(both["systems"][MIXED]) | {"seeds": both["seeds"]},
-        "both_over_uae": {metric: brief(both["gains_over"][UAE][MIXED][metric]) for metric in ("recall@1", "map")},
-        "both_over_gold_infonce": bench.over(MIXED, GOLD, [seed for seed in both["seeds"] if seed in gold["seeds"]]),
+        **{name: means(found["systems"][name]) | {"seeds": found["seeds"]} for name, found in rival.items()},
+        **{
+            f"{name}_over_uae": {metric: brief(found["gains_over"][UAE][name][metric]) for metric in ("recall@1", "map")}
+            for name, found in rival.items()
+        },
+        **both_over_gold(bench, rivals),
         "answers": token_f1,
         "token_f1_gain": {name: brief(gain) for name, gain in f1_gain.items()},
         "held_out": held,
@@ -404,6 +424,11 @@ def main(
         "few_evidence": {str(share): bench.few_evidence(share, few_seeds) for share in few},
     }
     print(json.dumps(line))
+
+
+def both_over_gold(bench: Bench, seeds: Mapping[str, list[int]]) -> dict:
+    shared = [seed for seed in seeds[MIXED] if seed in seeds[GOLD]]
+    return {f"{MIXED}_over_{GOLD}": bench.over(MIXED, GOLD, shared)} if shared else {}
 
 
 def means(system: dict) -> dict[str, float]:

@@ -32,13 +32,16 @@ METRICS = ("recall@1", "map")
 RELEASE, DENSE, BM25, HYBRID, CONVEX, SECOND = "release", "dense", "bm25", "hybrid_base", "convex_base", "second_stage"
 
 
-def deployed(bench: "Bench", ranked: "Mapping[str, Rankings]", student: str, folds: int, second: str | None) -> dict[str, Any]:
-    """Means by system, gains of the whole over each, and what chose the fusions.
+def deployed(
+    bench: "Bench", ranked: "Mapping[str, Rankings]", student: str, folds: int, fuse_seeds: int | None, second: str | None
+) -> tuple[dict[str, Any], "Rankings"]:
+    """Means by system, gains of the whole over each, what chose the fusions; and the first seed's whole.
 
     Args:
         ranked: BASE, and ``STUDENT-SEED`` of each seed, on the test questions.
         student: the name of UAE's students.
         folds: of the stage fuse.
+        fuse_seeds: so many seeds choose a fusion of their own, the others take the first's; None: all choose.
         second: a reference of the model that a second stage is fitted from; None: there is none, and its row is null.
     """
     everything = read_table(bench.workspace.path("questions"), QUESTIONS)
@@ -55,12 +58,15 @@ def deployed(bench: "Bench", ranked: "Mapping[str, Rankings]", student: str, fol
     }
     chosen: dict[str, Any] = {CONVEX: facts}
     of_seeds: dict[str, list[pd.DataFrame]] = {RELEASE: [], DENSE: []} | ({SECOND: []} if second else {})
-    for seed in bench.seeds:
+    wholes = []
+    for number, seed in enumerate(bench.seeds):
         name = f"{student}-{seed}"
-        fusion = _fusion(bench, name, folds, seed)
-        chosen[name] = fusion
+        if fuse_seeds is None or number < fuse_seeds:
+            chosen[name] = _fusion(bench, name, folds, seed)
+        fusion = chosen.get(name, chosen[f"{student}-{bench.seeds[0]}"])
         how = Fusion(fusion["form"], fusion["weight"])
         whole = as_released(ranked[name], bm25, how)
+        wholes.append(whole)
         of_seeds[DENSE].append(bench.metrics(ranked[name]))
         of_seeds[RELEASE].append(bench.metrics(whole))
         if second:
@@ -68,12 +74,13 @@ def deployed(bench: "Bench", ranked: "Mapping[str, Rankings]", student: str, fol
             of_seeds[SECOND].append(bench.metrics(reranked))
             chosen[f"{SECOND}-{seed}"] = weight
     tables |= {name: sum(each[1:], each[0]) / len(each) for name, each in of_seeds.items()}
-    return {
+    figures = {
         **{name: {metric: round(float(table[metric].mean()), 4) for metric in METRICS} for name, table in tables.items()},
         **({} if second else {SECOND: None}),
         "release_over": {name: bench.gains(table, tables[RELEASE]) for name, table in tables.items() if name != RELEASE},
         "fusion": chosen,
     }
+    return figures, wholes[0]
 
 
 def _of_encoder(bench: "Bench", encoder: Any, questions: pd.DataFrame) -> "Rankings":
@@ -83,7 +90,7 @@ def _of_encoder(bench: "Bench", encoder: Any, questions: pd.DataFrame) -> "Ranki
 
 def _fusion(bench: "Bench", name: str, folds: int, seed: int) -> dict[str, Any]:
     """What the stage fuse chooses for one student, kept on the disk."""
-    student, settings = bench.folder / "students" / name, bench.settings
+    student, settings = bench.folder / "students" / name, bench.trained_for
     path = bench.out / "fusion" / f"{name}-{folds}-{fingerprint(student)[:12]}.json"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -63,7 +63,7 @@ def main(
     overrides: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE")] = (),
 ) -> None:
     write_source(data, out / "source")
-    bench = Bench([f"ingest.path={out / 'source'}", *SETTINGS, *overrides], out, seeds)
+    bench = Bench([f"ingest.path={out / 'source'}", *SETTINGS, *overrides], out, seeds, "document")
     result = bench.compared(CONTENDERS[:2], bench.seeds, bench.folder)
     both = bench.compared([CONTENDERS[0], CONTENDERS[2]], bench.seeds[:both_seeds], bench.folder)
     gains, over = result["gains"][UAE], result["gains_over"][UAE]
