@@ -18,6 +18,7 @@ from uae.training.batches import DocumentBatchSampler, UtilityCollator
 from uae.training.callbacks import Bar, Clock, Log, RefreshCallback, Report
 from uae.training.checkpoints import epochs_if_ended, identity, open_checkpoints
 from uae.training.examples import Example
+from uae.training.interpolation import interpolate
 from uae.training.loss import ObjectiveLoss
 from uae.training.options import FitOptions
 from uae.training.pairs_loss import set_dropout
@@ -120,6 +121,9 @@ def fit(
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(Bar)
     trainer.train(resume_from_checkpoint=last)
+    if options.base_share:
+        before_training = build_student(load_encoder(base_path, device), options.towers)
+        interpolate(encoder, before_training.state_dict(), options.base_share)
     after = evaluator(encoder)[METRIC]
     by_dimension = {}
     for dimension in options.matryoshka.dimensions:

@@ -111,6 +111,7 @@ class FitOptions(LearningOptions):
     in_batch_negatives: bool
     matryoshka: MatryoshkaOptions
     passage_queries: Annotated[float, Field(ge=0, le=4)]  # for each question
+    base_share: Fraction  # of the base's weights in the student that is kept; see ``uae.training.interpolation``
 
     def chosen_objective(self) -> Objective:
         """The objective with its parameters."""
