@@ -17,6 +17,21 @@ CHAT_TEMPLATE = (
 
 
 @pytest.fixture(scope="session")
+def by_texts():
+    """Readings that name their pairs by ids, as the label store has them."""
+    from uae.io.tables import LABELS
+    from uae.teacher.keys import text_key
+
+    def keyed(readings, questions, passages):
+        keys = {row["question_id"]: text_key(row["text"]) for row in questions} | {"": ""}
+        keys |= {row["passage_id"]: text_key(row["text"]) for row in passages}
+        known = [row | {"question": keys[row["question_id"]], "passage": keys[row["passage_id"]]} for row in readings]
+        return [{name: row[name] for name in LABELS.names} for row in known]
+
+    return keyed
+
+
+@pytest.fixture(scope="session")
 def tokenizer():
     """A byte-level BPE tokenizer trained on the sample's questions."""
     from tokenizers import ByteLevelBPETokenizer

@@ -43,12 +43,12 @@ def test_rows_agree_with_each_other_and_with_the_counts(ten, run_ingest):
 
 
 def test_ids_are_these(write_corpus, run_ingest):
-    """The label store and old releases are keyed by ids: a change of how they are made must be on purpose."""
+    """Tables and releases are keyed by ids: a change of how they are made must be on purpose."""
     path = write_corpus([document("lamp")], [question("Is it oiled?", "lamp", split="train")])
     found = run_ingest(path)
-    assert found.documents["doc_id"].tolist() == ["f8d58b36049a9a835efe9def"]
-    assert found.passages["passage_id"].tolist() == ["b4002bffe4a0986db22f4016"]
-    assert found.questions["question_id"].tolist() == ["9f1d48a489482f097cf9bb4c"]
+    assert found.documents["doc_id"].tolist() == ["346d42a42c4b8b458e514d6a"]
+    assert found.passages["passage_id"].tolist() == ["66c7fb71d985f4782d432fdf"]
+    assert found.questions["question_id"].tolist() == ["dd8788820adc92ad2344c820"]
 
 
 def test_passages_name_their_document_and_their_heading(write_corpus, run_ingest):
@@ -78,15 +78,15 @@ def test_ids_and_splits_do_not_depend_on_the_order_of_rows_or_the_folder(ten, ru
     assert first.questions[columns].equals(second.questions[columns])
 
 
-def test_ids_change_with_the_text_and_only_for_that_document(ten, run_ingest):
+def test_an_edit_changes_the_ids_of_the_passages_that_it_changes_and_no_others(ten, run_ingest):
     before = run_ingest(ten(), split=SPLITS)
-    after = run_ingest(ten(tool_3="The tool-3 is oiled every month. It stands by the door."), split=SPLITS)
-    doc_id = before.documents.set_index("source").loc["tool-3", "doc_id"]
+    after = run_ingest(ten(tool_3="The tool-3 is oiled every month. It stands by the door."), split=SPLITS, again=True)
 
-    for name, column in (("documents", "doc_id"), ("passages", "passage_id"), ("questions", "question_id")):
-        old, new = getattr(before, name), getattr(after, name)
-        assert set(old[column]) - set(new[column]) == set(old[old["doc_id"] == doc_id][column])
-        assert len(old) == len(new)
+    assert set(before.documents["doc_id"]) == set(after.documents["doc_id"])
+    assert set(before.questions["question_id"]) == set(after.questions["question_id"])
+    gone = before.passages[~before.passages["passage_id"].isin(after.passages["passage_id"])]
+    assert gone["source"].tolist() == ["tool-3"]
+    assert len(before.passages) == len(after.passages)
 
 
 def test_the_same_passage_in_two_documents_has_two_ids(write_corpus, run_ingest):

@@ -13,6 +13,7 @@ from uae.io.errors import ArtefactError, InputError, ModelError
 from uae.measures.reranking import reorder
 from uae.teacher.asking import Asked
 from uae.teacher.engines.local import CausalTeacher, load_causal_lm
+from uae.teacher.keys import text_key
 from uae.teacher.prompts import Template
 from uae.teacher.store import LabelStore
 
@@ -42,6 +43,9 @@ QUESTIONS = pd.DataFrame(
 PAIRS = pd.DataFrame(
     [("q2", "p3"), ("q1", "p3"), ("q1", "p1"), ("q2", "p4"), ("q1", "p2")], columns=["question_id", "passage_id"]
 )
+# key in the label store -> id
+IDS = {"": ""} | {text_key(row.text): row.passage_id for row in PASSAGES.itertuples()}
+IDS |= {text_key(row.text): row.question_id for row in QUESTIONS.itertuples()}
 
 
 class Counting(CausalTeacher):
@@ -53,7 +57,7 @@ class Counting(CausalTeacher):
         if self.batches_left == 0:
             raise ModelError("the machine was needed elsewhere")
         self.batches_left -= 1
-        self.asked = [*getattr(self, "asked", []), *(pair.key[:2] for pair in batch.pairs)]
+        self.asked = [*getattr(self, "asked", []), *(tuple(IDS.get(key, key) for key in pair.key[:2]) for pair in batch.pairs)]
         return super().read(batch)
 
 
@@ -132,8 +136,8 @@ def test_an_interrupted_evaluation_goes_on(make, tmp_path):
     broken.batches_left = 3
     with pytest.raises(ModelError, match="needed elsewhere"):
         utility_of(asking(broken), tmp_path / "store")
-    held = set(LabelStore(tmp_path / "store").read()[["question_id", "passage_id"]].itertuples(index=False, name=None))
-    assert held == set(broken.asked) != set()
+    held = LabelStore(tmp_path / "store").read()[["question", "passage"]].itertuples(index=False, name=None)
+    assert {(IDS[question], IDS[passage]) for question, passage in held} == set(broken.asked) != set()
     found = utility_of(asking(second), tmp_path / "store")
     assert sorted(broken.asked + second.asked) == sorted([("q1", ""), ("q2", ""), *PAIRS.itertuples(index=False, name=None)])
     pd.testing.assert_frame_equal(found, expected)

@@ -16,7 +16,7 @@ from uae.io.tables import CANDIDATES, LABELS, PASSAGES, QUESTIONS, read_table, w
 from uae.measures.metrics import retrieval_metrics
 from uae.measures.statistics import Resampling, holm
 from uae.pipeline.settings import load_settings
-from uae.teacher.asking import answer_id
+from uae.teacher.keys import answer_id, text_key
 from uae.teacher.store import LabelStore
 from uae.training.data import TrainingData
 from uae.training.options import RefreshOptions, RewardOptions
@@ -43,7 +43,7 @@ UAE, GOLD = contender("uae"), contender("gold", objective="infonce")
 
 
 @pytest.fixture
-def project(tmp_path):
+def project(tmp_path, by_texts):
     """Sixteen questions, the last six for testing; the passage of the same number is what helps the teacher, and the evidence."""
     questions, passages, pairs, readings = [], [], [], []
     for n in range(16):
@@ -66,7 +66,7 @@ def project(tmp_path):
     write_table(tmp_path / "candidates.parquet", CANDIDATES, pairs)
     store = LabelStore(tmp_path / "labels", 1000)
     with store.writing():
-        store.append([{name: row[name] for name in LABELS.names} for row in readings], {"backend": "made up"})
+        store.append(by_texts(readings, questions, passages), {"backend": "made up"})
     teacher = {"name": "main", "fingerprint": "T", "method": "answer_likelihood", "grades": [], "weight": 1.0}
     teacher |= {"templates": {"t": {}}, "check_templates": {}}
     write_json(tmp_path / "labels.json", {"teachers": [teacher], "answers_per_question": 1})
@@ -193,9 +193,14 @@ def test_what_a_contender_asks_the_teacher_for_is_kept_in_the_comparison(project
         store = LabelStore(project / "out" / "refreshed_labels", 1000)
         with store.writing():
             common = {"template": "t", "teacher": "T", "n_tokens": 3, "truncated": False}
+            tables = [
+                read_table(project / f"{name}.parquet", schema)
+                for name, schema in (("questions", QUESTIONS), ("passages", PASSAGES))
+            ]
+            keys = {row.iloc[0]: text_key(row["text"]) for table in tables for _, row in table.iterrows()}
             rows = [
                 common
-                | {"question_id": row.question_id, "passage_id": row.passage_id, "nll_sum": 8.0}
+                | {"question": keys[row.question_id], "passage": keys[row.passage_id], "nll_sum": 8.0}
                 | {"answer_id": answer_id(f"{int(row.question_id[1:])} valves")}
                 for row in fresh.itertuples()
             ]

@@ -1,5 +1,6 @@
 """What the tests of labelling share: a small corpus, and a teacher that counts what it is asked."""
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,9 @@ from typing import Any
 import pandas as pd
 
 from uae.io.files import sha256_bytes
-from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, write_table
+from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table, write_table
 from uae.teacher.asking import Asked
+from uae.teacher.keys import by_ids
 from uae.teacher.label import label
 from uae.teacher.parts import KEY
 from uae.teacher.prompts import Template
@@ -58,8 +60,24 @@ def readings(folder: Path) -> pd.DataFrame:
     return LabelStore(folder).read().sort_values(list(KEY)).reset_index(drop=True)
 
 
+def stored(corpus: Path) -> pd.DataFrame:
+    """The readings of the corpus's pairs by their ids."""
+    candidates, passages, questions = (
+        read_table(corpus / f"{name}.parquet", schema)
+        for name, schema in (("candidates", CANDIDATES), ("passages", PASSAGES), ("questions", QUESTIONS))
+    )
+    texts = dict(zip(passages["passage_id"], passages["text"], strict=True))
+    return by_ids(LabelStore(corpus / "labels").read(), candidates, questions, texts)
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def ids_of(pair: Pair) -> tuple[str, str]:
+    """question_id and passage_id ("": none) of a pair of ``write_corpus``."""
+    asked, read = re.search(r"shelf (\d+)", pair.question), re.search(r"Shelf (\d+)", pair.passage or "")
+    return f"q{int(asked[1]):02}" if asked else "", f"p{int(read[1]):02}" if read else ""
 
 
 def arbitrary_nll(pair: Pair) -> float:

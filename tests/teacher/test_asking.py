@@ -7,7 +7,8 @@ import pytest
 from labelling import TEMPLATE
 
 from uae.io.errors import InputError
-from uae.teacher.asking import Asked, answer_id, sample, scored_texts, wanted
+from uae.teacher.asking import Asked, sample, scored_texts, wanted
+from uae.teacher.keys import answer_id, text_key
 from uae.teacher.prompts import Template
 from uae.teacher.protocol import Pair
 
@@ -26,6 +27,11 @@ CANDIDATES = pd.DataFrame(
 )
 
 
+KEYS = {"": ""} | {id: text_key(text) for id, text in PASSAGES.items()}
+KEYS |= {id: text_key(text) for id, text in zip(QUESTIONS["question_id"], QUESTIONS["text"], strict=True)}
+IDS = {key: id for id, key in KEYS.items()}
+
+
 def asking(method: str, grades: tuple[str, ...] = (), template: Template = TEMPLATE) -> Asked:
     return Asked("main", "T", method, grades, 1.0, (template,), (), lambda: None)
 
@@ -35,7 +41,7 @@ def pairs(asked: Asked, answers_per_question: int = 1, questions: pd.DataFrame =
 
 
 def shape(asked: list[Pair]) -> list[tuple]:
-    return [(pair.key[1], pair.key[0], pair.answer) for pair in asked]
+    return [(IDS[pair.key[1]], IDS[pair.key[0]], pair.answer) for pair in asked]
 
 
 def test_answers_are_asked_first_without_a_passage_then_passage_by_passage():
@@ -45,8 +51,10 @@ def test_answers_are_asked_first_without_a_passage_then_passage_by_passage():
         ("pa", "q1", "oil"), ("pa", "q1", "lamp oil"), ("pa", "q2", "the keeper"),
         ("pb", "q1", "oil"), ("pb", "q1", "lamp oil"), ("pb", "q2", "the keeper"),
     ]  # fmt: skip
-    assert got[1] == Pair(("q1", "", answer_id("lamp oil"), TEMPLATE.hash, "T"), "What burns?", "lamp oil", None)
-    assert got[8] == Pair(("q2", "pb", answer_id("the keeper"), TEMPLATE.hash, "T"), "Who trims?", "the keeper", PASSAGES["pb"])
+    assert got[1] == Pair((KEYS["q1"], "", answer_id("lamp oil"), TEMPLATE.hash, "T"), "What burns?", "lamp oil", None)
+    assert got[8] == Pair(
+        (KEYS["q2"], KEYS["pb"], answer_id("the keeper"), TEMPLATE.hash, "T"), "Who trims?", "the keeper", PASSAGES["pb"]
+    )
 
 
 def test_the_question_is_asked_for_without_being_told():
@@ -69,6 +77,26 @@ def test_the_order_of_candidates_and_questions_changes_nothing(method, grades):
     table, questions = CANDIDATES.sample(frac=1, random_state=1), QUESTIONS.iloc[::-1]
     assert list(wanted(asked, TEMPLATE, table, questions, PASSAGES, 3)) == expected
     assert len({pair.key for pair in expected}) == len(expected)
+
+
+def test_what_is_asked_depends_on_texts_and_not_on_ids():
+    """A passage that stands twice is asked about once, and so is a question; a renamed one has the reading that it had."""
+    asked = asking("answer_likelihood")
+    passages = {"pa": "Oil burns.", "pb": "Oil burns.", "pc": "The keeper trims."}
+    questions = pd.concat(
+        [QUESTIONS.loc[["q1", "q2"]], QUESTIONS.loc[["q1"]].assign(question_id="q9").rename(index={"q1": "q9"})]
+    )
+    table = pd.DataFrame(
+        [("q1", "pa"), ("q1", "pb"), ("q1", "pc"), ("q2", "pa"), ("q9", "pa")], columns=["question_id", "passage_id"]
+    )
+    got = list(wanted(asked, TEMPLATE, table, questions, passages, 1))
+    assert [(pair.question, pair.passage) for pair in got] == [
+        ("What burns?", None), ("Who trims?", None), ("What burns?", "Oil burns."), ("Who trims?", "Oil burns."),
+        ("What burns?", "The keeper trims."),
+    ]  # fmt: skip
+    renamed = {f"moved-{id}": text for id, text in passages.items()}
+    moved = table.assign(passage_id="moved-" + table["passage_id"])
+    assert {pair.key for pair in wanted(asked, TEMPLATE, moved, questions, renamed, 1)} == {pair.key for pair in got}
 
 
 def test_a_method_scores_its_texts_each_once():

@@ -2,11 +2,11 @@
 
 import pandas as pd
 import pytest
-from labelling import CountingTeacher, asking, run, tables, write_corpus
+from labelling import CountingTeacher, asking, ids_of, run, tables, write_corpus
 
 from uae.io.errors import ArtefactError
 from uae.io.files import read_json, write_json
-from uae.teacher.asking import answer_id
+from uae.teacher.keys import answer_id
 from uae.teacher.manifest import read_label_manifest
 from uae.teacher.noise import NOISE, noise_of
 from uae.teacher.quality.report import report_labels
@@ -19,7 +19,7 @@ class Computing(CountingTeacher):
     """A teacher that says in which number format it computes; a passage is worth its place, times ``step``."""
 
     def __init__(self, dtype: str | None, step: float, fingerprint: str = "f" * 64):
-        super().__init__(fingerprint, nll=lambda pair: 5.0 - (int(pair.key[1][1:]) * step if pair.passage else 0.0))
+        super().__init__(fingerprint, nll=lambda pair: 5.0 - (int(ids_of(pair)[1][1:]) * step if pair.passage else 0.0))
         self.dtype = dtype
 
     def provenance(self):

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from labelling import TEMPLATE, CountingTeacher, asking, run, tables, write_corpus
+from labelling import TEMPLATE, CountingTeacher, asking, ids_of, run, tables, write_corpus
 
 from uae.io.tables import PASSAGES, read_table, write_table
 
@@ -22,7 +22,7 @@ def corpus(tmp_path):
 def test_the_prompt_holds_the_heading(corpus):
     teacher = CountingTeacher()
     run(corpus, asking(teacher, templates=(HEADED,)))
-    texts = {pair.key[1]: pair.passage for pair in teacher.asked}
+    texts = {ids_of(pair)[1]: pair.passage for pair in teacher.asked}
     assert texts[""] is None
     assert texts["p01"].startswith("Shelves > No. 1\nShelf 1 holds 7 boxes.")
     assert HEADED.prompt("How many?", texts["p01"]).startswith("Passage: Shelves > No. 1\nShelf 1 holds")

@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from labelling import CHECK, CountingTeacher, asking, contents, run, tables, write_corpus
+from labelling import CHECK, CountingTeacher, asking, contents, ids_of, run, stored, tables, write_corpus
 
 from uae.io.errors import ArtefactError
 from uae.io.tables import CANDIDATES, QUESTIONS, read_table
@@ -12,7 +12,6 @@ from uae.teacher.prompts import Template
 from uae.teacher.protocol import Pair
 from uae.teacher.quality import report as module
 from uae.teacher.quality.report import report_labels
-from uae.teacher.store import LabelStore
 from uae.teacher.utility import Source, utilities
 
 AGGREGATION = {"answers": "mean", "templates": "mean", "teachers": "none"}
@@ -20,7 +19,7 @@ AGGREGATION = {"answers": "mean", "templates": "mean", "teachers": "none"}
 
 def evidence_helps(pair: Pair) -> float:
     """5 nats a token without a passage, 1 with the shelf asked for, and with others 4 and something, whatever the wording."""
-    question, passage = pair.key[0][1:], pair.key[1][1:]
+    question, passage = (id[1:] for id in ids_of(pair))
     return 5.0 if not passage else 1.0 if passage == question else 4.0 + int(passage) / 100
 
 
@@ -98,7 +97,7 @@ def test_the_histogram_counts_every_pair_once(corpus):
         read_table(corpus / "candidates.parquet", CANDIDATES),
         read_table(corpus / "questions.parquet", QUESTIONS),
     )
-    values = utilities(LabelStore(corpus / "labels").read(), candidates, questions, [source], 1, **AGGREGATION)["utility"]
+    values = utilities(stored(corpus), candidates, questions, [source], 1, **AGGREGATION)["utility"]
     middles = [float(row.split(",")[0]) for row in rows]
     assert values.min() < middles[0] < middles[-1] < values.max()
 

@@ -32,7 +32,7 @@ GPU = CPU | {"device": "cuda", "device_name": "a GPU"}
 
 def row(number: int) -> dict:
     return {
-        "question_id": f"q{number:04}", "passage_id": f"p{number % 7}", "answer_id": "a", "template": "t", "teacher": "T",
+        "question": f"q{number:04}", "passage": f"p{number % 7}", "answer_id": "a", "template": "t", "teacher": "T",
         "nll_sum": 1.5 * number, "n_tokens": 2, "truncated": False,
     }  # fmt: skip
 
@@ -42,7 +42,7 @@ def rows(*numbers: int) -> list[dict]:
 
 
 def numbers(store: LabelStore) -> list[int]:
-    return sorted(int(question_id[1:]) for question_id in store.read()["question_id"])
+    return sorted(int(question_id[1:]) for question_id in store.read()["question"])
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -82,7 +82,7 @@ def test_what_is_appended_is_read(folder):
         store.append(given_rows[:1], CPU)
         store.append(given_rows[1:3], CPU)
         store.append(given_rows[3:], CPU)
-    assert LabelStore(folder).read().sort_values("question_id").to_dict("records") == given_rows
+    assert LabelStore(folder).read().sort_values("question").to_dict("records") == given_rows
 
 
 def test_keys_are_those_of_the_readings(filled):
@@ -160,14 +160,25 @@ def test_readings_of_two_provenances_are_never_in_one_part(folder):
     assert [provenance["readings"] for provenance in store.provenances()] == [3, 2]
 
 
-def test_parts_of_the_version_before_provenance_are_read(folder):
-    write_table(folder / "part", LABELS, rows(1, 2))
-    os.replace(folder / "part", folder / f"{sha256_file(folder / 'part')[:32]}.parquet")
+def test_parts_keyed_by_ids_are_refused_with_the_command_and_set_aside_by_the_next_writer(folder):
+    """Those of the version before provenance, too: what nobody finds again counts as missing, and the part itself stays."""
+    earlier = pa.schema([pa.field("question_id", pa.string()), pa.field("passage_id", pa.string()), *list(LABELS)[2:]])
+    old = [{**row(n), "question_id": f"old{n}", "passage_id": "old"} for n in (1, 2)]
+    folder.mkdir()
+    pq.write_table(pa.Table.from_pylist(old, schema=earlier), folder / "part")
+    name = f"{sha256_file(folder / 'part')[:32]}.parquet"
+    os.replace(folder / "part", folder / name)
+    with pytest.raises(ArtefactError, match=rf"{name} was written by an earlier version.*Run `uae label`"):
+        LabelStore(folder).read()
     store = LabelStore(folder, 3)
-    with store.writing():
+    with store.writing(lambda table: pa.Table.from_pylist(rows(1), schema=LABELS)):
         store.append(rows(3), CPU)
-    assert numbers(LabelStore(folder)) == [1, 2, 3]
-    assert store.provenances() == [{"readings": 1, **CPU}, {"readings": 2}]
+    assert numbers(LabelStore(folder)) == [1, 3]
+    assert store.provenances() == [{"readings": 1, **CPU}, {"readings": 1}]
+    assert (folder / f"{name}.format-1").exists()
+    with store.writing():  # nothing is set aside twice
+        pass
+    assert numbers(LabelStore(folder)) == [1, 3]
 
 
 # Sealing
@@ -410,7 +421,7 @@ def test_of_a_reading_that_stands_twice_the_sealed_one_counts(folder):
         with store.writing():
             store.append(rows(1, number + 2), CPU)
             store.append([row(1) | {"nll_sum": 0.25}], GPU)
-        assert store.read().set_index("question_id").loc["q0001", "nll_sum"] == 1.5
+        assert store.read().set_index("question").loc["q0001", "nll_sum"] == 1.5
         assert store.provenances() == [{"readings": 2, **CPU}]
 
 
@@ -741,9 +752,9 @@ def test_parts_of_an_older_format_get_what_later_columns_were_then(filled, monke
     with store.writing():
         store.append([row(6) | {"language": "en"}], CPU)
     table = LabelStore(filled).read()
-    assert table.set_index("question_id")["language"].value_counts().to_dict() == {"unknown": 5, "en": 1}
+    assert table.set_index("question")["language"].value_counts().to_dict() == {"unknown": 5, "en": 1}
     assert loose(filled) == []  # the two old loose readings and the new one were sealed together
-    assert sorted(map(format_of, filled.glob("*.parquet"))) == [b"1", b"2"]
+    assert sorted(map(format_of, filled.glob("*.parquet"))) == [b"2", b"3"]
 
 
 def test_a_part_of_a_newer_format_says_what_to_do(filled, monkeypatch):
@@ -752,15 +763,15 @@ def test_a_part_of_a_newer_format_says_what_to_do(filled, monkeypatch):
         store = LabelStore(filled, 9)
         with store.writing():
             store.append([row(7) | {"language": "en"}], GPU)
-    with pytest.raises(ArtefactError, match=r"is of format 2 and was written by a newer version of uae.*up to format 1"):
+    with pytest.raises(ArtefactError, match=r"is of format 3 and was written by a newer version of uae.*up to format 2"):
         LabelStore(filled).read()
 
 
 def gain_a_column(monkeypatch) -> None:
     field = pa.field("language", pa.string(), nullable=False)
     monkeypatch.setattr(formats, "LABELS", LABELS.append(field))
-    monkeypatch.setattr(formats, "LABELS_SINCE", {"language": (2, "unknown")})
-    monkeypatch.setattr(formats, "LABELS_FORMAT", 2)
+    monkeypatch.setattr(formats, "LABELS_SINCE", {"language": (3, "unknown")})
+    monkeypatch.setattr(formats, "LABELS_FORMAT", 3)
 
 
 def format_of(part: Path) -> bytes:

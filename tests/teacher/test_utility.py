@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from uae.io.errors import ArtefactError
-from uae.teacher.asking import answer_id
+from uae.teacher.keys import answer_id
 from uae.teacher.utility import Source, template_utilities, utilities
 
 SOURCE = Source("main", "T", "answer_likelihood", (), 1.0, ("t",), ())

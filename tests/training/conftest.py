@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from uae.io.files import write_json
-from uae.io.tables import CANDIDATES, LABELS, PASSAGES, QUESTIONS, write_table
-from uae.teacher.asking import answer_id
+from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, write_table
+from uae.teacher.keys import answer_id
 from uae.teacher.store import LabelStore
 
 
 @pytest.fixture
-def labelled(tmp_path) -> Path:
+def labelled(tmp_path, by_texts) -> Path:
     """Twelve questions over six passages each; the teacher finds the passage of the same number useful."""
     names = ["seal", "fan", "key", "lamp", "door", "coil", "pump", "hose", "rack", "tray", "lock", "vent"]
     questions, passages, pairs, readings = [], [], [], []
@@ -36,7 +36,7 @@ def labelled(tmp_path) -> Path:
     write_table(tmp_path / "candidates.parquet", CANDIDATES, pairs)
     store = LabelStore(tmp_path / "labels", 1000)
     with store.writing():
-        store.append([{name: row[name] for name in LABELS.names} for row in readings], {"backend": "made up"})
+        store.append(by_texts(readings, questions, passages), {"backend": "made up"})
     teacher = {"name": "main", "fingerprint": "T", "method": "answer_likelihood", "grades": [], "weight": 1.0}
     teacher |= {"templates": {"t": {}}, "check_templates": {}}
     write_json(tmp_path / "labels.json", {"teachers": [teacher], "answers_per_question": 1})

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from uae.io.tables import CANDIDATES, read_table
-from uae.teacher.asking import answer_id
+from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table
+from uae.teacher.keys import answer_id, text_key
 from uae.teacher.parts import KEY
 from uae.teacher.store import LabelStore
 from uae.training.data import TrainingData
@@ -59,9 +59,17 @@ def finds_nothing_useful(root: Path, out: str):
         table = read_table(path, CANDIDATES)
         fresh = table[table["source"] == "refreshed"]
         store = LabelStore(root / f"{out}-refreshed", 1000)
+        texts = [read_table(root / "questions.parquet", QUESTIONS), read_table(root / "passages.parquet", PASSAGES)]
+        keys = {row.iloc[0]: text_key(row["text"]) for table in texts for _, row in table.iterrows()}
         with store.writing():
             rows = [
-                {"question_id": row.question_id, "passage_id": row.passage_id, "template": "t", "teacher": "T", "nll_sum": 12.0}
+                {
+                    "question": keys[row.question_id],
+                    "passage": keys[row.passage_id],
+                    "template": "t",
+                    "teacher": "T",
+                    "nll_sum": 12.0,
+                }
                 | {"answer_id": answer_id(f"shelf {int(row.question_id[1:])}"), "n_tokens": 3, "truncated": False}
                 for row in fresh.itertuples()
             ]

@@ -49,8 +49,8 @@ def good(suite):
         },
         "labels": {
             "reading": [f"r{n}" for n in number],
-            "question_id": [f"q{n}" for n in number],
-            "passage_id": "p",
+            "question": [f"q{n}" for n in number],
+            "passage": "p",
             "answer_id": "a",
             "template": "t",
             "teacher": "m",
@@ -128,16 +128,16 @@ def test_an_id_used_twice_names_both_rows(suite, column):
 
 def test_the_same_reading_twice_names_both_rows():
     table = good("labels")
-    table.loc[7, "question_id"] = table.loc[3, "question_id"]
+    table.loc[7, "question"] = table.loc[3, "question"]
     (failed,) = failures("labels", table)
-    assert failed["column"] == "question_id, passage_id, answer_id, template, teacher"
+    assert failed["column"] == "question, passage, answer_id, template, teacher"
     assert [row["reading"] for row in failed["rows"]] == ["r3", "r7"]
 
 
-@pytest.mark.parametrize("column", ["passage_id", "answer_id", "template", "teacher"])
+@pytest.mark.parametrize("column", ["passage", "answer_id", "template", "teacher"])
 def test_readings_that_differ_in_one_part_are_not_the_same(column):
     table = good("labels")
-    table["question_id"] = "q"
+    table["question"] = "q"
     table[column] = [f"x{n}" for n in range(len(table))]
     assert failures("labels", table) == []
 

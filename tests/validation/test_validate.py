@@ -233,8 +233,8 @@ def test_answers_are_required_unless_the_parameters_say_otherwise(check, failing
     assert check(require_answers=False)["success"]
 
 
-def reading(passage_id="p1", nll=2.5, tokens=3):
-    return {"question_id": "q1", "passage_id": passage_id, "answer_id": "a", "template": "t", "teacher": "m", "nll_sum": nll} | {
+def reading(passage="p1", nll=2.5, tokens=3):
+    return {"question": "q1", "passage": passage, "answer_id": "a", "template": "t", "teacher": "m", "nll_sum": nll} | {
         "n_tokens": tokens,
         "truncated": False,
     }

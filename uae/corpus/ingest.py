@@ -1,7 +1,11 @@
-"""The ingest stage: read a source, give everything a content-hash id, cut passages, map evidence to them, assign splits."""
+"""The ingest stage: read a source, give everything an id that outlives edits, cut passages, map evidence to them, assign splits.
+
+A document's id is the ledger's, so it stays when the document is edited, renamed or moved. A passage's id is of its document and
+of the text that it holds, so it stays when other parts of the document change. A question's is of its document and its words.
+"""
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -60,13 +64,13 @@ def ingest(
     ledger = Ledger.read(ledger_path, documents_path, questions_path, split, seed)
     source = ADAPTERS[format](path)
     refuse_empty(source, skip_empty)
-    documents = _documents(source, max_documents)
+    ids = ledger.documents(_texts(source.documents))
+    documents = _documents(source, ids, max_documents)
     passages = {key: _passages(doc_id, raw, passage_words) for key, (doc_id, raw) in documents.items()}
     if not any(passages.values()):
         raise InputError(f"{path}: the source holds no text")
     questions, merged = _questions(source, documents, passages)
-    known = ledger.documents({raw.key: raw.text for raw in source.documents})
-    _split(questions, {doc_id: known[key] for key, (doc_id, _) in documents.items()}, ledger)
+    _split(questions, ledger)
     if source.lacks_validation:
         sources = {row["passage_id"]: row["source"] for group in passages.values() for row in group}
         _draw_validation(questions, sources, split, ledger)
@@ -102,20 +106,39 @@ def _counts(source: Source, documents: list[Row], passages: list[Row], questions
     }
 
 
-def _documents(source: Source, limit: int | None) -> Documents:
-    """At most ``limit`` documents, those with questions first."""
-    by_id: dict[str, RawDocument] = {}
-    for raw in source.documents:
-        doc_id = sha256_bytes(raw.key, raw.title, raw.version, raw.text)[:24]
-        if doc_id in by_id:
-            raise InputError(f"{raw.where}: this document is the same as {by_id[doc_id].where}; remove one of them")
-        by_id[doc_id] = raw
-    if not by_id:
+def _texts(documents: Iterable[RawDocument]) -> dict[str, str]:
+    """source key -> text.
+
+    Raises:
+        InputError: two documents have one key.
+    """
+    by_key: dict[str, RawDocument] = {}
+    for raw in documents:
+        if raw.key in by_key:
+            other = by_key[raw.key]
+            same = (raw.title, raw.version, raw.text) == (other.title, other.version, other.text)
+            said = (
+                f"is the same as {other.where}; remove one"
+                if same
+                else f"has the id of {other.where}; give each its own id, or remove one"
+            )
+            raise InputError(f"{raw.where}: this document {said} of them")
+        by_key[raw.key] = raw
+    return {key: raw.text for key, raw in by_key.items()}
+
+
+def _documents(source: Source, ids: Mapping[str, str], limit: int | None) -> Documents:
+    """At most ``limit`` documents, those with questions first.
+
+    Args:
+        ids: source key -> doc_id.
+    """
+    if not source.documents:
         raise InputError("the source holds no documents")
     asked = {question.document for question in source.questions}
     asked |= {span.document for question in source.questions for span in question.evidence}
-    order = sorted(by_id, key=lambda doc_id: (by_id[doc_id].key not in asked, doc_id))[:limit]
-    return {by_id[doc_id].key: (doc_id, by_id[doc_id]) for doc_id in order}
+    order = sorted(source.documents, key=lambda raw: (raw.key not in asked, ids[raw.key]))[:limit]
+    return {raw.key: (ids[raw.key], raw) for raw in order}
 
 
 def _document_row(doc_id: str, raw: RawDocument) -> Row:
@@ -153,10 +176,12 @@ def _is_finite(value: object) -> bool:
 
 def _passages(doc_id: str, raw: RawDocument, words: int) -> list[Row]:
     rows = []
+    seen: Counter[tuple[str, str]] = Counter()
     for position, (section, start, end) in enumerate(cut(raw, words)):
         text = raw.text[start:end]
-        # Models read the section, too, and a document's text does not always hold it. Without one the id is as it always was.
-        passage_id = sha256_bytes(doc_id, str(start), str(end), text, *([section] if section else []))[:24]
+        number = seen[section, text]  # of the equal ones before it
+        seen[section, text] += 1
+        passage_id = sha256_bytes(doc_id, section, text, *([str(number)] if number else []))[:24]
         rows.append(
             {"passage_id": passage_id, "doc_id": doc_id, "title": raw.title, "source": raw.key, "position": position}
             | {"section": section, "start": start, "end": end, "text": text}
@@ -243,13 +268,9 @@ def _table(rows: Iterable[Row], schema: pa.Schema) -> pd.DataFrame:
     return pd.DataFrame(list(rows), columns=schema.names)
 
 
-def _split(questions: list[Row], known: Mapping[str, str], ledger: Ledger) -> None:
-    """Fill in the splits that the source does not name, by document, so that no document is in two of them.
-
-    Args:
-        known: doc_id -> the document's id in the ledger.
-    """
-    of_documents = [(question, known[question["doc_id"]]) for question in questions if question["doc_id"]]
+def _split(questions: list[Row], ledger: Ledger) -> None:
+    """Fill in the splits that the source does not name, by document, so that no document is in two of them."""
+    of_documents = [(question, question["doc_id"]) for question in questions if question["doc_id"]]
     alone = [(question, ledger.unit(QUESTION, question["text"])) for question in questions if not question["doc_id"]]
     for kind, units in ((DOCUMENT, of_documents), (QUESTION, alone)):
         named: dict[str, set[str]] = defaultdict(set)

@@ -18,6 +18,7 @@ from uae.measures.fusion import Rankings
 from uae.measures.reranking import reorder
 from uae.measures.statistics import mean_with_interval
 from uae.teacher.asking import Asked, wanted
+from uae.teacher.keys import by_ids
 from uae.teacher.label import read_missing
 from uae.teacher.store import LabelStore
 from uae.teacher.utility import Source, utilities
@@ -66,9 +67,10 @@ def passage_utilities(
         return pairs[_PAIR].assign(utility=pd.Series(dtype=np.float64))
     by_id = questions.set_index("question_id")
     store = LabelStore(store_path, readings_per_part)
+    read = asked.templates[0].passages(passages)  # as under the others: there is one template of passages
     with store.writing():
         work = [
-            (asked, template, list(wanted(asked, template, pairs, by_id, template.passages(passages), answers_per_question)))
+            (asked, template, list(wanted(asked, template, pairs, by_id, read, answers_per_question)))
             for template in asked.templates
         ]
         done = store.keys()
@@ -80,6 +82,7 @@ def passage_utilities(
     source = Source(
         asked.name, asked.fingerprint, asked.method, asked.grades, 1.0, tuple(each.hash for each in asked.templates), ()
     )
+    labels = by_ids(labels, pairs, questions, read)
     return utilities(labels, pairs, questions, [source], answers_per_question, answers, templates, "none")
 
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from uae.io.errors import ConfigError, InputError, ModelError
 from uae.measures.fusion import Rankings
 from uae.measures.reranking import reorder
-from uae.teacher.asking import answer_id
+from uae.teacher.keys import answer_id
 from uae.teacher.label import windows
 from uae.teacher.prompts import Template
 from uae.teacher.protocol import Pair, Teacher, read_all

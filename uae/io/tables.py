@@ -19,7 +19,7 @@ def _schema(**fields: pa.DataType) -> pa.Schema:
 _SECTIONS = pa.list_(pa.struct([("title", pa.string()), ("start", pa.int64()), ("end", pa.int64())]))
 
 DOCUMENTS = _schema(
-    doc_id=pa.string(),  # content hash of source key, title and text
+    doc_id=pa.string(),  # the id in LEDGER: it stays when the document is edited, renamed or moved
     source=pa.string(),  # where it came from: a file, or an id in a file
     title=pa.string(),
     version=pa.string(),  # "" where the source has none
@@ -28,7 +28,7 @@ DOCUMENTS = _schema(
     metadata=pa.string(),  # a JSON object
 )
 PASSAGES = _schema(
-    passage_id=pa.string(),  # content hash of doc_id, offsets, text and, where there is one, section
+    passage_id=pa.string(),  # hash of doc_id, section and text, and of a number where a document holds both more than once
     doc_id=pa.string(),
     title=pa.string(),  # of the document, as in DOCUMENTS: what a passage is read with needs no join
     source=pa.string(),  # of the document, as in DOCUMENTS
@@ -39,7 +39,7 @@ PASSAGES = _schema(
     text=pa.string(),
 )
 QUESTIONS = _schema(
-    question_id=pa.string(),  # content hash of doc_id and text
+    question_id=pa.string(),  # hash of doc_id and text
     text=pa.string(),
     answers=pa.list_(pa.string()),
     doc_id=pa.string(),  # the scope of retrieval; "" where the question belongs to no document
@@ -70,11 +70,12 @@ TRAINED_ON = _schema(  # what an encoder learnt from; a release carries it
 )
 # Labels are paid for, and outlive the version that wrote them. Where LABELS gains a column, raise the format, and say in
 # LABELS_SINCE what the column is in older parts.
-LABELS_FORMAT = 1
+# Format 1 had other keys: uae/teacher/earlier_keys.py.
+LABELS_FORMAT = 2
 LABELS_SINCE: dict[str, tuple[int, Any]] = {}  # column -> (the format that brought it, what it is in older parts)
 LABELS = _schema(
-    question_id=pa.string(),
-    passage_id=pa.string(),  # "": the reading without any passage
+    question=pa.string(),  # hash of its text
+    passage=pa.string(),  # hash of what the teacher reads of it; "": the reading without any passage
     answer_id=pa.string(),  # content hash of the answer (or question, or grade), so that an edited answer is a new pair
     template=pa.string(),  # hash of the prompt template
     teacher=pa.string(),  # fingerprint of the teacher's files

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from uae.io.errors import InputError
-from uae.io.files import sha256_bytes
+from uae.teacher.keys import NO_PASSAGE, answer_id, text_key
 from uae.teacher.prompts import Template
-from uae.teacher.protocol import Pair, Teacher
+from uae.teacher.protocol import Pair, ReadingKey, Teacher
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,6 @@ class Asked:
     @property
     def subtracts_baseline(self) -> bool:
         return self.method != "judgement"
-
-
-def answer_id(answer: str) -> str:
-    """An answer's content hash: an edited answer is a new pair, and its old readings no longer count."""
-    return sha256_bytes(answer)[:16]
 
 
 def scored_texts(
@@ -69,14 +64,14 @@ def wanted(
 ) -> Iterator[Pair]:
     """Every pair to read under one template, those of a passage together; first the readings without any passage.
 
-    Tables are of their schemas, ``questions`` indexed by question_id.
+    A pair whose texts are those of another one is read once. Tables are of their schemas, ``questions`` indexed by question_id.
 
     Raises:
         InputError: a question has no answer, or a blank one.
     """
     rows = sorted(zip(candidates["passage_id"], candidates["question_id"], strict=True))
     if asked.subtracts_baseline:
-        rows = [("", question_id) for question_id in sorted(candidates["question_id"].unique())] + rows
+        rows = [(NO_PASSAGE, question_id) for question_id in sorted(candidates["question_id"].unique())] + rows
     chosen = questions.loc[candidates["question_id"].unique()]
     wording: dict[str, str] = dict(zip(chosen.index, chosen["text"], strict=True))
     texts = {
@@ -84,11 +79,17 @@ def wanted(
         for question_id, answers in zip(chosen.index, chosen["answers"], strict=True)
     }
     _check(texts, wording, dict(zip(chosen.index, chosen["source"], strict=True)))
+    asked_of = {question_id: text_key(text) for question_id, text in wording.items()}
+    read_of = {passage_id: text_key(passages[passage_id]) for passage_id in candidates["passage_id"].unique()}
+    read_of[NO_PASSAGE] = NO_PASSAGE
+    seen: set[ReadingKey] = set()
     for passage_id, question_id in rows:
         question = "" if asked.method == "query_likelihood" else wording[question_id]
         for text in texts[question_id]:
-            key = (question_id, passage_id, answer_id(text), template.hash, asked.fingerprint)
-            yield Pair(key, question, text, passages[passage_id] if passage_id else None)
+            key = (asked_of[question_id], read_of[passage_id], answer_id(text), template.hash, asked.fingerprint)
+            if key not in seen:
+                seen.add(key)
+                yield Pair(key, question, text, passages[passage_id] if passage_id else None)
 
 
 def _check(texts: Mapping[str, Sequence[str]], wording: Mapping[str, str], sources: Mapping[str, str]) -> None:

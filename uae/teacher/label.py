@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 from tqdm import tqdm
 
 from uae.io.errors import ArtefactError
-from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table
+from uae.io.tables import CANDIDATES, DOCUMENTS, PASSAGES, QUESTIONS, read_table
 from uae.teacher.asking import Asked, sample, wanted
+from uae.teacher.earlier_keys import EarlierKeys
 from uae.teacher.manifest import write_label_manifest
 from uae.teacher.parts import KEY
 from uae.teacher.prompts import Template
@@ -37,6 +39,7 @@ def label(
     check_questions: int,
     readings_per_part: int,
     adopts: Sequence[Path] = (),
+    documents_path: Path | None = None,
 ) -> dict[str, int]:
     """``ask``, and write the manifest, which says which readings of the store count. Returns counts.
 
@@ -46,7 +49,7 @@ def label(
     """
     counts = ask(
         candidates_path, passages_path, questions_path, store_path, teachers, answers_per_question, check_questions,
-        readings_per_part, adopts=adopts,
+        readings_per_part, adopts=adopts, documents_path=documents_path,
     )  # fmt: skip
     write_label_manifest(manifest_path, teachers, answers_per_question, check_questions, LabelStore(store_path))
     return counts
@@ -63,6 +66,7 @@ def ask(
     readings_per_part: int,
     others: Sequence[Path] = (),
     adopts: Sequence[Path] = (),
+    documents_path: Path | None = None,
 ) -> dict[str, int]:
     """Append readings of all pairs never labelled with these teachers and templates. Returns counts.
 
@@ -72,6 +76,7 @@ def ask(
     Args:
         others: stores whose readings are not asked again.
         adopts: stores whose readings are copied instead of being asked again.
+        documents_path: the table of documents. It is read where an earlier version stored readings by ids (``EarlierKeys``).
     """
     candidates = read_table(candidates_path, CANDIDATES)
     passages = read_table(passages_path, PASSAGES)
@@ -81,7 +86,12 @@ def ask(
         for asked, template, table in passes(teachers, candidates, check_questions)
     ]
     store = LabelStore(store_path, readings_per_part)
-    with store.writing():
+
+    def earlier(table: pa.Table) -> pa.Table:
+        documents = read_table(documents_path, DOCUMENTS) if documents_path else pd.DataFrame(columns=DOCUMENTS.names)
+        return EarlierKeys.of(documents, passages, questions.reset_index(), teachers)(table)
+
+    with store.writing(earlier):
         asked_for = {pair.key for _, _, pairs in work for pair in pairs}
         adopted = sum(_adopted(store, other, asked_for) for other in adopts)
         done = store.keys()

@@ -14,6 +14,7 @@ from uae.teacher.asking import Asked
 from uae.teacher.parts import UNKNOWN
 from uae.teacher.store import LabelStore
 from uae.teacher.utility import Source
+from uae.text.passage_template import PLAIN, PassageTemplate
 
 FORMAT = 2
 
@@ -23,6 +24,7 @@ class LabelManifest:
     sources: tuple[Source, ...]
     answers_per_question: int
     check_questions: int  # questions that the check templates were asked about
+    read_as: PassageTemplate  # what the teachers read of a passage
 
 
 def write_label_manifest(
@@ -61,7 +63,7 @@ def read_label_manifest(path: Path) -> LabelManifest:
         if written < 2:
             _tell_number_formats(content)
         sources = tuple(Source.from_manifest(entry) for entry in content["teachers"])
-        return LabelManifest(sources, content["answers_per_question"], content.get("check_questions", 0))
+        return LabelManifest(sources, content["answers_per_question"], content.get("check_questions", 0), _read_as(content))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ArtefactError(
             f"{path} is no label manifest ({type(error).__name__}: {error}): run `uae label`, it asks for nothing that the label "
@@ -74,6 +76,12 @@ def _tell_number_formats(content: dict[str, Any]) -> None:
     found = sorted({provenance.get("dtype", UNKNOWN) for provenance in content.get("provenances", ())})
     for entry in content["teachers"]:
         entry["number_formats"] = found
+
+
+def _read_as(content: dict[str, Any]) -> PassageTemplate:
+    """All templates have the passage template of ``passages.template``."""
+    templates = [template for entry in content["teachers"] for template in entry["templates"].values()]
+    return PassageTemplate(next((each["passage_template"] for each in templates if "passage_template" in each), PLAIN))
 
 
 def _entry(asked: Asked, number_formats: Sequence[str]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """One part of the label store: a Parquet file with readings of one provenance, named by the sha256 of its content.
 
 Provenance and format number stand in the file's metadata. A part of an older format is read as one of today's
-(``uae.io.tables.migrated``); a part of a newer one is an error that says so.
+(``uae.io.tables.migrated``); a part of a newer one is an error that says so. So is one of format 1, whose keys held ids: a store
+that is written to takes its readings over (``earlier_keys.py``).
 """
 
 import hashlib
@@ -17,13 +18,14 @@ from uae.io import tables as formats
 from uae.io.errors import ArtefactError
 from uae.io.tables import migrated
 
-KEY = ("question_id", "passage_id", "answer_id", "template", "teacher")  # of a reading: LABELS' columns that tell it from others
+KEY = ("question", "passage", "answer_id", "template", "teacher")  # of a reading: LABELS' columns that tell it from others
 
 UNKNOWN = "unknown"  # the number format where a provenance names none: of a server, or of an earlier version
 
 Provenance = Mapping[str, str | int | float | bool | None]
 
 _PROVENANCE, _FORMAT = b"uae.provenance", b"uae.format"  # keys of the Parquet file's metadata; without the second it is format 1
+_KEYED_BY_IDS = ("question_id", "passage_id")  # columns of format 1
 
 
 def content_name(content: bytes | pa.Buffer) -> str:
@@ -45,7 +47,7 @@ def decode(part: Path, content: bytes, columns: Sequence[str] | None) -> pa.Tabl
     """
     table = pq.ParquetFile(pa.BufferReader(content)).read()
     kept = table.schema.metadata
-    table = migrated(part, table, formats.LABELS, formats.LABELS_SINCE, _format(part, kept))
+    table = migrated(part, table, formats.LABELS, formats.LABELS_SINCE, _format(part, table.schema))
     return table.replace_schema_metadata(kept).select(columns or formats.LABELS.names)
 
 
@@ -77,21 +79,34 @@ def keys_of(table: pa.Table) -> list[tuple[str, ...]]:
     return list(zip(*(_strings(table[column]) for column in KEY), strict=True))
 
 
+def decode_keyed_by_ids(part: Path) -> pa.Table | None:
+    """All of a part of format 1, its provenance in the metadata. None: it is of a later one, or damaged."""
+    try:
+        table = pq.ParquetFile(part).read() if _FORMAT not in (pq.read_schema(part).metadata or {}) else None
+    except (pa.ArrowInvalid, OSError):
+        return None
+    return table if table is not None and set(_KEYED_BY_IDS) <= set(table.schema.names) else None
+
+
 def _stamp() -> dict[bytes, bytes]:
-    """None for the first format: its parts are named by bytes that hold no number."""
-    return {} if formats.LABELS_FORMAT == 1 else {_FORMAT: str(formats.LABELS_FORMAT).encode()}
+    return {_FORMAT: str(formats.LABELS_FORMAT).encode()}
 
 
-def _format(part: Path, metadata: Mapping[bytes, bytes] | None) -> int:
+def _format(part: Path, schema: pa.Schema) -> int:
     """
     Raises:
-        ArtefactError: a newer version wrote the part.
+        ArtefactError: a newer version wrote the part, or one whose keys held ids.
     """
-    written = int((metadata or {}).get(_FORMAT, b"1"))
+    written = int((schema.metadata or {}).get(_FORMAT, b"1"))
     if written > formats.LABELS_FORMAT:
         raise ArtefactError(
             f"{part} is of format {written} and was written by a newer version of uae; this version reads up to format "
             f"{formats.LABELS_FORMAT}. Install the newer version, or point this project at another label store"
+        )
+    if written == 1 and set(_KEYED_BY_IDS) <= set(schema.names):
+        raise ArtefactError(
+            f"{part} was written by an earlier version of uae, which kept readings by ids. Run `uae label` (`uae evaluate` for "
+            "data/judgements): it takes over what the present texts tell, and asks only for the rest"
         )
     return written
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from uae.teacher.prompts import Template
 
-ReadingKey = tuple[str, str, str, str, str]  # question_id, passage_id, answer_id, template, teacher, as in tables.LABELS
+ReadingKey = tuple[str, str, str, str, str]  # question, passage, answer_id, template, teacher, as in tables.LABELS
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from uae.teacher.parts import (
     Provenance,
     content_name,
     decode,
+    decode_keyed_by_ids,
     encode,
     joined,
     keys_of,
@@ -64,10 +65,14 @@ class LabelStore:
         self._verified: set[tuple[str, int, int]] = set()  # name, size and time of parts found sound
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self, earlier: Callable[[pa.Table], pa.Table] | None = None) -> Iterator[None]:
         """Hold the store for one labeller, and put in order what a killed one left.
 
         Damaged parts are set aside as ``<name>.damaged`` and named in ``damaged`` and the log; their readings count as missing.
+
+        Args:
+            earlier: finds the readings of a part of format 1 under the keys of today (``EarlierKeys``). The part itself is set
+                aside as ``<name>.format-1``; what is not found, or None finds, counts as missing.
 
         Raises:
             ArtefactError: another labeller holds the store, or the disk cannot take it.
@@ -85,6 +90,7 @@ class LabelStore:
                 raise ArtefactError(said, transient=True) from None
         self._writing, self._loose, self.early, self.damaged = True, {}, {}, []
         try:
+            self._take_over(earlier)
             self._tidy()
             yield
         finally:
@@ -223,6 +229,26 @@ class LabelStore:
                 self._loose.setdefault(provenance_of(table), {})[name] = len(table)
         for provenance in sorted(self._loose):
             self._seal_if_full(provenance)  # killed between writing the last loose part and sealing
+
+    def _take_over(self, earlier: Callable[[pa.Table], pa.Table] | None) -> None:
+        """Have the readings of format 1 under the keys of today. A run that is killed meanwhile does it again."""
+        found = held = 0
+        for part in sorted(self.folder.glob("[!.]*.parquet")):
+            table = decode_keyed_by_ids(part)
+            if table is None:
+                continue
+            kept = earlier(table) if earlier else formats.LABELS.empty_table()
+            if len(kept):
+                self._write(kept, provenance_of(table), _LOOSE)
+            found, held = found + len(kept), held + len(table)
+            with _disk(part):
+                os.replace(part, part.with_name(f"{part.name}.format-1"))
+        if held:
+            log.warning(
+                "%s: an earlier version stored %d readings by ids; %d of them are known by their texts and count. The others are "
+                "asked anew where they are needed. The parts as they were stay there as *.format-1, which may be deleted",
+                self.folder, held, found,
+            )  # fmt: skip
 
     def _count(self, name: str, provenance: str, readings: int) -> None:
         self._loose.setdefault(provenance, {})[name] = readings

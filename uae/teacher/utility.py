@@ -10,7 +10,8 @@ import pandas as pd
 from scipy.special import logsumexp
 
 from uae.io.errors import ArtefactError
-from uae.teacher.asking import answer_id, scored_texts
+from uae.teacher.asking import scored_texts
+from uae.teacher.keys import answer_id
 from uae.teacher.noise import Noise, noise_of
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def utilities(
     """Utility of each candidate pair, by all teachers together. The tables are of their schemas.
 
     Args:
+        labels: readings by question_id and passage_id (``uae.teacher.keys.by_ids``).
         answers: over a question's answers, ``mean`` or ``best``: the answer that the passage helps most.
         templates: ``mean`` or ``median`` over a teacher's prompt templates.
         teachers: before the weighted mean over teachers, each one's utilities are taken as they are (``none``), standardised

@@ -18,7 +18,8 @@ class TrainingData:
     """Candidate pairs, and where the teacher's readings of them are. The tables are of the schemas of these names."""
 
     candidates: pd.DataFrame
-    passages: pd.DataFrame
+    passages: pd.DataFrame  # with what the student reads as their text
+    plain: pd.DataFrame  # the same as ingest wrote them
     questions: pd.DataFrame
     stores: tuple[Path, ...]  # of labels; a reading may stand in any of them
     manifest_path: Path  # of the labels: which readings count
@@ -39,9 +40,11 @@ class TrainingData:
         Args:
             read_as: what the student reads of a passage: it becomes the passage's text here.
         """
+        plain = read_table(passages_path, PASSAGES)
         return cls(
             candidates=read_table(candidates_path, CANDIDATES),
-            passages=read_as.applied(read_table(passages_path, PASSAGES)),
+            passages=read_as.applied(plain),
+            plain=plain,
             questions=read_table(questions_path, QUESTIONS),
             stores=(store_path,),
             manifest_path=manifest_path,
@@ -58,7 +61,8 @@ class TrainingData:
         Raises:
             ArtefactError: a pair lacks a reading.
         """
-        return labelled_pairs(self.candidates, self.passages, self.questions, self.stores, self.manifest_path, self.aggregation)
+        tables = (self.candidates, self.passages, self.questions)
+        return labelled_pairs(*tables, self.stores, self.manifest_path, self.aggregation, self.plain)
 
     def by_split(self, pairs: pd.DataFrame, options: TrainOptions) -> dict[str, dict[str, Example]]:
         """Examples of the splits train and validation, by question_id.

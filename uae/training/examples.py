@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from uae.io.errors import ArtefactError
+from uae.teacher.keys import by_ids
 from uae.teacher.manifest import read_label_manifest
 from uae.teacher.store import read_stores
 from uae.teacher.utility import utilities
@@ -33,13 +34,16 @@ def labelled_pairs(
     stores: Sequence[Path],
     manifest_path: Path,
     aggregation: Mapping[str, str],
+    plain: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Every candidate pair with its utility and texts. The tables are of their schemas.
 
     Args:
+        passages: with what the student reads of a passage as its text.
         stores: label stores, read as one (``uae.teacher.store.read_stores``).
         manifest_path: the label manifest: which readings count.
         aggregation: how they become utilities: the last arguments of ``uae.teacher.utility.utilities``.
+        plain: the passages as ingest wrote them, by which the teacher's readings are known; None: ``passages``.
 
     Returns:
         columns question_id, passage_id, utility, text, question, split, document, in the candidates' order.
@@ -48,9 +52,10 @@ def labelled_pairs(
         ArtefactError: a candidate pair lacks a reading.
     """
     manifest = read_label_manifest(manifest_path)
-    labels = read_stores(stores)
-    derived = utilities(labels, candidates, questions, manifest.sources, manifest.answers_per_question, **aggregation)
     texts, by_id = passages.set_index("passage_id")["text"], questions.set_index("question_id")
+    taught = manifest.read_as.by_id(passages if plain is None else plain)
+    labels = by_ids(read_stores(stores), candidates, questions, taught)
+    derived = utilities(labels, candidates, questions, manifest.sources, manifest.answers_per_question, **aggregation)
     return derived.assign(
         text=derived["passage_id"].map(texts),
         question=derived["question_id"].map(by_id["text"]),

@@ -71,7 +71,7 @@ def label_suite() -> list[Expectation]:
 
     return [
         gxe.ExpectTableRowCountToBeBetween(min_value=1),
-        gxe.ExpectCompoundColumnsToBeUnique(column_list=["question_id", "passage_id", "answer_id", "template", "teacher"]),
+        gxe.ExpectCompoundColumnsToBeUnique(column_list=["question", "passage", "answer_id", "template", "teacher"]),
         gxe.ExpectColumnValuesToNotBeNull(column="nll_sum"),
         gxe.ExpectColumnValuesToBeBetween(column="nll_sum", min_value=0, max_value=1e6),
         gxe.ExpectColumnValuesToBeBetween(column="n_tokens", min_value=1),

@@ -68,7 +68,7 @@ def validate_labels(store_path: Path, report_path: Path) -> Report:
     """
     hashes = table_hashes({"labels": store_path})
     labels = LabelStore(store_path).read()
-    labels = labels.assign(reading=labels["question_id"] + "/" + labels["passage_id"])
+    labels = labels.assign(reading=labels["question"] + "/" + labels["passage"])
     return _conclude([run_suite("labels", labels, label_suite(), "reading")], hashes, report_path)
 
 

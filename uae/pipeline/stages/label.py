@@ -31,6 +31,7 @@ def run(p: LabelParameters, w: Workspace) -> dict[str, Any]:
         check_questions=p.label.check_questions,
         readings_per_part=p.label.readings_per_part,
         adopts=_asked_by_training(w),
+        documents_path=w.path("documents"),  # no input: it tells only what the ids of an earlier version were
     )
     validation = validate_labels(w.path("labels"), w.path("label_validation"))
     quality = report_labels(p, w)

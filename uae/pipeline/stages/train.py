@@ -116,6 +116,7 @@ def more_labels(p: TrainParameters, w: Workspace, store_path: Path) -> "MoreLabe
             check_questions=0,
             readings_per_part=p.label.readings_per_part,
             others=[w.path("labels")],
+            documents_path=w.path("documents"),
         )
 
     return MoreLabels(p.scope, ask_more, w.path("refreshed_candidates"), store_path)

@@ -9,6 +9,7 @@ import pandas as pd
 from uae.io.files import write_json, write_text
 from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table
 from uae.teacher.asking import sample
+from uae.teacher.keys import by_ids
 from uae.teacher.manifest import LabelManifest, read_label_manifest
 from uae.teacher.noise import noise_of
 from uae.teacher.quality.assess import assess
@@ -43,14 +44,15 @@ def report_labels(
     questions = read_table(questions_path, QUESTIONS)
     manifest = read_label_manifest(manifest_path)
     sources, number = manifest.sources, manifest.answers_per_question
-    labels = read_stores([store_path])
+    passages = read_table(passages_path, PASSAGES)
+    labels = by_ids(read_stores([store_path]), candidates, questions, manifest.read_as.by_id(passages))
     derived = utilities(labels, candidates, questions, sources, number, answers, templates, teachers)
     by_template = _by_template(labels, candidates, questions, manifest, answers)
     tokens = _answer_tokens(labels, candidates, sources[0])
     tables = (derived, by_template, candidates, questions, tokens)
     noise = noise_of(name for source in sources for name in source.number_formats) if teachers == "none" else None
     report = assess(*tables, temperature, _CONFIDENCE, _RESAMPLES, _SEED, noise)
-    texts = dict(read_table(passages_path, PASSAGES)[["passage_id", "text"]].itertuples(index=False, name=None))
+    texts = dict(zip(passages["passage_id"], passages["text"], strict=True))
     write_text(histogram_path, _histogram(derived["utility"]))
     write_text(page_path, page(report, *tables, texts))
     write_json(report_path, report)
