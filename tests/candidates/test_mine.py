@@ -46,7 +46,7 @@ QUESTION_ROWS = [
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
     monkeypatch.setattr(cosine, "encode", encode)
-    monkeypatch.setitem(KINDS, "dense", lambda folder, device: cosine.Dense(None))
+    monkeypatch.setitem(KINDS, "dense", lambda folder, device, vectors: cosine.Dense(None))
 
     def run(questions=QUESTION_ROWS, scope="document", top_k=2, random=2, gold=True, holding=0, bm25=0, **more):
         passages = more.pop("passages", PASSAGE_ROWS)

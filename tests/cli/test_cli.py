@@ -10,11 +10,14 @@ from typer.testing import CliRunner, Result
 from uae.cli.main import app
 from uae.io.errors import ConfigError
 from uae.io.files import read_json, write_json
+from uae.io.tables import PASSAGES, read_table
 from uae.pipeline.chain import model_references
 from uae.pipeline.settings import load_settings
 from uae.registry.tracking import connect
 from uae.release.manifest import read_manifest
+from uae.retrievers.kinds import open_dense
 from uae.validation.report import table_hashes
+from uae.vectors.store import VectorStore
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path += [str(ROOT / "tests" / "teacher"), str(ROOT / "tests" / "serving")]
@@ -162,6 +165,20 @@ def test_references_are_those_of_every_model_that_is_loaded():
     assert model_references(settings) == {"student": "path:b", "reader": "path:c", "teacher main": "path:a"}
     served = load_settings(ROOT / "params.yaml", ["models.student=path:b", "models.reader=path:c", SERVER])
     assert model_references(served) == {"student": "path:b", "reader": "path:c"}
+
+
+def test_vectors_are_listed_and_those_that_nothing_uses_are_swept_out(fresh, tiny_encoder):
+    passages = read_table(fresh / "data" / "passages.parquet", PASSAGES)
+    store = VectorStore(fresh / "data" / "vectors")
+    open_dense(tiny_encoder, "cpu", store)._passages([*passages["text"], "No passage any more."], "")
+    open_dense(tiny_encoder, "cpu", store, dimension=8)._passages(["Of an encoder that is gone."], "")
+    student = ("--set", f"models.student=path:{tiny_encoder}")
+    listed = said(uae("vectors", *student))
+    assert "13 vectors 0.0 MB used" in listed
+    assert "1 vectors 0.0 MB not used: uae vectors --sweep drops it" in listed
+    assert "dropped: 2 vectors" in said(uae("vectors", "--sweep", *student))
+    assert [held.vectors for held in store.held()] == [len(passages)]
+    assert "nothing was dropped" in said(uae("vectors", "--sweep", *student))
 
 
 # Releases

@@ -89,7 +89,13 @@ def choose(tmp_path, monkeypatch, tiny_encoder):
     monkeypatch.setattr(stage, "fit", fit)
     monkeypatch.setattr(stage, "identity", lambda parts, *rest: "-".join(sorted(parts["train"])))
     monkeypatch.setattr(stage, "rankings", ranked)
-    monkeypatch.setattr(stage, "load_encoder", lambda folder, device: SimpleNamespace(folder=folder, truncate_dim=None))
+    monkeypatch.setattr(
+        stage,
+        "open_dense",
+        lambda folder, device, vectors, dimension: SimpleNamespace(
+            encoder=SimpleNamespace(folder=folder, truncate_dim=dimension)
+        ),
+    )
 
     def run(evidence=None, terms=IN_TWO):
         found = choose_fusion(

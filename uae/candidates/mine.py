@@ -13,6 +13,7 @@ from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table, write_tab
 from uae.measures.ranking import Ranking
 from uae.retrievers.kinds import KINDS
 from uae.text.passage_template import TEXT_ALONE, PassageTemplate
+from uae.vectors.store import VectorStore
 
 _LABELLED_SPLITS = ("train", "validation")
 # source -> its miner, in the order in which they are asked: a passage enters under the first that brings it
@@ -35,12 +36,14 @@ def mine(
     device: str,
     seed: int,
     read_as: PassageTemplate = TEXT_ALONE,
+    vectors: VectorStore | None = None,
 ) -> dict[str, Any]:
     """Write the pairs to label for the train and validation questions. Returns counts.
 
     Args:
         amounts: how many passages each miner brings.
         read_as: what the encoder and BM25 read of a passage.
+        vectors: where vectors of passages are kept.
 
     Raises:
         ArtefactError: no question is in these splits, or none has a passage in its scope.
@@ -53,7 +56,7 @@ def mine(
     if scope == "document":  # the other documents' passages can be nobody's candidates
         passages = passages[passages["doc_id"].isin(set(questions["doc_id"]))]
     read = read_as.applied(passages)
-    rankings = KINDS["dense"](encoder_path, device).rank(questions, read, scope, None, "passages")
+    rankings = KINDS["dense"](encoder_path, device, vectors).rank(questions, read, scope, None, "passages")
     pool = Pool(questions, passages, read, scope, amounts, seed)
     miners = {source: opened(pool) for source, opened in MINERS.items()}
     rows: list[dict[str, Any]] = []

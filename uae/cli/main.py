@@ -1,5 +1,5 @@
 """The command line: ``uae <stage>``, ``uae run``, ``uae compare``, ``uae summary``, ``uae lineage``, ``uae release``,
-``uae models``."""
+``uae vectors``, ``uae models``."""
 
 import logging
 import os
@@ -161,6 +161,24 @@ def lineage(
     settings = load_settings(params)
     client = connect(settings.tracking.uri, settings.tracking.experiment, root)
     print_lineage(trace(client, settings.promote.model, version))
+
+
+@app.command()
+def vectors(
+    sweep: Annotated[bool, typer.Option("--sweep", help="Drop the vectors of encoders and texts that nothing uses.")] = False,
+    out: Annotated[Path | None, typer.Option(help="A folder of uae run; else the project.")] = None,
+    params: Params = Path("params.yaml"),
+    overrides: Overrides = _NONE,
+) -> None:
+    """Print what the vector store holds, by encoder, and which of it is used. It is a cache: it may be deleted at any time."""
+    from uae.cli.show import print_vectors
+    from uae.pipeline.vectors_in_use import vectors_in_use
+    from uae.vectors.store import VectorStore
+
+    workspace = Workspace(out, flat_reports=True) if out else Workspace(Path("."))
+    store, used = VectorStore(workspace.vectors), vectors_in_use(load_settings(params, overrides), workspace)
+    dropped = store.sweep(used.encoders, used.texts)[0] if sweep else 0
+    print_vectors(store.held(), used.encoders, dropped)
 
 
 app.add_typer(release_commands.app, name="release")

@@ -1,7 +1,7 @@
 """What the command line prints at the end of a stage and of the chain."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from uae.pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
     from uae.release.store import Installed, ReleaseStore
+    from uae.vectors.store import Held
 
 _METRICS = ("recall@1", "recall@5", "map", "mrr", "ndcg@10", "token_f1")
 # Parts of a stage's counts that stand on one line.
@@ -30,6 +31,22 @@ def print_stage(name: str, result: dict[str, Any]) -> None:
         if key in _LISTED or not isinstance(value, dict | list):
             text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
             console.print(f"  {name}.{key}: {text}", markup=False, soft_wrap=True)
+
+
+def print_vectors(held: "Sequence[Held]", used: Container[str], dropped: int) -> None:
+    """A line an encoder of the vector store.
+
+    Args:
+        used: the encoders that something still uses.
+        dropped: vectors that were just swept out.
+    """
+    console = Console(highlight=False)
+    for encoder in held:
+        said = "used" if encoder.encoder in used else "not used: uae vectors --sweep drops it"
+        console.print(
+            f"{encoder.encoder}  {encoder.vectors:>9,} vectors  {encoder.bytes / 1e6:>9,.1f} MB  {said}", soft_wrap=True
+        )
+    console.print(f"dropped: {dropped:,} vectors" if dropped else "nothing was dropped", soft_wrap=True)
 
 
 def print_summary(workspace: Workspace) -> None:

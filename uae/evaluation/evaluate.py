@@ -25,6 +25,7 @@ from uae.release.manifest import DENSE, Manifest, read_manifest
 from uae.retrievers.lexical import rank_bm25
 from uae.text.passage_template import PassageTemplate
 from uae.validation.trained_on import check_not_trained_on
+from uae.vectors.store import VectorStore
 
 BM25, HYBRID = "bm25", "hybrid"
 _CURVE_DEPTH = 10
@@ -65,6 +66,7 @@ def evaluate(
     llm: LlmTerms | None,
     device: str,
     dtype: str,
+    vectors: VectorStore | None = None,
 ) -> dict[str, Any]:
     """Write the evaluation (means, intervals, gains), its page, each question's results, costs and a recall curve.
 
@@ -77,6 +79,7 @@ def evaluate(
         answering: how the readers are asked. They answer from what base and UAE found.
         llm: None: no LLM but the readers is asked.
         device, dtype: of encoders and readers, as params.yaml has them.
+        vectors: where vectors of passages are kept.
 
     Raises:
         ArtefactError: there is no test question with evidence, or the release was trained on what is in the test set.
@@ -90,7 +93,7 @@ def evaluate(
     documents = questions.set_index("question_id")["doc_id"]
     folders = {BASE: inputs.base, **inputs.rivals, DENSE: manifest.dense().encoder_folder(inputs.release)}
     choosing = choosing_questions(everything)
-    rankings, weights = _retrieve(folders, questions, choosing, read, scope, device, _released(manifest))
+    rankings, weights = _retrieve(folders, questions, choosing, read, scope, device, _released(manifest), vectors)
     reranked, parts = with_second_stage(inputs.release, manifest, rankings[UAE], questions, passages, device)
     if llm is not None:
         more, asked = with_llm(llm, rankings, questions, passages, read_as, inputs.release, scope, resampling)
@@ -168,6 +171,7 @@ def _retrieve(
     scope: str,
     device: str,
     released: dict[str, Any],
+    vectors: VectorStore | None,
 ) -> tuple[dict[str, Rankings], dict[str, dict[str, Any]]]:
     """Whole rankings of the test questions by every system, and how BM25 joins the encoders in those that have both.
 
@@ -186,7 +190,7 @@ def _retrieve(
     untrained: dict[str, Rankings] = {}
     for system, folder in folders.items():
         asked = more if system == BASE else questions
-        found = rank_with(folder, asked, passages, scope, device, f"{system}: passages")
+        found = rank_with(folder, asked, passages, scope, device, f"{system}: passages", vectors)
         ranked[system] = only(found, tested)
         if system == BASE and len(choosing):
             untrained[CONVEX], weights[CONVEX] = strongest_untrained(found, words, choosing, tested)

@@ -10,6 +10,7 @@ from uae.io.errors import ArtefactError
 from uae.io.files import sha256_bytes
 from uae.retrievers.kinds import KINDS
 from uae.retrievers.retriever import rankings
+from uae.vectors.store import VectorStore
 
 BASE, UAE = "base", "uae"
 SECOND_STAGE = "second_stage"  # the promoted system, re-ranked by the release's cross-encoder
@@ -50,7 +51,17 @@ def _rows(table: pd.DataFrame) -> Iterator[str]:
 
 
 def rank_with(
-    encoder_path: Path, questions: pd.DataFrame, passages: pd.DataFrame, scope: str, device: str, progress: str
+    encoder_path: Path,
+    questions: pd.DataFrame,
+    passages: pd.DataFrame,
+    scope: str,
+    device: str,
+    progress: str,
+    vectors: VectorStore | None = None,
 ) -> dict[str, tuple[list[str], list[float]]]:
-    """question_id -> (passage_ids best first, scores), over each question's whole scope, by one encoder."""
-    return rankings(KINDS["dense"](encoder_path, device), questions, passages, scope, None, progress)
+    """question_id -> (passage_ids best first, scores), over each question's whole scope, by one encoder.
+
+    Args:
+        vectors: where vectors of passages are kept.
+    """
+    return rankings(KINDS["dense"](encoder_path, device, vectors), questions, passages, scope, None, progress)

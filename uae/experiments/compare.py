@@ -48,6 +48,7 @@ def compare_recipes(
     from uae.experiments.contenders import Contender, compare
     from uae.measures.statistics import Resampling
     from uae.retrievers.prompts import base_encoder
+    from uae.vectors.store import VectorStore
 
     settings = load_settings(params, overrides)
     entered = []
@@ -72,6 +73,7 @@ def compare_recipes(
         resampling=Resampling(p.evaluate.confidence, p.evaluate.resamples, p.seed),
         device=p.device,
         announce=announce,
+        vectors=VectorStore(workspace.vectors),
     )
 
 

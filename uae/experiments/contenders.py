@@ -22,6 +22,7 @@ from uae.training.fit import fit
 from uae.training.options import TrainOptions
 from uae.training.refresh import MoreLabels
 from uae.training.train import Prepared, prepare
+from uae.vectors.store import VectorStore
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ def compare(
     resampling: Resampling,
     device: str,
     announce: Callable[[str], None] = lambda text: None,
+    vectors: VectorStore | None = None,
 ) -> dict[str, Any]:
     """Fit every contender with every seed and measure it on the questions of a split. Finished parts are kept in ``folder``.
 
@@ -55,6 +57,7 @@ def compare(
     Holm and intervals by Bonferroni, over the contenders of a family, each metric by itself.
 
     Args:
+        vectors: where vectors of passages are kept: the base encoder's. Students of a comparison are asked once.
         resampling: its confidence holds for one interval; in ``corrected`` for all of a family together.
 
     Returns:
@@ -69,7 +72,7 @@ def compare(
     asked = choose_questions(data.questions, split)
     evidence = dict(zip(asked["question_id"], asked["evidence"], strict=True))
     rank = _Ranker(folder, asked, data.passages, more.scope, device)
-    base = retrieval_metrics(rank(BASE, base_path), evidence, cutoffs)
+    base = retrieval_metrics(rank(BASE, base_path, vectors), evidence, cutoffs)
     scores, by_seed, training = {BASE: base}, {}, {}
     for contender in contenders:
         each, summaries = [], []
@@ -187,10 +190,10 @@ class _Ranker:
     def __init__(self, folder: Path, asked: pd.DataFrame, passages: pd.DataFrame, scope: str, device: str):
         self.folder, self.asked, self.passages, self.scope, self.device = folder, asked, passages, scope, device
 
-    def __call__(self, name: str, encoder: Path) -> dict[str, list[str]]:
+    def __call__(self, name: str, encoder: Path, vectors: VectorStore | None = None) -> dict[str, list[str]]:
         path = rankings_path(self.folder, name, encoder, self.asked, self.passages, self.scope)
         if not path.exists():
-            rankings = rank_with(encoder, self.asked, self.passages, self.scope, self.device, f"{name}: passages")
+            rankings = rank_with(encoder, self.asked, self.passages, self.scope, self.device, f"{name}: passages", vectors)
             rows = [
                 {"system": name, "question_id": key, "passage_ids": ids, "scores": scores, "metrics": [], "answer": ""}
                 for key, (ids, scores) in rankings.items()

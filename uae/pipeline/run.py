@@ -24,12 +24,20 @@ log = logging.getLogger(__name__)
 
 
 def run_chain(
-    settings: Settings, out: Path, model_cache: Path, announce: Callable[[str], None], until: str = CHAIN[-1].name
+    settings: Settings,
+    out: Path,
+    model_cache: Path,
+    announce: Callable[[str], None],
+    until: str = CHAIN[-1].name,
+    told: Callable[[str, dict[str, Any]], None] = lambda stage, summary: None,
 ) -> None:
     """Run every stage up to ``until``, but skip one that has nothing new to do.
 
     A stage is skipped when its code, parameters, inputs and models have not changed since its last finished run in ``out``.
     What that run made must be unchanged, too.
+
+    Args:
+        told: called after each stage that ran, with its name and what there is to say about it.
 
     Raises:
         ConfigError: a path cannot be used, or the run would read its own results. Nothing was done then.
@@ -51,8 +59,9 @@ def run_chain(
                 announce(f"[{number}/{len(CHAIN)}] {stage.name}: unchanged, skipped")
             else:
                 announce(f"[{number}/{len(CHAIN)}] {stage.name}: {stage.summary}")
-                run_stage(stage, settings, workspace)
+                summary = run_stage(stage, settings, workspace)
                 write_json(stamp, given | _made(stage, workspace))
+                told(stage.name, summary)
             if stage.name == until:
                 return
 

@@ -39,5 +39,12 @@ BOTH_KINDS = (
     "uae/retrievers/lexical.py",
     "uae/retrievers/bm25_index.py",
 )
-RETRIEVERS = ("uae/retrievers/kinds.py", *BOTH_KINDS)
+# What keeps vectors of passages.
+VECTORS = (
+    "uae/vectors",
+    "uae/retrievers/passage_vectors.py",
+    "uae/retrievers/document_side.py",
+    "uae/retrievers/truncation.py",
+)
+RETRIEVERS = ("uae/retrievers/kinds.py", *BOTH_KINDS, *VECTORS)
 REGISTRY = ("uae/registry/tracking.py", "uae/registry/anchor.py", "uae/registry/place.py", "uae/registry/errors.py")

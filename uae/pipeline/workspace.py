@@ -47,6 +47,11 @@ class Workspace:
     model_cache: Path = Path("models")  # where fetched models are kept
     flat_reports: bool = False  # reports lie at the top of the folder, as ``uae run`` promises
 
+    @property
+    def vectors(self) -> Path:
+        """Where all stages keep vectors of passages: a cache, which no stage makes and DVC does not track."""
+        return self.root / "data/vectors"
+
     def path(self, artefact: str) -> Path:
         relative = ARTEFACTS[artefact]
         return self.root / (relative.removeprefix("reports/") if self.flat_reports else relative)

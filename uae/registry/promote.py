@@ -33,9 +33,11 @@ from uae.release.parity import Corpus, Parity, measure_parity
 from uae.release.passages import Passages
 from uae.retrievers.dense import encode, load_encoder
 from uae.retrievers.lexical import rank_bm25
+from uae.retrievers.passage_vectors import PassageVectors
 from uae.retrievers.serving_forms import open_encoder
 from uae.text.passage_template import PassageTemplate
 from uae.validation.trained_on import check_not_trained_on
+from uae.vectors.store import VectorStore
 
 _SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec("string", "query"), ColSpec("long", "k", required=False)]),
@@ -72,6 +74,7 @@ def promote(
     bounds: Bounds,
     scope: str,
     device: str,
+    vectors: VectorStore | None = None,
 ) -> dict[str, Any]:
     """Register the release, compare it, and move the alias to it if it is better.
 
@@ -82,6 +85,7 @@ def promote(
     Args:
         evaluation_path: of this release, on the test set of these tables, in this scope.
         lineage: name -> artefact. Their DVC hashes are kept with the version.
+        vectors: where vectors of passages are kept.
 
     Raises:
         ArtefactError: the evaluation is of another release, another test set or another scope. Or the release or the champion
@@ -102,13 +106,13 @@ def promote(
         means = {name: {m: v["mean"] for m, v in values.items()} for name, values in evaluation["systems"].items()}
         if champion is not None:
             name = f"version {champion.version} ({alias})"
-            reference = _measure(champion, model, questions, passages, scope, device, means[UAE])
+            reference = _measure(champion, model, questions, passages, scope, device, means[UAE], vectors)
         elif CONVEX in means:
             name, reference = "the base encoder with BM25 (there is no champion yet)", means[CONVEX]
         else:
             name, reference = "the base encoder (there is no champion yet)", means[BASE]
         better = decide_better(means[UAE], reference, name, bounds)
-        same = decide_serving(*measure_serving(release_path, manifest, questions, scope, device), bounds)
+        same = decide_serving(*measure_serving(release_path, manifest, questions, scope, device, vectors), bounds)
         parts = [better, same]
         if same.passed:  # a release with another encoder's graph would not even open
             exact = evaluation["recall_curve"][UAE][0]
@@ -165,16 +169,23 @@ def _measure(
     scope: str,
     device: str,
     metrics: Iterable[str],
+    vectors: VectorStore | None,
 ) -> dict[str, float]:
     """The champion's retrieval on the present test questions: a figure from an older test set proves nothing today."""
     cutoffs = [int(name.partition("@")[2]) for name in metrics if name.startswith("recall@")]
     release = release_of(champion)
     check_not_trained_on(release, f"version {champion.version} of {model}", questions, passages, scope)
-    return measure_release(release, questions, passages, scope, device, cutoffs)
+    return measure_release(release, questions, passages, scope, device, cutoffs, vectors)
 
 
 def measure_release(
-    folder: Path, questions: pd.DataFrame, passages: pd.DataFrame, scope: str, device: str, cutoffs: Sequence[int]
+    folder: Path,
+    questions: pd.DataFrame,
+    passages: pd.DataFrame,
+    scope: str,
+    device: str,
+    cutoffs: Sequence[int],
+    vectors: VectorStore | None = None,
 ) -> dict[str, float]:
     """Retrieval by a release's promoted system, exactly: its trained encoder and, where the release fuses them, BM25.
 
@@ -182,11 +193,13 @@ def measure_release(
 
     Args:
         questions, passages: of their schemas.
+        vectors: where vectors of passages are kept.
     """
     manifest = read_manifest(folder)  # of whatever format this version can read
     dense, fusion = manifest.dense(), manifest.fusion()
     read = PassageTemplate(dense.passage_template).applied(passages)
-    rankings: Rankings = rank_with(dense.encoder_folder(folder), questions, read, scope, device, "champion: passages")
+    encoder = dense.encoder_folder(folder)
+    rankings: Rankings = rank_with(encoder, questions, read, scope, device, "champion: passages", vectors)
     if fusion.weight:
         rankings = as_released(rankings, rank_bm25(questions, read, scope, None), fusion)
     evidence = dict(zip(questions["question_id"], questions["evidence"], strict=True))
@@ -194,11 +207,14 @@ def measure_release(
     return {str(metric): float(mean) for metric, mean in means.items()}
 
 
-def measure_serving(folder: Path, manifest: Manifest, questions: pd.DataFrame, scope: str, device: str) -> tuple[Parity, float]:
+def measure_serving(
+    folder: Path, manifest: Manifest, questions: pd.DataFrame, scope: str, device: str, kept: VectorStore | None = None
+) -> tuple[Parity, float]:
     """What serving changes on these questions: the encoder's parity, and recall@10 of the index against exact search.
 
     Args:
         folder: a release; ``manifest``: as ``read_manifest`` gave it.
+        kept: where vectors of passages are kept.
     """
     folder, texts, dense = Path(folder), questions["text"].tolist(), manifest.dense()
     encoder = load_encoder(dense.encoder_folder(folder), device)
@@ -212,7 +228,7 @@ def measure_serving(folder: Path, manifest: Manifest, questions: pd.DataFrame, s
         vectors = index.reconstruct_batch(np.arange(index.ntotal))  # they are as they were put in
     else:
         texts_read = passages.read(dense.passage_template, range(len(passages)))
-        vectors = encode(encoder, texts_read, "document", "passages, for exact search")
+        vectors = PassageVectors(encoder, dense.encoder_folder(folder), kept)(texts_read, "passages, for exact search")
     return parity, index_recall(index, vectors, served, RECALL_AT, described.parameters)
 
 

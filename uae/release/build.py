@@ -18,6 +18,7 @@ from uae.release.material import Material
 from uae.release.migrations import FORMAT
 from uae.release.tables import RELEASE_DOCUMENTS, RELEASE_PASSAGES
 from uae.text.passage_template import TEXT_ALONE, PassageTemplate
+from uae.vectors.store import VectorStore
 
 __all__ = ["BuiltRelease", "IndexRecipe", "SecondStageRecipe", "build_release"]
 
@@ -47,6 +48,7 @@ def build_release(
     trained_on_path: Path | None = None,
     fusion_path: Path | None = None,
     second_stage: SecondStageRecipe | None = None,
+    vectors: VectorStore | None = None,
 ) -> BuiltRelease:
     """Encode all passages, index them, choose what serves the encoder, and write the release folder atomically.
 
@@ -65,6 +67,7 @@ def build_release(
         trained_on_path: what the encoder was trained on (TRAINED_ON), for the release to carry; None: it does not say.
         fusion_path: how BM25 joins the encoder, as ``uae.training.fusion`` writes it; None: it does not.
         second_stage: what re-ranks the first passages of ``uae`` under a name of its own, ``uae_reranked``; None: nothing does.
+        vectors: where vectors of passages are kept.
 
     Raises:
         ArtefactError: the fusion was chosen for another encoder.
@@ -77,10 +80,10 @@ def build_release(
     fused = _fused_system(fusion_path, encoder_path)
     with atomic_path(release_path) as partial:
         partial.mkdir()
-        trained = build_dense(partial, DENSE, DenseBuild(encoder_path, True, recipe, device), material, (), previous)
+        trained = build_dense(partial, DENSE, DenseBuild(encoder_path, True, recipe, device, vectors), material, (), previous)
         legs: dict[str, LegEntry] = {DENSE: trained.entry, LEXICAL: build_lexical(partial, LEXICAL, material)}
         if base_path is not None:
-            how = DenseBuild(base_path, False, recipe, device)
+            how = DenseBuild(base_path, False, recipe, device, vectors)
             legs[BASE] = build_dense(partial, BASE, how, material, [trained.entry], previous).entry
         systems = {UAE: fused} | {name: SystemEntry(legs={name: 1.0}, fusion=None) for name in legs}
         write_table(partial / "passages.parquet", RELEASE_PASSAGES, passages[RELEASE_PASSAGES.names])

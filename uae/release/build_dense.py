@@ -1,6 +1,5 @@
 """Building a dense leg: passages encoded and indexed, or an index taken over; and the encoder in the form that serves it."""
 
-import importlib.metadata
 import logging
 import shutil
 from collections.abc import Iterable, Sequence
@@ -22,11 +21,13 @@ from uae.release.material import Material
 from uae.release.parity import Corpus, lowest_cosine
 from uae.retrievers.dense import encode, load_encoder
 from uae.retrievers.dimension import serve_dimension
-from uae.retrievers.document_side import document_fingerprint, route
+from uae.retrievers.document_side import document_fingerprint, encoded_with, route
 from uae.retrievers.onnx_encoder import KINDS
+from uae.retrievers.passage_vectors import PassageVectors
 from uae.retrievers.protocol import Side, Vectors
 from uae.retrievers.serving_forms import open_encoder
 from uae.retrievers.truncation import count_truncated
+from uae.vectors.store import VectorStore
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _RECALL_AT = 10  # of the approximate index against exact search
-_ENCODING_LIBRARIES = ("sentence-transformers", "transformers", "torch")
 # An index is taken over if its probe is at most this much below what it was. Another CPU adds in another order.
 _SAME_VECTORS = 1e-3
 
@@ -57,6 +57,7 @@ class DenseBuild(NamedTuple):
     keeps_encoder: bool  # whether the trained encoder goes into the release, however it is served
     recipe: IndexRecipe
     device: str
+    vectors: VectorStore | None = None  # where vectors of passages are kept
 
 
 class BuiltLeg(NamedTuple):
@@ -109,7 +110,7 @@ def build_dense(
     made_of = _MadeOf(
         document_fingerprint(how.encoder_path, encoder),
         sha256_parts(texts),
-        {library: importlib.metadata.version(library) for library in _ENCODING_LIBRARIES},
+        encoded_with(),
         factory,
         built_with(factory),
     )
@@ -117,7 +118,8 @@ def build_dense(
     probed = [texts[row] for row in rows]
     path, reused = _place_index(release, folder, made_of, siblings, previous, encoder, rows, probed)
     if not path.exists():
-        vectors = checked_vectors(encode(encoder, texts, "document", "indexing passages"), len(texts), dimension)
+        kept = PassageVectors(encoder, how.encoder_path, how.vectors)
+        vectors = checked_vectors(kept(texts, "indexing passages"), len(texts), dimension)
         faiss.write_index(build_index(vectors, factory), str(path))
     index = faiss.read_index(str(path))
     questions = material.questions["text"].tolist()

@@ -1,22 +1,28 @@
 """The dense retriever: passages ranked by the cosine similarity of their vectors with the question's."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from uae.measures.ranking import Ranking, rank
 from uae.retrievers.dense import encode
+from uae.retrievers.protocol import Vectors
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 
 class Dense:
-    """Implements ``retriever.Retriever`` with a bi-encoder."""
+    """Implements ``retriever.Retriever`` with a bi-encoder.
 
-    def __init__(self, encoder: "SentenceTransformer"):
+    Args:
+        passage_vectors: gives the passages' vectors, such as ``PassageVectors``; None: the encoder computes them each time.
+    """
+
+    def __init__(self, encoder: "SentenceTransformer", passage_vectors: Callable[[Sequence[str], str], Vectors] | None = None):
         self.encoder = encoder
+        self._passages = passage_vectors or (lambda texts, progress: encode(encoder, texts, "document", progress))
 
     def rank(
         self, questions: pd.DataFrame, passages: pd.DataFrame, scope: str, depth: int | None, progress: str = ""
@@ -24,5 +30,5 @@ class Dense:
         if scope == "document":  # the other documents' passages are nobody's
             passages = passages[passages["doc_id"].isin(set(questions["doc_id"]))]
         asked = encode(self.encoder, questions["text"].tolist(), "query")
-        found = encode(self.encoder, passages["text"].tolist(), "document", progress)
+        found = self._passages(passages["text"].tolist(), progress)
         return rank(questions, passages, asked, found, scope, depth)

@@ -1,5 +1,6 @@
 """A hash of what determines an encoder's *document* vectors. If it is equal, an index is still right after retraining."""
 
+import importlib.metadata
 import json
 from itertools import chain
 from pathlib import Path
@@ -16,6 +17,7 @@ from uae.retrievers.dense import load_encoder
 
 # Raise it when the hash below covers something else, or ``uae.retrievers.dense.encode`` makes other vectors of the same model.
 _HASH_VERSION = "documents-1"
+_ENCODING_LIBRARIES = ("sentence-transformers", "transformers", "torch")
 # What transformers writes into a configuration about the file, not about the model.
 _BOOKKEEPING = {"transformers_version", "architectures", "dtype", "torch_dtype"}
 
@@ -46,6 +48,11 @@ def document_fingerprint(folder: Path, encoder: SentenceTransformer | None = Non
             data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
             parts += [f"{position}.{name}", f"{tensor.dtype} {tuple(tensor.shape)}", sha256_bytes(data)]
     return sha256_bytes(*parts)
+
+
+def encoded_with() -> dict[str, str]:
+    """Library -> version, of those that decide with a model what its vectors are."""
+    return {library: importlib.metadata.version(library) for library in _ENCODING_LIBRARIES}
 
 
 def route(encoder: SentenceTransformer, task: str) -> list[Module]:

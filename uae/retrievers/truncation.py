@@ -1,6 +1,6 @@
-"""How many texts an encoder cuts, because they have more tokens than it reads."""
+"""How many tokens an encoder reads of texts, and how many texts it cuts because they have more."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sentence_transformers import SentenceTransformer
@@ -17,12 +17,26 @@ def count_truncated(encoder: SentenceTransformer, texts: Sequence[str], kind: Si
     Tokens are counted as the encoder gets them: with the prompt of ``kind`` and the tokenizer's marks. An encoder without a limit
     or without a tokenizer cuts nothing.
     """
-    first: Any = route(encoder, kind)[0]
-    tokenizer, limit = getattr(first, "tokenizer", None), getattr(first, "max_seq_length", None)
-    if tokenizer is None or limit is None or not callable(tokenizer):
-        return 0
-    prompt, cut = encoder.prompts.get(kind) or "", 0
+    limit = _limit(encoder, kind)
+    return 0 if limit is None else sum(length > limit for length in _lengths(encoder, texts, kind))
+
+
+def count_tokens(encoder: SentenceTransformer, texts: Sequence[str], kind: Side) -> int:
+    """The tokens that the encoder reads of all ``texts`` together; 0 where it has no tokenizer to ask."""
+    limit = _limit(encoder, kind)
+    return sum(length if limit is None else min(length, limit) for length in _lengths(encoder, texts, kind))
+
+
+def _limit(encoder: SentenceTransformer, kind: Side) -> int | None:
+    return getattr(route(encoder, kind)[0], "max_seq_length", None)
+
+
+def _lengths(encoder: SentenceTransformer, texts: Sequence[str], kind: Side) -> Iterator[int]:
+    """Tokens of each text, uncut."""
+    tokenizer: Any = getattr(route(encoder, kind)[0], "tokenizer", None)
+    if tokenizer is None or not callable(tokenizer):
+        return
+    prompt = encoder.prompts.get(kind) or ""
     for start in range(0, len(texts), _BATCH):
         read = [prompt + text for text in texts[start : start + _BATCH]]
-        cut += sum(len(ids) > limit for ids in tokenizer(read, truncation=False, padding=False, verbose=False)["input_ids"])
-    return cut
+        yield from map(len, tokenizer(read, truncation=False, padding=False, verbose=False)["input_ids"])

@@ -19,8 +19,7 @@ from uae.io.files import write_json
 from uae.io.models import fingerprint
 from uae.measures.best_fusion import FUSIONS, Quality, average_precision, best_fusion
 from uae.measures.fusion import SCORES, Aligned, Fusion, aligned
-from uae.retrievers.cosine import Dense
-from uae.retrievers.dense import load_encoder
+from uae.retrievers.kinds import open_dense
 from uae.retrievers.lexical import rank_bm25
 from uae.retrievers.retriever import rankings
 from uae.training.checkpoints import identity
@@ -28,6 +27,7 @@ from uae.training.data import TrainingData
 from uae.training.examples import Example
 from uae.training.fit import fit
 from uae.training.options import TrainOptions
+from uae.vectors.store import VectorStore
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ def choose_fusion(
     device: str,
     seed: int,
     announce: Callable[[str], None] = lambda text: None,
+    vectors: VectorStore | None = None,
 ) -> dict[str, Any]:
     """Write how BM25 joins the student, and what that was chosen on.
 
@@ -63,6 +64,9 @@ def choose_fusion(
 
     Students of folds learn from the utilities as they were read: no reward model smooths them, the temperature is not
     calibrated, and no candidates are refreshed.
+
+    Args:
+        vectors: where the student's vectors of passages are kept.
 
     Returns:
         ``{"form", "weight", "student", "chosen": null or {"measure", "value", "questions", "folds", "tried"}}``; it is also
@@ -74,7 +78,7 @@ def choose_fusion(
     if terms.form == "none" or terms.weight is not None:
         fusion = ALONE if terms.form == "none" else Fusion(terms.form, terms.weight or 0.0)
         return _written(fusion_path, fusion, student_path, None)
-    asked = _asked(data, base_path, student_path, terms, options, teacher_temperature, scope, device, seed, announce)
+    asked = _asked(data, base_path, student_path, terms, options, teacher_temperature, scope, device, seed, announce, vectors)
     if not asked.rankings:
         log.warning("no labelled question could choose how BM25 joins the student: it stays alone. Give fusion.form and weight")
         return _written(fusion_path, ALONE, student_path, None)
@@ -115,6 +119,7 @@ def _asked(
     device: str,
     seed: int,
     announce: Callable[[str], None],
+    vectors: VectorStore | None,
 ) -> _Asked:
     pairs = data.pairs()
     labelled = data.questions[data.questions["question_id"].isin(pairs["question_id"])]
@@ -124,15 +129,15 @@ def _asked(
     folder = student_path.with_name(".fusion.folds")  # kept until all are done: a call after a kill goes on
     found: dict[str, Aligned] = {}
 
-    def ask(student: Path, questions: pd.DataFrame) -> None:
+    def ask(student: Path, questions: pd.DataFrame, kept: VectorStore | None) -> None:
         if len(questions):
-            encoder = load_encoder(student, device)
-            encoder.truncate_dim = terms.dimension or encoder.truncate_dim
-            dense = rankings(Dense(encoder), questions, data.passages, scope, None, "passages")
+            dense = rankings(
+                open_dense(student, device, kept, terms.dimension), questions, data.passages, scope, None, "passages"
+            )
             words = rank_bm25(questions, data.passages, scope, None)
             found.update(aligned(dense, words))
 
-    ask(student_path, asked[asked["split"] == "validation"])
+    ask(student_path, asked[asked["split"] == "validation"], vectors)
     parts = list(folds(examples["train"], terms.folds))
     for number, (seen, held) in enumerate(parts):
         announce(f"fold {number + 1} of {len(parts)}")
@@ -141,7 +146,9 @@ def _asked(
         if not student.exists():
             checkpoints = folder / f"{student.name}.checkpoints"
             fit(fitted_to, base_path, student, checkpoints, options, teacher_temperature, device, seed)
-        ask(student, asked[asked["question_id"].isin(held)])
+        # Nobody asks a fold's student again: what it encodes is counted, and goes with the folder.
+        of_fold = VectorStore(folder / "vectors", vectors.counted) if vectors else None
+        ask(student, asked[asked["question_id"].isin(held)], of_fold)
     shutil.rmtree(folder, ignore_errors=True)
     if len(known):
         return _Asked(found, "map", average_precision(_evidence(asked)), len(parts))

@@ -24,8 +24,10 @@ def run(p: CandidateParameters, w: Workspace) -> dict[str, Any]:
     from uae.candidates.miner import Amounts
     from uae.retrievers.prompts import base_encoder
     from uae.text.passage_template import PassageTemplate
+    from uae.vectors.store import VectorStore
 
-    return mine(
+    vectors = VectorStore(w.vectors)
+    counts = mine(
         passages_path=w.path("passages"),
         questions_path=w.path("questions"),
         candidates_path=w.path("candidates"),
@@ -35,7 +37,9 @@ def run(p: CandidateParameters, w: Workspace) -> dict[str, Any]:
         device=p.device,
         seed=p.seed,
         read_as=PassageTemplate(p.passages.template),
+        vectors=vectors,
     )
+    return counts | vectors.counts()
 
 
 STAGE = Stage(

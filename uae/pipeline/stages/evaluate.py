@@ -40,13 +40,15 @@ def run(p: EvaluateParameters, w: Workspace) -> dict[str, Any]:
     from uae.io.models import resolve
     from uae.measures.statistics import Resampling
     from uae.retrievers.prompts import base_encoder
+    from uae.vectors.store import VectorStore
 
     w.path("judgements").mkdir(parents=True, exist_ok=True)
     readers = {"reader": resolve(p.models.reader, w.model_cache)}
     if p.models.held_out:
         readers["held out"] = resolve(p.models.held_out, w.model_cache)
     e = p.evaluate
-    return evaluate(
+    vectors = VectorStore(w.vectors)
+    found = evaluate(
         Inputs(
             passages=w.path("passages"),
             questions=w.path("questions"),
@@ -70,7 +72,9 @@ def run(p: EvaluateParameters, w: Workspace) -> dict[str, Any]:
         llm=llm_terms(p, w) if e.llm.questions else None,
         device=p.compute.device,
         dtype=p.compute.dtype,
+        vectors=vectors,
     )
+    return found | vectors.counts()
 
 
 def answering_of(e: EvaluateSettings) -> "Answering":

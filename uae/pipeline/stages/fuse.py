@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from uae.io.options import Count
 from uae.pipeline.settings import FusionSettings, PassageSettings, Scope, UtilitySettings
-from uae.pipeline.shared_code import BOTH_KINDS, ENCODER, MODELS, TABLES
+from uae.pipeline.shared_code import ENCODER, MODELS, RETRIEVERS, TABLES
 from uae.pipeline.stage import Key, Parameters, Stage
 from uae.pipeline.workspace import Workspace
 from uae.retrievers.prompts import Prompts
@@ -29,6 +29,7 @@ def run(p: FuseParameters, w: Workspace) -> dict[str, Any]:
     from uae.text.passage_template import PassageTemplate
     from uae.training.data import TrainingData
     from uae.training.fusion import FusionTerms, choose_fusion
+    from uae.vectors.store import VectorStore
 
     data = TrainingData.read(
         candidates_path=w.path("candidates"),
@@ -39,7 +40,8 @@ def run(p: FuseParameters, w: Workspace) -> dict[str, Any]:
         aggregation=p.utility.aggregation(),
         read_as=PassageTemplate(p.passages.template),
     )
-    return choose_fusion(
+    vectors = VectorStore(w.vectors)
+    chosen = choose_fusion(
         data,
         base_path=base_encoder(p.student, p.student_prompts, w.model_cache),
         student_path=w.path("student"),
@@ -50,7 +52,9 @@ def run(p: FuseParameters, w: Workspace) -> dict[str, Any]:
         scope=p.scope,
         device=p.device,
         seed=p.seed,
+        vectors=vectors,
     )
+    return chosen | vectors.counts()
 
 
 STAGE = Stage(
@@ -68,8 +72,7 @@ STAGE = Stage(
         "uae/text/near_duplicates.py",
         "uae/text/words.py",
         "uae/measures",
-        *BOTH_KINDS,
-        "uae/retrievers/document_side.py",
+        *RETRIEVERS,
         *MODELS,
         *ENCODER,
         *TABLES,

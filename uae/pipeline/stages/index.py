@@ -25,10 +25,12 @@ def run(p: IndexParameters, w: Workspace) -> dict[str, Any]:
     from uae.retrievers.prompts import base_encoder
     from uae.retrievers.second_stage import second_stage_model
     from uae.text.passage_template import PassageTemplate
+    from uae.vectors.store import VectorStore
 
     trained, second = second_stage_model(w.path("second_stage")), None
     if trained is not None:
         second = SecondStageRecipe(trained, **p.second_stage.model_dump(), max_recall_loss=p.index.max_recall_loss)
+    vectors = VectorStore(w.vectors)
     built = build_release(
         documents_path=w.path("documents"),
         passages_path=w.path("passages"),
@@ -44,8 +46,10 @@ def run(p: IndexParameters, w: Workspace) -> dict[str, Any]:
         read_as=PassageTemplate(p.passages.template),
         fusion_path=w.path("fusion"),
         second_stage=second,
+        vectors=vectors,
     )
-    return built.manifest.model_dump(mode="json") | {"index_reused": built.index_reused, "truncated": built.truncated}
+    built_how = {"index_reused": built.index_reused, "truncated": built.truncated}
+    return built.manifest.model_dump(mode="json") | built_how | vectors.counts()
 
 
 STAGE = Stage(
@@ -60,6 +64,7 @@ STAGE = Stage(
         "uae/release",
         "uae/index",
         "uae/retrievers",
+        "uae/vectors",
         "uae/measures",
         "uae/text/passage_template.py",
         *MODELS,

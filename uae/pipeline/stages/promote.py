@@ -18,8 +18,10 @@ class PromoteParameters(Parameters):
 def run(p: PromoteParameters, w: Workspace) -> dict[str, Any]:
     from uae.registry.gate import Bounds
     from uae.registry.promote import promote
+    from uae.vectors.store import VectorStore
 
-    return promote(
+    vectors = VectorStore(w.vectors)
+    decided = promote(
         evaluation_path=w.path("evaluation"),
         passages_path=w.path("passages"),
         questions_path=w.path("questions"),
@@ -34,7 +36,9 @@ def run(p: PromoteParameters, w: Workspace) -> dict[str, Any]:
         bounds=Bounds(**p.promote.model_dump(exclude={"model", "alias"})),
         scope=p.scope,
         device=p.device,
+        vectors=vectors,
     )
+    return decided | vectors.counts()
 
 
 STAGE = Stage(

@@ -1,0 +1,62 @@
+"""Vectors of passages by an encoder of torch, from the vector store where it has them.
+
+What is kept is known by the document fingerprint and the libraries that computed it. So the base encoder and students that keep
+its document vectors share theirs. An encoder served by ONNX Runtime gives slightly other vectors: it would need a fingerprint of
+its own. Questions are not kept: they are few, and their side is what training changes.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from uae.io.files import sha256_bytes
+from uae.retrievers.dense import encode
+from uae.retrievers.protocol import Vectors
+from uae.vectors.store import VectorStore
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+
+class PassageVectors:
+    """Vectors of passages, as ``encode`` gives them.
+
+    Args:
+        folder: of the encoder's model.
+        store: None: everything is computed, and nothing is kept.
+    """
+
+    def __init__(self, encoder: "SentenceTransformer", folder: Path, store: VectorStore | None):
+        self._encoder, self._folder, self._store = encoder, folder, store
+        self._key: str | None = None
+
+    def __call__(self, texts: Sequence[str], progress: str = "") -> Vectors:
+        """Unit vectors in the order of ``texts``, shape (n, dim), float32.
+
+        Raises:
+            ModelError: a vector holds NaN or an infinite number.
+            ArtefactError: the disk cannot take what was computed.
+        """
+        if self._store is None:
+            return encode(self._encoder, texts, "document", progress)
+        from uae.retrievers.document_side import document_fingerprint
+        from uae.retrievers.truncation import count_tokens
+
+        self._key = self._key or store_key(document_fingerprint(self._folder, self._encoder))
+        return self._store.vectors_of(
+            self._key,
+            texts,
+            lambda missing: encode(self._encoder, missing, "document", progress),
+            lambda missing: count_tokens(self._encoder, missing, "document"),
+        )
+
+
+def store_key(document_fingerprint: str) -> str:
+    """What the store knows an encoder by.
+
+    Args:
+        document_fingerprint: as ``document_side.document_fingerprint`` gives it, and as a release's manifest has it.
+    """
+    from uae.retrievers.document_side import encoded_with
+
+    return sha256_bytes(document_fingerprint, *(f"{name} {version}" for name, version in sorted(encoded_with().items())))[:32]

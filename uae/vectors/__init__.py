@@ -1,0 +1,1 @@
+"""Vectors of texts, kept by what computed them and by the text: computed once, used by every stage."""
