@@ -240,9 +240,14 @@ def answers_of(bench: Bench, systems: Mapping[str, Rankings], reader: Path, ques
     }
 
 
-def under_both_llms(bench: Bench, ranked: Mapping[str, Rankings], judged: int, judged_top: int) -> tuple[dict, Rankings]:
+def under_both_llms(
+    bench: Bench, ranked: Mapping[str, Rankings], first_judged: int | None, judged: int, judged_top: int
+) -> tuple[dict, Rankings]:
     """Utility of the first passages under the teacher and the LLM of another family; the teacher's ceiling on some questions."""
     some = sorted(bench.some_questions(judged)["question_id"])
+    if first_judged is not None:
+        asked = sorted({*some, *bench.some_questions(first_judged)["question_id"]})
+        ranked = {name: {question_id: ranking[question_id] for question_id in asked} for name, ranking in ranked.items()}
     base = {question_id: ranked[BASE][question_id] for question_id in some}
     pairs = pd.concat([ranked_pairs(ranked.values(), 1), ranked_pairs([base], judged_top)]).drop_duplicates()
     judging = bench.judging
@@ -357,6 +362,7 @@ def main(
     held_out: Annotated[str, typer.Option(help="The LLM of another family than the teacher, a model reference.")] = GEMMA,
     answered: Annotated[int | None, typer.Option(help="Test questions that the reader answers; default: all.")] = None,
     held_out_answered: Annotated[int, typer.Option(help="Test questions that the held-out LLM answers.")] = 150,
+    first_judged: Annotated[int | None, typer.Option(help="Test questions whose first passages both judge; default: all.")] = None,
     judged: Annotated[int, typer.Option(help="Test questions for ceiling and agreement.")] = 60,
     judged_top: Annotated[int, typer.Option(help="Of the base's ranking, for ceiling and agreement.")] = 16,
     asked_to_rerank: Annotated[int, typer.Option(help="Of these, for LLM re-ranking.")] = 60,
@@ -382,7 +388,7 @@ def main(
     say("answers")
     token_f1, f1_gain = answers(bench, ranked, answered, held_out_answered)
     say("utility of the first passages, under both LLMs")
-    held, top = under_both_llms(bench, ranked, judged, judged_top)
+    held, top = under_both_llms(bench, ranked, first_judged, judged, judged_top)
     say("time per query")
     cost = time_per_query(bench, ranked[BASE], timed)
     say("LLM re-ranking")
