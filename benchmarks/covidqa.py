@@ -362,7 +362,7 @@ def main(
     held_out: Annotated[str, typer.Option(help="The LLM of another family than the teacher, a model reference.")] = GEMMA,
     answered: Annotated[int | None, typer.Option(help="Test questions that the reader answers; default: all.")] = None,
     held_out_answered: Annotated[int, typer.Option(help="Test questions that the held-out LLM answers.")] = 150,
-    first_judged: Annotated[int | None, typer.Option(help="Test questions whose first passages both judge; default: all.")] = None,
+    first_judged: Annotated[int | None, typer.Option(help="Test questions whose first passages both judge; default: all")] = None,
     judged: Annotated[int, typer.Option(help="Test questions for ceiling and agreement.")] = 60,
     judged_top: Annotated[int, typer.Option(help="Of the base's ranking, for ceiling and agreement.")] = 16,
     asked_to_rerank: Annotated[int, typer.Option(help="Of these, for LLM re-ranking.")] = 60,
