@@ -8,6 +8,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import BoW, Dense
+from small_training import AGGREGATION, changed
 from tokenizers.normalizers import Lowercase
 
 import uae.training.towers
@@ -15,7 +16,11 @@ from uae.io.errors import ConfigError, ModelError
 from uae.io.models import fingerprint
 from uae.retrievers.dense import encode, load_encoder
 from uae.retrievers.document_side import document_fingerprint
+from uae.retrievers.passage_vectors import PassageVectors
+from uae.training.data import TrainingData
+from uae.training.fit import fit
 from uae.training.towers import FrozenVectors, build_student, frozen_documents
+from uae.vectors.store import VectorStore
 
 QUESTIONS = ["Who keeps the keys?", "Why does the fan stop?", "WHEN is the seal replaced?"]
 PASSAGES = ["Keys hang in the lodge.", "Ice forms on the fan and it stops.", "The seal is replaced every second spring."]
@@ -232,3 +237,23 @@ def test_an_adapter_stands_on_encoders_that_do_not_normalise(base):
     student = build_student(unnormalised(), "adapter")
     raw = functools.partial(student.encode_query, QUESTIONS)
     np.testing.assert_array_equal(raw(), unnormalised().encode_query(QUESTIONS))
+
+
+@pytest.mark.parametrize("towers", ["query", "adapter"])
+def test_passages_of_a_frozen_side_are_found_and_not_encoded_by_training(labelled, base, tmp_path, monkeypatch, towers):
+    """Candidates encoded them with the base. Validation between the epochs asks for no passage, either."""
+    options = changed(towers=towers, epochs=2)
+    data = TrainingData.read(
+        labelled / "candidates.parquet", labelled / "passages.parquet", labelled / "questions.parquet", labelled / "labels",
+        labelled / "labels.json", AGGREGATION,
+    )  # fmt: skip
+    store = VectorStore(tmp_path / "vectors")
+    encoder = load_encoder(base, "cpu")
+    PassageVectors(encoder, base, store)(data.passages["text"].tolist())
+    examples, again = data.by_split(data.pairs(), options), VectorStore(tmp_path / "vectors")
+    plain = fit(examples, base, tmp_path / "plain", tmp_path / "plain-c", options, 0.5, "cpu", 1)
+    monkeypatch.setattr("uae.retrievers.passage_vectors.encode", None)  # nothing may be missing
+    kept = fit(examples, base, tmp_path / "kept", tmp_path / "kept-c", options, 0.5, "cpu", 1, vectors=again)
+    assert again.counted.embedded == 0
+    assert again.counted.found > 0
+    assert kept.after == pytest.approx(plain.after, abs=1e-6)

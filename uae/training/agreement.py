@@ -1,6 +1,6 @@
 """How well a student's order of the judged passages agrees with what it is taught: the score that early stopping goes by."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -29,18 +29,26 @@ class Agreement(BaseEvaluator):
         judged: question_id -> the texts that are ranked.
     """
 
-    def __init__(self, examples: Mapping[str, Example], teacher_temperature: float, evidence_share: float):
+    def __init__(
+        self,
+        examples: Mapping[str, Example],
+        teacher_temperature: float,
+        evidence_share: float,
+        frozen: Callable[[list[str]], torch.Tensor] | None = None,
+    ):
         """
         Args:
             examples: of the validation questions, by question_id.
             teacher_temperature: nats per token.
             evidence_share: of the target. 0: no evidence label is read.
+            frozen: gives the passages' vectors where training leaves them as they are; None: the model encodes them each time.
 
         Raises:
             ArtefactError: there is nothing to rank.
         """
         super().__init__()  # type: ignore[no-untyped-call]
         self.primary_metric = METRIC
+        self.frozen = frozen
         self.examples = {key: example for key, example in examples.items() if len(example.passages) > 1}
         self.judged = {key: example.passages for key, example in self.examples.items()}
         if not self.judged:
@@ -78,8 +86,11 @@ class Agreement(BaseEvaluator):
                 "training has made weights of the student infinite or NaN: take a lower train.learning_rate, a longer "
                 "train.warmup or a higher train.student_temperature"
             )
-        vectors = dict(zip(self.passages, encode(model, self.passages, "document"), strict=True))
         questions = encode(model, [example.question for example in self.examples.values()], "query")
+        found = self.frozen(self.passages).numpy() if self.frozen is not None else None
+        if found is None or found.shape[1] != questions.shape[1]:  # the model is measured at another dimension
+            found = encode(model, self.passages, "document")
+        vectors = dict(zip(self.passages, found, strict=True))
         return {
             key: np.stack([vectors[text] for text in self.judged[key]]) @ question
             for key, question in zip(self.examples, questions, strict=True)

@@ -12,6 +12,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from uae.io.compute import pick_device, seed_everything
 from uae.io.files import atomic_path
 from uae.retrievers.dense import load_encoder
+from uae.retrievers.passage_vectors import PassageVectors
 from uae.training.agreement import METRIC, Agreement
 from uae.training.arguments import fit_arguments
 from uae.training.batches import DocumentBatchSampler, UtilityCollator
@@ -24,6 +25,7 @@ from uae.training.options import FitOptions
 from uae.training.pairs_loss import set_dropout
 from uae.training.refresh import Refresher
 from uae.training.towers import FrozenVectors, build_student, frozen_documents
+from uae.vectors.store import VectorStore
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ def fit(
     seed: int,
     log_metrics: Log = _log_nothing,
     refresher: Refresher | None = None,
+    vectors: VectorStore | None = None,
 ) -> Fitted:
     """Fit a student, keep the checkpoint that agrees best with the validation examples, save it in sentence-transformers' layout.
 
@@ -67,6 +70,7 @@ def fit(
         checkpoints: a folder that is kept for such a call; the caller removes it. What another run left there goes first.
         teacher_temperature: nats per token.
         refresher: None: the examples stay as they are.
+        vectors: where the passages' vectors are kept that ``options.towers`` leaves as the base has them.
 
     Raises:
         ArtefactError: the validation examples cannot tell two students apart, or training made the weights infinite.
@@ -79,14 +83,17 @@ def fit(
     objective = options.chosen_objective()
     encoder = build_student(load_encoder(base_path, device), options.towers)
     set_dropout(encoder, options.dropout)
-    evaluator = Agreement(examples["validation"], teacher_temperature, objective.evidence_in_target)
+    frozen = None
+    if frozen_documents(encoder):
+        frozen = FrozenVectors(encoder, encoded=PassageVectors(encoder, base_path, vectors))
+    evaluator = Agreement(examples["validation"], teacher_temperature, objective.evidence_in_target, frozen)
     collator = UtilityCollator(
         preprocess_fn=encoder.preprocess,
         examples=examples["train"],
         in_batch_negatives=options.in_batch_negatives,
         passage_queries=options.passage_queries,
         prompts_by_kind={side: encoder.prompts.get(side) for side in ("query", "document")},
-        passage_vectors=FrozenVectors(encoder) if frozen_documents(encoder) else None,
+        passage_vectors=frozen,
     )
     run = identity(examples, base_path, options, teacher_temperature, seed, refresher.terms if refresher else None)
     open_checkpoints(checkpoints, run)

@@ -6,7 +6,7 @@ loads as any model does, without code of ours.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -16,6 +16,7 @@ from torch import Tensor
 from uae.io.errors import ConfigError, ModelError
 from uae.retrievers.dense import encode
 from uae.retrievers.document_side import route
+from uae.retrievers.protocol import Vectors
 from uae.training.device import full_precision
 
 
@@ -70,14 +71,23 @@ class FrozenVectors:
     looked up; data loaders with worker processes need all ``texts`` at the start.
     """
 
-    def __init__(self, encoder: SentenceTransformer, texts: Sequence[str] = ()):
+    def __init__(
+        self,
+        encoder: SentenceTransformer,
+        texts: Sequence[str] = (),
+        encoded: Callable[[Sequence[str], str], Vectors] | None = None,
+    ):
         """
+        Args:
+            encoded: gives the vectors of texts, such as ``PassageVectors``; None: the encoder computes them.
+
         Raises:
             ModelError: the document side is trained.
         """
         if not frozen_documents(encoder):
             raise ModelError("the document side of this encoder is trained: vectors kept now would be wrong after a step")
         self._encoder = encoder
+        self._encoded = encoded or (lambda missing, progress: encode(encoder, missing, "document", progress))
         self._vectors: dict[str, Tensor] = {}
         self._encode(texts, "encoding passages once")
 
@@ -95,7 +105,7 @@ class FrozenVectors:
             return
         training = self._encoder.training
         with full_precision(self._encoder):
-            vectors = torch.from_numpy(encode(self._encoder, missing, "document", progress))
+            vectors = torch.from_numpy(self._encoded(missing, progress))
         self._encoder.train(training)  # encoding switches dropout off, and we may be in the middle of training
         self._vectors.update(zip(missing, vectors, strict=True))
 

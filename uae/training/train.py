@@ -22,6 +22,7 @@ from uae.training.options import TrainOptions
 from uae.training.refresh import MoreLabels, Refresher
 from uae.training.reward import denoised_utilities
 from uae.training.temperature import calibrated_temperature
+from uae.vectors.store import VectorStore
 
 
 @dataclass(frozen=True)
@@ -98,12 +99,16 @@ def train(
     second: SecondStage,
     log_metrics: Log = _log_nothing,
     log_examples: Callable[[list[dict[str, Any]]], None] = _show_nothing,
+    vectors: VectorStore | None = None,
 ) -> dict[str, Any]:
     """Fit the student (``fit.fit``) and its rivals to what the label stores hold, and write the learning curve.
 
     Checkpoints lie beside the student until all is done: a call after a kill goes on with whichever student was being fitted.
     Each rival is fitted to the same pairs, into a folder of its name in ``rivals_path``. What a refreshing student asked the
     teacher for, the rivals have from their first epoch on. So has the second stage, which is fitted to utilities alone.
+
+    Args:
+        vectors: as ``fit.fit`` takes it.
 
     Returns:
         a summary: counts of questions and pairs, time, memory, validation scores, the student's fingerprint.
@@ -120,7 +125,7 @@ def train(
     checkpoints = checkpoints_beside(student_path)
     fitted = fit(
         examples, base_path, student_path, checkpoints / "student", options, teacher_temperature, device, seed, log_metrics,
-        prepared.refresher,
+        prepared.refresher, vectors,
     )  # fmt: skip
     pairs = prepared.pairs if prepared.refresher is None else prepared.refresher.all_pairs()
     with atomic_path(rivals_path) as partial:
@@ -130,7 +135,7 @@ def train(
             rival = options.rival(name)
             its_own = fit(
                 data.by_split(pairs, rival), base_path, partial / name, checkpoints / name, rival, teacher_temperature, device,
-                seed,
+                seed, vectors=vectors,
             )  # fmt: skip
             scores[name] = {
                 "steps": its_own.steps, "validation_ndcg_before": its_own.before, "validation_ndcg": its_own.after,

@@ -12,7 +12,7 @@ from uae.pipeline.settings import (
     TrackingSettings,
     UtilitySettings,
 )
-from uae.pipeline.shared_code import ENCODER, MODELS, REGISTRY, TABLES
+from uae.pipeline.shared_code import ENCODER, MODELS, REGISTRY, TABLES, VECTORS
 from uae.pipeline.stage import Key, Parameters, Stage
 from uae.pipeline.teachers import asked_teachers
 from uae.pipeline.workspace import Workspace
@@ -47,6 +47,7 @@ def run(p: TrainParameters, w: Workspace) -> dict[str, Any]:
     from uae.retrievers.prompts import base_encoder
     from uae.training.train import SecondStage, train
     from uae.validation.trained_on import write_trained_on
+    from uae.vectors.store import VectorStore
 
     def log_metrics(metrics: dict[str, float], step: int) -> None:
         mlflow.log_metrics(metrics, step=step)
@@ -60,7 +61,7 @@ def run(p: TrainParameters, w: Workspace) -> dict[str, Any]:
         "student_prompts": p.student_prompts and p.student_prompts.model_dump(),
         "seed": p.seed,
     }
-    data = training_data(p, w, w.path("questions"))
+    data, vectors = training_data(p, w, w.path("questions")), VectorStore(w.vectors)
     with training_run(params, {name: w.path(name) for name in ("candidates", "passages", "questions", "labels")}) as run:
         summary = train(
             data=data,
@@ -77,11 +78,12 @@ def run(p: TrainParameters, w: Workspace) -> dict[str, Any]:
             second=SecondStage(resolve(p.second_stage, w.model_cache) if p.second_stage else None, w.path("second_stage")),
             log_metrics=log_metrics,
             log_examples=lambda rows: mlflow.log_dict({"examples": rows}, "validation_examples.json"),
+            vectors=vectors,
         )
         write_trained_on(w.path("trained_on"), data.questions, data.passages)
         mlflow.set_tag(ENCODER_TAG, summary["fingerprint"])
         mlflow.log_metrics({name: summary[name] for name in ("seconds_per_step", "peak_memory_mb", "teacher_temperature")})
-    return summary | {"run_id": run.info.run_id}
+    return summary | vectors.counts() | {"run_id": run.info.run_id}
 
 
 def training_data(p: TrainParameters, w: Workspace, questions_path: Path) -> "TrainingData":
@@ -151,7 +153,7 @@ STAGE = Stage(
         "uae/measures/ranking.py",
         "uae/retrievers/cosine.py",
         "uae/retrievers/cross_encoder.py",
-        "uae/retrievers/document_side.py",
+        *VECTORS,
         *MODELS,
         *ENCODER,
         *TABLES,
