@@ -43,7 +43,15 @@ RESULTS = {
     "fuse": {"form": "scores", "weight": 0.4, "student": "0" * 64, "chosen": None},
     "index": {"passages": 9, "factory": "Flat", "prompts": {}},
     "evaluate": {"systems": {"base": {"map": _INTERVAL}, "uae": {"map": _INTERVAL}}, "gains": {"uae": {"map": _GAIN}}},
-    "promote": {"promoted": True, "version": 1, "reasons": ["map rose: passed", "recall@1 held: passed"], "run_id": "run1"},
+    "promote": {
+        "promoted": True,
+        "version": 1,
+        "alias": "champion",
+        "lane": "retrain",
+        "run_id": "run1",
+        "reasons": ["map rose: passed", "recall@1 held: passed"],
+        "findings": [{"metric": "map", "on": "frozen test set", "difference": 0.04, "low": None, "detectable": 0.03}],
+    },
     "package": {"built": True, "version": 1},
 }
 FILES = {
