@@ -463,3 +463,72 @@ def test_a_version_registered_in_between_is_not_taken_for_ours(project, tmp_path
     version = _register(client, "m", run, tmp_path, manifest, {"systems": {}}, {}, Decision(True, []))
     assert (int(version.version), version.tags["uae.release"]) == (1, manifest.fingerprint)
     assert "uae.release" not in client.get_model_version("m", "2").tags
+
+
+def test_a_release_of_other_passages_is_not_promoted_for_figures_on_todays(project, tmp_path, monkeypatch):
+    """Ingest ran again and evaluate did; index did not: what is served would not be what was measured."""
+    passages = read_table(project / "passages.parquet", PASSAGES)
+    passages.at[7, "text"] = "This passage says something else now."
+    dataset = set_hash(choose_questions(read_table(project / "questions.parquet", QUESTIONS)), passages, "corpus")
+    release = changed(project, tmp_path / "release", lambda folder, manifest: None)
+    with pytest.raises(ArtefactError, match=r"holds other passages \(300\) than the corpus has now \(300\): run the stage index"):
+        gate(project, release, monkeypatch, other_text, {"dataset": dataset})
+    assert not (tmp_path / "promotion.json").exists()
+
+
+def test_two_releases_in_a_real_registry(project, retrained, tmp_path, monkeypatch):
+    """Nothing is stood in for: the first is promoted by its means, the second is judged, recorded and refused."""
+    monkeypatch.setattr(uae.registry.promote, "History", History)
+
+    def judge(release):
+        asked = choose_questions(read_table(project / "questions.parquet", QUESTIONS))
+        passages = read_table(project / "passages.parquet", PASSAGES)
+        encoder = read_manifest(release).dense().encoder_folder(release)
+        ranked = {q: ids for q, (ids, _) in rank_with(encoder, asked, passages, "corpus", "cpu", "").items()}
+        found = retrieval_metrics(ranked, dict(zip(asked["question_id"], asked["evidence"], strict=True)), [1])
+        rows = [
+            {"system": "uae", "question_id": question, "passage_ids": ranked[question][:5], "scores": [0.0] * 5, "answer": ""}
+            | {"metrics": list(found.loc[question].items())}
+            for question in asked["question_id"]
+        ]
+        write_table(tmp_path / "runs.parquet", RUNS, rows)
+        evaluation = {
+            "release": read_manifest(release).fingerprint,
+            "dataset": set_hash(asked, passages, "corpus"),
+            "scope": "corpus",
+            "systems": {
+                "base": {name: {"mean": 0.0} for name in found},
+                "uae": {name: {"mean": float(v)} for name, v in found.mean().items()},
+            },
+            "recall_curve": {"uae": [float(found["recall@1"].mean())]},
+            "runs": sha256_file(tmp_path / "runs.parquet"),
+        }
+        write_json(tmp_path / "evaluation.json", evaluation)
+        paths = [
+            tmp_path / "evaluation.json",
+            tmp_path / "runs.parquet",
+            project / "passages.parquet",
+            project / "questions.parquet",
+        ]
+        return promote(
+            Judged(*paths, release, {}),
+            Place(tmp_path, "sqlite:///mlflow.db", "e", "m", "champion"),
+            promotion_path=tmp_path / "promotion.json",
+            page_path=tmp_path / "promotion.html",
+            bounds=replace(BOUNDS, min_gain=0.0, max_slowdown=1e9, max_serving_loss=1.0, max_index_loss=1.0),
+            asked=Asked("corpus", "cpu", lambda: pytest.fail("no metric of answers is guarded"), Context(1, "best_first")),
+        )
+
+    first = judge(changed(project, tmp_path / "first" / "release", lambda folder, manifest: None))
+    assert (first["promoted"], first["version"], first["lane"]) == (True, 1, "first")
+    second = judge(retrained)
+    assert (second["version"], second["lane"], second["look"]["number"]) == (2, "retrain", 1)
+    again = judge(tmp_path / "first" / "release")
+    assert (again["lane"], again["version"]) == ("same", 1), second["reasons"]
+    client = connect("sqlite:///mlflow.db", "e", tmp_path)
+    events = History(client, "e", "m", "champion").events()
+    assert [(event.kind, event.version) for event in events][:3] == [("decided", 1), ("promoted", 1), ("decided", 2)]
+    run = client.get_run(events[2].run_id)
+    assert events[2].units == 10
+    assert {"gate/frozen_test_set/map/low", "gate/frozen_test_set/recall_at_1/difference"} <= set(run.data.metrics)
+    assert "gate.html" in {artefact.path for artefact in client.list_artifacts(events[2].run_id)}

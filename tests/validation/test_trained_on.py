@@ -5,7 +5,7 @@ import pytest
 
 from uae.io.errors import ArtefactError
 from uae.io.tables import TRAINED_ON, read_table, write_table
-from uae.validation.trained_on import FILE, came_since, check_not_trained_on, write_trained_on
+from uae.validation.trained_on import FILE, came_since, check_is_of, check_not_trained_on, write_trained_on
 
 
 def passages(*keys, prefix="d"):
@@ -88,3 +88,14 @@ def test_a_release_of_an_earlier_version_does_not_say_what_it_knew(tmp_path):
     assert came_since(tmp_path, pd.DataFrame(), passages()) is None
     write_table(tmp_path / FILE, TRAINED_ON, [{"kind": "document", "key": "0" * 24}])
     assert came_since(tmp_path, pd.DataFrame(), passages()) is None
+
+
+def test_a_record_of_another_encoder_is_refused(tmp_path):
+    """Restored beside another student, it would let that be measured on what it learnt."""
+    path = tmp_path / FILE
+    write_trained_on(path, pd.DataFrame(LEARNT), passages("a.md", "b.md", "c.md"), "ab" * 32)
+    check_is_of(path, "ab" * 32)
+    with pytest.raises(ArtefactError, match=r"is of encoder abababababab, and the encoder is cdcdcdcdcdcd: run the stage train"):
+        check_is_of(path, "cd" * 32)
+    write_trained_on(path, pd.DataFrame(LEARNT), passages("a.md", "b.md", "c.md"))
+    check_is_of(path, "cd" * 32)  # of an earlier version, which did not say

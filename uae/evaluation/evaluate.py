@@ -22,6 +22,7 @@ from uae.measures.fusion import Fusion, Rankings, reciprocal_rank_fusion
 from uae.measures.metrics import retrieval_metrics
 from uae.measures.statistics import Resampling
 from uae.release.manifest import DENSE, Manifest, read_manifest
+from uae.release.passages import check_same_passages
 from uae.retrievers.lexical import rank_bm25
 from uae.text.passage_template import PassageTemplate
 from uae.validation.trained_on import check_not_trained_on
@@ -89,6 +90,7 @@ def evaluate(
     read_as = PassageTemplate(manifest.dense().passage_template)  # every system reads passages as the release does
     read = read_as.applied(passages)
     questions = choose_questions(everything)
+    check_same_passages(inputs.release, passages)
     check_not_trained_on(inputs.release, f"release {manifest.fingerprint[:12]}", questions, passages, scope)
     documents = questions.set_index("question_id")["doc_id"]
     folders = {BASE: inputs.base, **inputs.rivals, DENSE: manifest.dense().encoder_folder(inputs.release)}

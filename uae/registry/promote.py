@@ -45,6 +45,7 @@ from uae.registry.refresh_gate import decide_refresh
 from uae.registry.tracking import ENCODER_TAG, RELEASE_TAG, code_version, connect, dvc_md5, run_of
 from uae.registry.versions import has_artefacts, release_of, version_of, with_release
 from uae.release.manifest import RERANKED, Manifest, read_manifest
+from uae.release.passages import check_same_passages
 from uae.validation.trained_on import came_since, check_not_trained_on
 from uae.vectors.store import VectorStore
 
@@ -142,6 +143,7 @@ def promote(judged: Judged, place: Place, promotion_path: Path, page_path: Path,
     test_set = test_set_hash(questions, passages, asked.scope)
     _check_identity(judged.evaluation, evaluation, manifest.fingerprint, test_set, asked.scope)
     check_not_trained_on(judged.release, f"release {manifest.fingerprint[:12]}", questions, passages, asked.scope)
+    check_same_passages(judged.release, passages)
     runs = read_runs(judged.runs, evaluation.get("runs"))
     client = connect(place.uri, place.experiment, place.root)
     champion = version_of(client, place.model, place.alias)

@@ -18,18 +18,20 @@ log = logging.getLogger(__name__)
 
 FILE = "trained_on.parquet"  # in a release
 _DOCUMENT, _QUESTION = "document", "question"  # learnt
+_ENCODER = "encoder"  # whose record it is
 _KNOWN_DOCUMENT, _KNOWN_QUESTION = "known document", "known question"  # there, and not learnt: what is newer came since
 _SPLITS = ("train", "validation")  # validation chooses the epoch and the temperature
 _SHOWN = 5
 
 
-def write_trained_on(path: Path, questions: pd.DataFrame, passages: pd.DataFrame) -> None:
+def write_trained_on(path: Path, questions: pd.DataFrame, passages: pd.DataFrame, encoder: str = "") -> None:
     """Write the hashes of the source keys and of the texts of all training and validation questions, as TRAINED_ON.
 
     What was there and held out is noted, too: later one can tell which test documents came since (``came_since``).
 
     Args:
         questions, passages: of their schemas.
+        encoder: fingerprint of what learnt from them, for ``check_is_of``; "": it is not told.
     """
     learnt = questions[questions["split"].isin(_SPLITS)]
     keys = set(learnt["doc_id"].map(_sources(passages)).dropna())
@@ -39,7 +41,26 @@ def write_trained_on(path: Path, questions: pd.DataFrame, passages: pd.DataFrame
     rows |= {(_KNOWN_DOCUMENT, _hash(_DOCUMENT, name)) for name in (*others["source"], *others["doc_id"])}
     alone = questions[(questions["doc_id"] == "") & ~questions["split"].isin(_SPLITS)]
     rows |= {(_KNOWN_QUESTION, _of_question(text)) for text in alone["text"]}
+    rows |= {(_ENCODER, encoder[:24])} if encoder else set()
     write_table(path, TRAINED_ON, [{"kind": kind, "key": key} for kind, key in sorted(rows)])
+
+
+def check_is_of(path: Path, encoder: str) -> None:
+    """Check that a record is of this encoder: beside another one it would let that be measured on what it learnt.
+
+    Args:
+        encoder: fingerprint. A record of an earlier version does not say whose it is, and passes.
+
+    Raises:
+        ArtefactError: it is of another encoder.
+    """
+    table = read_table(path, TRAINED_ON)
+    told = set(table["key"][table["kind"] == _ENCODER])
+    if told and encoder[:24] not in told:
+        whose = ", ".join(key[:12] for key in told)
+        raise ArtefactError(
+            f"{path} is of encoder {whose}, and the encoder is {encoder[:12]}: run the stage train again (uae train)"
+        )
 
 
 def came_since(release: Path, questions: pd.DataFrame, passages: pd.DataFrame) -> set[str] | None:
