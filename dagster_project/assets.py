@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from dagster_project.checks import check_results, check_specs, quality_result, unjudged
+from dagster_project.checks import check_results, check_specs, gate_result, quality_result, unjudged
 from dagster_project.metadata import describe
 from dagster_project.resources import SOURCE_VERSION, DvcResource, MlflowResource, ModelsResource, ProjectResource
 from uae.io.errors import UaeError, ValidationFailed
@@ -95,6 +95,8 @@ def _materialise(
     checks = check_results(stage.name, result.get("validation", result))
     if "quality" in result:
         checks.append(quality_result(result["quality"], workspace.path("label_page").absolute()))
+    if stage.name == "promote":
+        checks.append(gate_result(result, workspace.path("gate_page").absolute()))
     return [
         dg.MaterializeResult(
             metadata=metadata,

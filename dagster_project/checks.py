@@ -11,7 +11,14 @@ SUITES = {"validate": ("documents", "passages", "questions", "leakage"), "label"
 QUALITY = "label_quality"  # the label stage's other check: it warns, for whether to train all the same is a person's decision
 
 
+GATE = "gate"  # of the promote stage: it warns, for a refused release harms nobody
+
+
 def check_specs(stage: str) -> list[dg.AssetCheckSpec]:
+    if stage == "promote":
+        return [
+            dg.AssetCheckSpec(GATE, asset=stage, description="The release may take the champion's place (uae/registry/gate.py).")
+        ]
     quality = dg.AssetCheckSpec(
         QUALITY, asset=stage, description="The labels are worth training on (uae/teacher/quality/verdict.py)."
     )
@@ -56,6 +63,27 @@ def quality_result(report: dict[str, Any], page: Path) -> dg.AssetCheckResult:
         severity=dg.AssetCheckSeverity.WARN,
         description=report["summary"],
         metadata=figures | {"warnings": dg.MetadataValue.md(warnings), "page": dg.MetadataValue.path(page)},
+    )
+
+
+def gate_result(promotion: dict[str, Any], page: Path) -> dg.AssetCheckResult:
+    """The gate's decision, its rules one by one, and the numbers behind them."""
+    metadata: dict[str, Any] = {
+        "lane": promotion["lane"],
+        "rules": dg.MetadataValue.md("\n".join(f"- {reason}" for reason in promotion["reasons"])),
+        "page": dg.MetadataValue.path(page),
+    }
+    for finding in promotion["findings"]:
+        for name in ("difference", "low", "detectable"):
+            if finding[name] is not None:
+                metadata[f"{finding['metric']}, {finding['on']}: {name}"] = float(finding[name])
+    refused = [reason for reason in promotion["reasons"] if reason.endswith("FAILED")]
+    return dg.AssetCheckResult(
+        check_name=GATE,
+        passed=promotion["promoted"],
+        severity=dg.AssetCheckSeverity.WARN,
+        description=refused[0] if refused else f"version {promotion['version']} is the {promotion['alias']}",
+        metadata=metadata,
     )
 
 

@@ -51,17 +51,19 @@ def _evaluate(result: Mapping[str, Any], workspace: Workspace) -> Metadata:
 
 
 def _metrics(evaluation: Mapping[str, Any]) -> dg.TableMetadataValue:
-    """A row a metric: both systems and the gain, each with its bootstrap interval."""
+    """A row a metric: both systems and the gain, each with the interval to go by: over documents where there are such."""
+    from uae.evaluation.comparison import decisive
+
     systems, gains = evaluation["systems"], evaluation["gains"]["uae"]
     return dg.MetadataValue.table(
         [
             dg.TableRecord(
                 {
                     "metric": metric,
-                    "base": _interval(systems["base"][metric]),
-                    "uae": _interval(systems["uae"][metric]),
-                    "gain": _interval(gain["absolute"]),
-                    "p": round(gain["p_value"], 4),
+                    "base": _interval(decisive(systems["base"][metric])),
+                    "uae": _interval(decisive(systems["uae"][metric])),
+                    "gain": _interval(decisive(gain)["absolute"]),
+                    "p": round(decisive(gain)["p_value"], 4),
                     "questions": gain["questions"],
                 }
             )

@@ -124,5 +124,6 @@ def small_chain(tiny_lm, tiny_encoder) -> list[str]:
         f"models.student=path:{tiny_encoder}", f"teachers.main.model=path:{tiny_lm}", f"models.reader=path:{tiny_lm}",
         f"ingest.path={SAMPLE}", "ingest.max_documents=12", "train.epochs=1", "evaluate.resamples=100", "compute.device=cpu",
         "evaluate.reader_questions=8", "evaluate.reader_new_tokens=4", "promote.min_gain=-1", "promote.max_loss=1",
+        "promote.max_answer_loss=1", "promote.max_slowdown=null",
         "evaluate.llm.questions=0", "promote.min_cosine=0", "promote.max_serving_loss=1", "promote.max_index_loss=1",
     ]  # fmt: skip

@@ -43,7 +43,15 @@ RESULTS = {
     "fuse": {"form": "scores", "weight": 0.4, "student": "0" * 64, "chosen": None},
     "index": {"passages": 9, "factory": "Flat", "prompts": {}},
     "evaluate": {"systems": {"base": {"map": _INTERVAL}, "uae": {"map": _INTERVAL}}, "gains": {"uae": {"map": _GAIN}}},
-    "promote": {"promoted": True, "version": 1, "reasons": ["map rose: passed", "recall@1 held: passed"], "run_id": "run1"},
+    "promote": {
+        "promoted": True,
+        "version": 1,
+        "alias": "champion",
+        "lane": "retrain",
+        "run_id": "run1",
+        "reasons": ["map rose: passed", "recall@1 held: passed"],
+        "findings": [{"metric": "map", "on": "frozen test set", "difference": 0.04, "low": None, "detectable": 0.03}],
+    },
     "package": {"built": True, "version": 1},
 }
 FILES = {
@@ -53,12 +61,16 @@ FILES = {
 }
 
 
-VALIDATED = {"validation": ("documents", "passages", "questions"), "label_validation": ("labels",)}
+VALIDATED = {
+    "validation": ("documents", "passages", "questions"),
+    "label_validation": ("labels", "label_manifest", "candidates", "passages", "questions"),
+}
 
 
-def _content(stage: Stage, artefact: str, workspace) -> dict:
+def _content(stage: Stage, artefact: str, workspace, parameters) -> dict:
     if artefact in VALIDATED:
-        return {"tables": table_hashes({name: workspace.path(name) for name in VALIDATED[artefact]})}
+        tables = table_hashes({name: workspace.path(name) for name in VALIDATED[artefact]})
+        return {"tables": tables, "scope": getattr(parameters, "scope", None)}
     return {"made by": stage.name}
 
 
@@ -69,7 +81,7 @@ def _stub(stage: Stage) -> Stage:
             if not path.suffix:  # a folder of files
                 path = path / "part"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(FILES.get(name, json.dumps(_content(stage, name, workspace))), encoding="utf-8")
+            path.write_text(FILES.get(name, json.dumps(_content(stage, name, workspace, parameters))), encoding="utf-8")
         return RESULTS[stage.name]
 
     return dataclasses.replace(stage, run=run)

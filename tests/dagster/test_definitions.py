@@ -22,7 +22,7 @@ SPECS = {
     "fuse": (["candidates", "ingest", "label", "train"], [], ["pytorch"], "training"),
     "index": (["fuse", "ingest", "train"], [], ["faiss"], "release"),
     "evaluate": (["index", "ingest", "train"], [], ["huggingface", "python"], "evaluation"),
-    "promote": (["candidates", "evaluate", "index", "ingest", "label"], [], ["mlflow"], "registry"),
+    "promote": (["candidates", "evaluate", "index", "ingest", "label"], ["gate"], ["mlflow"], "registry"),
     "package": (["promote"], [], ["bentoml"], "registry"),
 }
 
@@ -45,9 +45,9 @@ def test_specs_of_all_assets():
     assert all(spec.description and spec.code_version for spec in specs.values())
 
 
-def test_every_check_is_blocking_but_the_one_that_judges():
+def test_every_check_is_blocking_but_those_that_judge():
     graph = defs.resolve_asset_graph()
-    assert {key.name for key in graph.asset_check_keys if not graph.get_check_spec(key).blocking} == {"label_quality"}
+    assert {key.name for key in graph.asset_check_keys if not graph.get_check_spec(key).blocking} == {"label_quality", "gate"}
 
 
 def test_the_job_runs_every_asset():

@@ -51,7 +51,7 @@ def test_dvc_outputs_are_the_declared_ones(stage: Stage):
         options = outputs[ARTEFACTS[name]]
         assert options.get("persist", False) == (name in stage.keeps), name
         # Reports are small and read by people: hashed by DVC, not kept by it.
-        assert options.get("cache", True) == (name != "promotion"), name
+        assert options.get("cache", True) == (name not in ("promotion", "gate_page")), name
 
 
 def test_dvc_never_restores_a_promotion_from_its_run_cache():

@@ -39,7 +39,8 @@ def test_the_whole_chain(project, run_chain):
     assert result.success
     assert sorted(materialised(result)) == sorted(NAMES)
     assert sorted(committed(project)) == sorted(NAMES)
-    assert checks(result) == dict.fromkeys(("documents", "passages", "questions", "leakage", "labels", "label_quality"), True)
+    names = ("documents", "passages", "questions", "leakage", "labels", "label_quality", "gate")
+    assert checks(result) == dict.fromkeys(names, True)
 
 
 SHOWN = [
@@ -62,6 +63,18 @@ def test_the_catalogue_shows_what_a_person_wants_of_each_asset(run_chain):
     found = {name: result.asset_materializations_for_node(name)[0].metadata for name in NAMES}
     missing = [(asset, name) for asset, name, text in SHOWN if text not in str(found[asset].get(name))]
     assert missing == []
+
+
+def test_a_refused_release_is_a_warning_with_its_numbers(run_chain, results, monkeypatch):
+    refused = {"promoted": False, "reasons": ["map fell: FAILED", "recall@1 held: passed"]}
+    monkeypatch.setitem(results, "promote", results["promote"] | refused)
+    result = run_chain()
+    assert result.success  # a refusal harms nobody
+    (gate,) = [check for check in result.get_asset_check_evaluations() if check.check_name == "gate"]
+    assert (gate.passed, gate.severity.value, gate.description) == (False, "WARN", "map fell: FAILED")
+    assert gate.metadata["map, frozen test set: difference"].value == 0.04
+    assert "map, frozen test set: low" not in gate.metadata
+    assert gate.metadata["page"].path.endswith("reports/promotion.html")
 
 
 @pytest.mark.parametrize(

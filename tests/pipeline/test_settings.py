@@ -6,6 +6,7 @@ import yaml
 
 import uae
 from uae.io.errors import ConfigError
+from uae.measures.answers import ANSWER_METRICS, answer_metrics
 from uae.measures.metrics import retrieval_metric_names, retrieval_metrics
 from uae.pipeline.settings import dump_settings, load_settings
 
@@ -345,9 +346,9 @@ def test_a_parameter_file_that_is_not_there(tmp_path, name):
     [
         (
             ["promote.metric=token_f1"],
-            "promote.metric: there is no metric 'token_f1'; the gate measures recall@1, recall@5, map, mrr",
+            "promote.metric: token_f1 is of answers, which few questions have; it can be guarded. Take",
         ),
-        (["promote.metric=exact_match"], "promote.metric: there is no metric 'exact_match'"),
+        (["promote.guarded=[token_f2]"], "promote.guarded: there is no metric 'token_f2'; did you mean token_f1?"),
         (["promote.metric=mapp"], "promote.metric: there is no metric 'mapp'; did you mean map?"),
         (["promote.metric=MAP"], "promote.metric: there is no metric 'MAP'; did you mean map?"),
         (["promote.guarded=[recal@1]"], "promote.guarded: there is no metric 'recal@1'; did you mean recall@1?"),
@@ -361,10 +362,11 @@ def test_a_metric_that_the_gate_cannot_measure_is_refused_when_the_file_is_loade
     assert len(said) < 300
 
 
-def test_every_metric_of_the_gate_is_one_that_retrieval_is_measured_by():
-    settings = load_settings(PARAMS, ["evaluate.cutoffs=[2]", "promote.metric=recall@2", "promote.guarded=[map, mrr, ndcg@10]"])
+def test_every_metric_of_the_gate_is_one_that_retrieval_or_answers_are_measured_by():
+    guarded = f"promote.guarded=[map, mrr, ndcg@10, {', '.join(ANSWER_METRICS)}]"
+    settings = load_settings(PARAMS, ["evaluate.cutoffs=[2]", "promote.metric=recall@2", guarded])
     measured = retrieval_metrics({"q": ["p"]}, {"q": ["p"]}, settings.evaluate.cutoffs)
-    assert {settings.promote.metric, *settings.promote.guarded} <= set(measured)
+    assert {settings.promote.metric, *settings.promote.guarded} == {*measured, *answer_metrics("yes", ["yes"], ["yes"])}
     assert list(measured) == retrieval_metric_names(settings.evaluate.cutoffs)
 
 

@@ -8,8 +8,9 @@ import pytest
 
 import uae
 from uae.io.errors import ArtefactError
-from uae.io.files import write_json, write_text
-from uae.pipeline.chain import CHAIN, makers, run_stage
+from uae.io.files import read_json, write_json, write_text
+from uae.io.tables import CANDIDATES, write_table
+from uae.pipeline.chain import CHAIN, STAGES, makers, run_stage
 from uae.pipeline.settings import Settings, ValidateSettings, load_settings
 from uae.pipeline.stage import Key, Parameters
 from uae.pipeline.workspace import Workspace
@@ -37,12 +38,17 @@ def test_a_stage_does_not_run_without_what_it_needs(tmp_path, stage, missing):
     assert run_stage(stub, SETTINGS, workspace) == {}
 
 
-TABLES = ("documents", "passages", "questions", "labels")
+VALIDATED = {
+    "validation": ("documents", "passages", "questions"),
+    "label_validation": ("labels", "label_manifest", "candidates", "passages", "questions"),
+}
+TABLES = ("documents", "passages", "questions", "labels", "label_manifest", "candidates")
+UNLABELLED = {("label", "candidates")}  # of these the table says itself what it was made from
 
 
 @pytest.mark.parametrize(
     ("stage", "table"),
-    [(stage, name) for stage in CHAIN[2:] for name in TABLES if name in stage.needs],
+    [(stage, name) for stage in CHAIN[2:] for name in TABLES if name in stage.needs and (stage.name, name) not in UNLABELLED],
     ids=lambda of: getattr(of, "name", of),
 )
 def test_a_stage_refuses_a_table_that_was_made_anew_after_it_was_validated(tmp_path, stage, table):
@@ -53,19 +59,69 @@ def test_a_stage_refuses_a_table_that_was_made_anew_after_it_was_validated(tmp_p
     stub = replace(stage, run=lambda parameters, workspace: {})
     assert run_stage(stub, SETTINGS, workspace) == {}
     write_text(workspace.path(table), "other rows")
-    with pytest.raises(ArtefactError, match=f"{table}.* was changed after it was validated"):
+    with pytest.raises(ArtefactError, match=f"was changed after it was validated.* about another {table} table"):
         run_stage(stub, SETTINGS, workspace)
+
+
+@pytest.mark.parametrize("stage", [stage for stage in CHAIN[2:] if "label_validation" in stage.needs], ids=lambda of: of.name)
+@pytest.mark.parametrize("table", ["passages", "questions"])
+def test_labels_of_another_corpus_are_refused_though_that_corpus_was_validated(tmp_path, stage, table):
+    """Ingest and validate ran again; candidates and label did not."""
+    workspace = Workspace(tmp_path)
+    for name in stage.needs:
+        _make(workspace, name)
+    _vouch(workspace)
+    write_text(workspace.path(table), "other rows")
+    _vouch(workspace, "validation")
+    with pytest.raises(ArtefactError, match=rf"{table}.* was changed after it was validated: .*label_validation.*\(uae label\)"):
+        run_stage(replace(stage, run=lambda parameters, workspace: {}), SETTINGS, workspace)
+
+
+SCOPED = [stage for stage in CHAIN[2:] if "scope" in stage.params and {"passages", "questions"} & set(stage.needs)]
+
+
+@pytest.mark.parametrize("stage", SCOPED, ids=lambda stage: stage.name)
+@pytest.mark.parametrize("written", [{"scope": "corpus"}, {}], ids=["another scope", "an earlier version's report"])
+def test_a_validation_for_another_scope_is_refused(tmp_path, stage, written):
+    """Within documents a question may repeat across splits; over the whole corpus that is leakage, and nobody looked for it."""
+    workspace = Workspace(tmp_path)
+    for name in stage.needs:
+        _make(workspace, name)
+    _vouch(workspace)
+    stub = replace(stage, run=lambda parameters, workspace: {})
+    assert SETTINGS.scope == "document"
+    assert run_stage(stub, SETTINGS, workspace) == {}
+    report = read_json(workspace.path("validation"))
+    write_json(workspace.path("validation"), {"tables": report["tables"]} | written)
+    with pytest.raises(ArtefactError, match=r"scope.* and scope is document now: .*\(uae validate\)"):
+        run_stage(stub, SETTINGS, workspace)
+
+
+@pytest.mark.parametrize("change", ["passages", "questions", None])
+def test_candidates_of_another_corpus_are_not_labelled(tmp_path, change):
+    """The label stage asks an LLM about what candidates name: it is refused before anything is paid for."""
+    workspace = Workspace(tmp_path)
+    for name in ("passages", "questions"):
+        _make(workspace, name)
+    made = table_hashes({name: workspace.path(name) for name in ("passages", "questions")})
+    write_table(workspace.path("candidates"), CANDIDATES, [], made_from=made if change else None)
+    if change:
+        write_text(workspace.path(change), "other rows")
+    _vouch(workspace)
+    said = f"was made from another {change} table" if change else "does not say from which passages"
+    with pytest.raises(ArtefactError, match=rf"candidates\.parquet {said}.*\(uae candidates\)"):
+        run_stage(STAGES["label"], SETTINGS, workspace)
 
 
 def _make(workspace: Workspace, name: str) -> None:
     write_text(workspace.path(name), f"rows of {name}")
 
 
-def _vouch(workspace: Workspace) -> None:
-    """Write the reports that validation and labelling would leave of the tables that are there."""
-    for report, tables in (("validation", TABLES[:3]), ("label_validation", TABLES[3:])):
-        there = {name: workspace.path(name) for name in tables if workspace.path(name).exists()}
-        write_json(workspace.path(report), {"tables": table_hashes(there)})
+def _vouch(workspace: Workspace, *reports: str) -> None:
+    """Write the reports that validation and labelling would leave of the tables that are there; all, where none is named."""
+    for report in reports or VALIDATED:
+        there = {name: workspace.path(name) for name in VALIDATED[report] if workspace.path(name).exists()}
+        write_json(workspace.path(report), {"tables": table_hashes(there), "scope": SETTINGS.scope})
 
 
 class Chosen(Parameters):

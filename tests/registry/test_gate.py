@@ -3,8 +3,10 @@ import json
 import shutil
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -12,14 +14,16 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
 import uae.registry.promote
+from uae.evaluation.answers import Context
 from uae.evaluation.testset import choose_questions, rank_with
 from uae.evaluation.testset import test_set_hash as set_hash
 from uae.io.errors import ArtefactError, ConfigError
 from uae.io.files import sha256_file, write_json
-from uae.io.tables import DOCUMENTS, PASSAGES, QUESTIONS, read_table, write_table
+from uae.io.tables import DOCUMENTS, PASSAGES, QUESTIONS, RUNS, read_table, write_table
 from uae.measures.metrics import retrieval_metrics
 from uae.registry.gate import Bounds, Decision, decide_better, decide_second_stage, decide_serving
-from uae.registry.promote import _register, promote
+from uae.registry.history import Event, History
+from uae.registry.promote import Asked, Judged, Place, _register, promote
 from uae.registry.tracking import connect
 from uae.release.build import IndexRecipe, build_release
 from uae.release.manifest import read_manifest, seal
@@ -33,8 +37,8 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "release"))
 from old_formats import write_format_2
 
 BOUNDS = Bounds(
-    metric="map", min_gain=0.125, guarded=("recall@1",), max_loss=0.02, min_cosine=0.95, max_serving_loss=0.02,
-    max_index_loss=0.05,
+    metric="map", min_gain=0.125, guarded=("recall@1",), max_loss=0.02, max_answer_loss=0.1, max_slowdown=None, confidence=0.95,
+    error_budget=0.05, recent_documents=2, min_cosine=0.95, max_serving_loss=0.02, max_index_loss=0.05,
 )  # fmt: skip
 
 
@@ -164,8 +168,28 @@ class Registry:
         self.moved.append((model, alias, version))
 
 
+class Remembered(History):
+    """A history that is kept in a list."""
+
+    kept: ClassVar[list[Event]] = []
+
+    def events(self):
+        return list(self.kept)
+
+    def record(self, kind, version, before, release, why, who=None, passed=None, units=None, numbers=None, files=None):
+        self.kept.append(Event(datetime.now(UTC), kind, version, before, release, who or "me", why, passed, units, "run"))
+        return "run"
+
+
+@pytest.fixture(autouse=True)
+def history(monkeypatch):
+    monkeypatch.setattr(Remembered, "kept", [])
+    monkeypatch.setattr(uae.registry.promote, "History", Remembered)
+    return Remembered
+
+
 def gate(
-    project: Path, release: Path, monkeypatch, change=None, written=MappingProxyType({}), test=None, curve: float = 0.0
+    project: Path, release: Path, monkeypatch, change=None, written=MappingProxyType({}), test=None, curve: float = 0.0, **bounds
 ) -> tuple[dict, list]:
     """Promote after an evaluation on the project's tables, which ``change`` then changes.
 
@@ -174,26 +198,44 @@ def gate(
     registry, root = Registry(), release.parent
     monkeypatch.setattr(uae.registry.promote, "connect", lambda *arguments: registry)
     monkeypatch.setattr(uae.registry.promote, "run_of", lambda *arguments: "run")
-    monkeypatch.setattr(uae.registry.promote, "_register", lambda *arguments: SimpleNamespace(version="1", run_id="run"))
+    registered = SimpleNamespace(version="8", run_id="run", tags={})
+    monkeypatch.setattr(uae.registry.promote, "_register", lambda *arguments: registered)
     passages, questions = read_table(project / "passages.parquet", PASSAGES), read_table(project / "questions.parquet", QUESTIONS)
     if test is not None:
         questions.loc[questions.index[questions["split"] == "test"][test:], "split"] = "validation"
-    dataset = set_hash(choose_questions(questions), passages, "corpus")
+    asked = choose_questions(questions)
+    rows = [
+        {"system": system, "question_id": question, "passage_ids": evidence, "scores": [1.0], "answer": ""}
+        | {"metrics": [("map", value), ("token_f1", value)]}
+        for system, value in (("base", 0.1), ("uae", 0.9))
+        for question, evidence in zip(asked["question_id"], asked["evidence"], strict=True)
+    ]
+    write_table(root / "runs.parquet", RUNS, rows)
+    dataset = set_hash(asked, passages, "corpus")
     systems = {"base": {"map": {"mean": 0.1}}, "uae": {"map": {"mean": 0.9}}}
     evaluation = {"release": read_manifest(release).fingerprint, "dataset": dataset, "scope": "corpus", "systems": systems}
-    evaluation["recall_curve"] = {"uae": [curve]}
+    evaluation |= {"recall_curve": {"uae": [curve]}, "runs": sha256_file(root / "runs.parquet")}
     write_json(root / "evaluation.json", evaluation | written)
     if change:
         change(questions, passages)
     write_table(root / "passages.parquet", PASSAGES, passages)
     write_table(root / "questions.parquet", QUESTIONS, questions)
+    paths = [root / name for name in ("evaluation.json", "runs.parquet", "passages.parquet", "questions.parquet")]
     result = promote(
-        evaluation_path=root / "evaluation.json", passages_path=root / "passages.parquet",
-        questions_path=root / "questions.parquet", release_path=release, promotion_path=root / "promotion.json",
-        lineage={}, root=root, uri="", experiment="", model="m", alias="champion",
-        bounds=replace(BOUNDS, min_gain=0.0, guarded=()), scope="corpus", device="cpu",
+        Judged(*paths, release, {}),
+        Place(root, "", "", "m", "champion"),
+        promotion_path=root / "promotion.json", page_path=root / "promotion.html",
+        bounds=replace(BOUNDS, **{"min_gain": 0.0, "guarded": ()} | bounds),
+        asked=Asked("corpus", "cpu", lambda: pytest.fail("no answer had to be read"), Context(1, "best_first")),
     )  # fmt: skip
     return result, registry.moved
+
+
+def crown(monkeypatch, folder: Path, fingerprint: str = "") -> None:
+    """Version 7 is the champion, and its release lies in ``folder``."""
+    champion = SimpleNamespace(version="7", run_id="run", tags={"uae.release": fingerprint})
+    monkeypatch.setattr(uae.registry.promote, "version_of", lambda *arguments: champion)
+    monkeypatch.setattr(uae.registry.promote, "release_of", lambda version: folder)
 
 
 def other_evidence(questions, passages):
@@ -216,11 +258,13 @@ def other_text(questions, passages):
         (other_text, {}, "was measured on another test set"),
         (None, {"scope": "document"}, "was measured with scope document, but scope is corpus now"),
         (None, {"release": "0123456789abcdef"}, "is of release 0123456789ab, but the release at hand is"),
+        (None, {"runs": "0" * 64}, None),
     ],
 )
 def test_figures_of_another_test_set_are_not_compared(project, tmp_path, monkeypatch, change, written, said):
     release = changed(project, tmp_path / "release", lambda folder, manifest: None)
-    with pytest.raises(ArtefactError, match=rf"evaluation\.json {said}.*Run the evaluate stage again") as caught:
+    what = rf"evaluation\.json {said}" if said else r"runs\.parquet is not of the evaluation at hand"
+    with pytest.raises(ArtefactError, match=rf"{what}.*Run the evaluate stage again") as caught:
         gate(project, release, monkeypatch, change, written)
     assert not caught.value.transient
     assert not (tmp_path / "promotion.json").exists()
@@ -246,7 +290,12 @@ def test_a_release_that_serves_what_was_trained_is_promoted(project, tmp_path, m
     result, moved = gate(project, changed(project, tmp_path / "release", lambda folder, manifest: None), monkeypatch)
     assert result["promoted"]
     assert len(result["reasons"]) == 5
-    assert moved == [("m", "champion", "1")]
+    assert moved == [("m", "champion", "8")]
+    assert [(event.kind, event.version, event.before) for event in Remembered.kept] == [
+        ("decided", 8, None),
+        ("promoted", 8, None),
+    ]
+    assert "Promoted: version 8 is the champion" in (tmp_path / "promotion.html").read_text()
 
 
 def test_a_whole_that_serves_less_than_was_evaluated_is_refused(project, tmp_path, monkeypatch):
@@ -270,21 +319,108 @@ def test_a_release_that_does_not_is_refused_however_good_its_evaluation(project,
 
 
 def test_a_champion_of_an_older_format_is_measured_and_replaced(project, tmp_path, monkeypatch):
-    """The alias is not moved by hand when the format of releases changes."""
-    old = write_format_2(project / "release", tmp_path / "old")
-    champion = SimpleNamespace(version="7", run_id="run", tags={})
-    monkeypatch.setattr(uae.registry.promote, "version_of", lambda *arguments: champion)
-    monkeypatch.setattr(uae.registry.promote, "release_of", lambda version: old)
+    """The alias is not moved by hand when the format of releases changes. The encoder is the same: nothing has to be gained."""
+    crown(monkeypatch, write_format_2(project / "release", tmp_path / "old"))
     release = changed(project, tmp_path / "release", lambda folder, manifest: None)
     result, moved = gate(project, release, monkeypatch)
+    assert result["lane"] == "refresh"
+    assert result["reasons"][0].endswith("may fall by at most 0.02): passed")
+    assert "of version 7 (champion) on the questions that both can answer (+0.0000" in result["reasons"][0]
+    assert (result["replaced"], moved) == (7, [("m", "champion", "8")])
+
+
+@pytest.fixture(scope="module")
+def retrained(project, tmp_path_factory, tiny_encoder) -> Path:
+    """A release of another encoder over the same passages; it says which documents it knew."""
+    root = tmp_path_factory.mktemp("retrained")
+    model = load_encoder(tiny_encoder, "cpu")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(6)))
+    model.save(str(root / "encoder"), create_model_card=False)
+    tables = {f"{name}_path": project / f"{name}.parquet" for name in ("documents", "passages", "questions")}
+    questions, passages = read_table(tables["questions_path"], QUESTIONS), read_table(tables["passages_path"], PASSAGES)
+    write_trained_on(root / "trained_on.parquet", questions.assign(split="test"), passages)
+    build_release(
+        **tables, encoder_path=root / "encoder", base_path=None, release_path=root / "release",
+        trained_on_path=root / "trained_on.parquet",
+        recipe=IndexRecipe(factory="Flat", recall_target=1.0, serving="onnx", max_recall_loss=0.0, min_cosine=0.999),
+        scope="corpus", passage_words=140, device="cpu",
+    )  # fmt: skip
+    return root / "release"
+
+
+def test_a_champion_is_measured_question_by_question_on_the_present_test_set(project, retrained, tmp_path, monkeypatch):
+    crown(monkeypatch, retrained)
+    release = changed(project, tmp_path / "release", lambda folder, manifest: None)
+    result, moved = gate(project, release, monkeypatch, max_slowdown=1e9)
     questions = choose_questions(read_table(project / "questions.parquet", QUESTIONS))
     passages = read_table(project / "passages.parquet", PASSAGES)
-    ranked = {q: ids for q, (ids, _) in rank_with(old / "encoder", questions, passages, "corpus", "cpu", "").items()}
-    measured = retrieval_metrics(ranked, dict(zip(questions["question_id"], questions["evidence"], strict=True)), [1])[
-        "map"
-    ].mean()
-    assert result["reasons"][0].startswith(f"map 0.9000 against {measured:.4f} of version 7 (champion)")
-    assert (result["replaced"], moved) == (7, [("m", "champion", "1")])
+    encoder = read_manifest(retrained).dense().encoder_folder(retrained)
+    ranked = {q: ids for q, (ids, _) in rank_with(encoder, questions, passages, "corpus", "cpu", "").items()}
+    evidence = dict(zip(questions["question_id"], questions["evidence"], strict=True))
+    measured = retrieval_metrics(ranked, evidence, [1])["map"].mean()
+    assert result["reasons"][0].startswith(f"map 0.9000 against {measured:.4f} of version 7 (champion) on the frozen test set")
+    assert (result["lane"], result["look"]["number"], result["look"]["units"]) == ("retrain", 1, 10)
+    assert any(reason.startswith("a query takes ") for reason in result["reasons"])
+    assert result["promoted"] == bool(moved)
+    json.loads((tmp_path / "promotion.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_documents_that_came_since_are_a_set_of_their_own(project, retrained, tmp_path, monkeypatch):
+    """The champion knew document d alone; half of the test questions are asked about one that came since."""
+    crown(monkeypatch, retrained)
+    monkeypatch.setattr(
+        uae.registry.promote, "came_since", lambda folder, questions, passages: set(questions["question_id"][1::2])
+    )
+    release = changed(project, tmp_path / "release", lambda folder, manifest: None)
+    result, _ = gate(project, release, monkeypatch)
+    assert [(finding["on"], finding["questions"]) for finding in result["findings"]] == [
+        ("frozen test set", 5),
+        ("recent test set", 5),
+    ]
+    few, _ = gate(project, release, monkeypatch, recent_documents=6)
+    assert [finding["on"] for finding in few["findings"]] == ["frozen test set"]
+    assert "5 test documents came since version 7 (champion): a recent test set counts from 6 on" in few["reasons"]
+
+
+def test_each_release_is_one_look_at_the_test_set(project, retrained, tmp_path, monkeypatch, history):
+    crown(monkeypatch, retrained)
+    for name, kind, units in (("a", "decided", 10), ("b", "decided", 4), ("c", "promoted", None), ("a", "decided", 10)):
+        history.kept.append(Event(datetime.now(UTC), kind, 7, None, name, "me", "", None, units, ""))
+    release = changed(project, tmp_path / "release", lambda folder, manifest: None)
+    assert gate(project, release, monkeypatch)[0]["look"]["number"] == 2  # b's set was less than half of today's
+    assert gate(project, release, monkeypatch)[0]["look"]["number"] == 2  # the same release once more
+
+
+def test_what_a_person_rolled_back_is_not_promoted_again(project, tmp_path, monkeypatch, history):
+    release = changed(project, tmp_path / "release", lambda folder, manifest: None)
+    fingerprint = read_manifest(release).fingerprint
+    crown(monkeypatch, project / "release")
+    history.kept.append(Event(datetime.now(UTC), "promoted", 8, 7, fingerprint, "me", "", None, None, ""))
+    history.kept.append(Event(datetime.now(UTC), "rolled back", 7, 8, "", "Ann", "answers in French", None, None, ""))
+    result, moved = gate(project, release, monkeypatch)
+    assert (result["promoted"], result["lane"], moved) == (False, "withdrawn", [])
+    assert result["reasons"][0].startswith("version 8 has this release: Ann rolled it back on ")
+    assert "answers in French" in result["reasons"][0]
+
+
+def test_a_champion_that_was_crowned_by_other_means_is_noted(project, retrained, tmp_path, monkeypatch, history):
+    crown(monkeypatch, retrained, "abc")
+    gate(project, changed(project, tmp_path / "release", lambda folder, manifest: None), monkeypatch)
+    assert (history.kept[0].kind, history.kept[0].version, history.kept[0].who) == ("moved by other means", 7, "unknown")
+
+
+def test_an_interrupted_promotion_is_noted_as_what_it_was(project, tmp_path, monkeypatch, history):
+    """Killed between the alias and its event: the decision is there."""
+    release = changed(project, tmp_path / "release", lambda folder, manifest: None)
+    fingerprint = read_manifest(release).fingerprint
+    history.kept.append(Event(datetime.now(UTC), "decided", 7, None, fingerprint, "Ann", "", True, None, ""))
+    crown(monkeypatch, release, fingerprint)
+    monkeypatch.setattr(uae.registry.promote, "has_artefacts", lambda version: True)
+    result, moved = gate(project, release, monkeypatch)
+    assert (result["lane"], result["promoted"], moved) == ("same", True, [])
+    assert [(event.kind, event.version, event.who) for event in history.kept[1:]] == [("promoted", 7, "Ann")]
 
 
 def test_a_champion_is_not_measured_on_what_it_was_trained_on(project, tmp_path, monkeypatch):
@@ -296,10 +432,8 @@ def test_a_champion_is_not_measured_on_what_it_was_trained_on(project, tmp_path,
         write_trained_on(folder / "trained_on.parquet", questions, passages)
         manifest["files"]["trained_on.parquet"] = ""
 
-    champion = SimpleNamespace(version="7", run_id="run", tags={})
-    monkeypatch.setattr(uae.registry.promote, "version_of", lambda *arguments: champion)
-    monkeypatch.setattr(uae.registry.promote, "release_of", lambda version: tmp_path / "champion")
     changed(project, tmp_path / "champion", trained_on)
+    crown(monkeypatch, tmp_path / "champion")
     release = changed(project, tmp_path / "release", lambda folder, manifest: None)
     with pytest.raises(ArtefactError, match=r"version 7 of m was trained on .*1 documents: d; 10 questions: 'Pump 1 has"):
         gate(project, release, monkeypatch)
@@ -309,10 +443,7 @@ def test_a_champion_is_not_measured_on_what_it_was_trained_on(project, tmp_path,
 
 
 def test_a_champion_of_an_unknown_format_says_what_to_do(project, tmp_path, monkeypatch):
-    champion = SimpleNamespace(version="7", run_id="run", tags={})
-    newer = changed(project, tmp_path / "newer", lambda folder, manifest: manifest.update(format=99))
-    monkeypatch.setattr(uae.registry.promote, "version_of", lambda *arguments: champion)
-    monkeypatch.setattr(uae.registry.promote, "release_of", lambda version: newer)
+    crown(monkeypatch, changed(project, tmp_path / "newer", lambda folder, manifest: manifest.update(format=99)))
     release = changed(project, tmp_path / "release", lambda folder, manifest: None)
     with pytest.raises(ArtefactError, match=r"release format 99 is newer than this version of uae.*Update uae here"):
         gate(project, release, monkeypatch)
@@ -332,3 +463,72 @@ def test_a_version_registered_in_between_is_not_taken_for_ours(project, tmp_path
     version = _register(client, "m", run, tmp_path, manifest, {"systems": {}}, {}, Decision(True, []))
     assert (int(version.version), version.tags["uae.release"]) == (1, manifest.fingerprint)
     assert "uae.release" not in client.get_model_version("m", "2").tags
+
+
+def test_a_release_of_other_passages_is_not_promoted_for_figures_on_todays(project, tmp_path, monkeypatch):
+    """Ingest ran again and evaluate did; index did not: what is served would not be what was measured."""
+    passages = read_table(project / "passages.parquet", PASSAGES)
+    passages.at[7, "text"] = "This passage says something else now."
+    dataset = set_hash(choose_questions(read_table(project / "questions.parquet", QUESTIONS)), passages, "corpus")
+    release = changed(project, tmp_path / "release", lambda folder, manifest: None)
+    with pytest.raises(ArtefactError, match=r"holds other passages \(300\) than the corpus has now \(300\): run the stage index"):
+        gate(project, release, monkeypatch, other_text, {"dataset": dataset})
+    assert not (tmp_path / "promotion.json").exists()
+
+
+def test_two_releases_in_a_real_registry(project, retrained, tmp_path, monkeypatch):
+    """Nothing is stood in for: the first is promoted by its means, the second is judged, recorded and refused."""
+    monkeypatch.setattr(uae.registry.promote, "History", History)
+
+    def judge(release):
+        asked = choose_questions(read_table(project / "questions.parquet", QUESTIONS))
+        passages = read_table(project / "passages.parquet", PASSAGES)
+        encoder = read_manifest(release).dense().encoder_folder(release)
+        ranked = {q: ids for q, (ids, _) in rank_with(encoder, asked, passages, "corpus", "cpu", "").items()}
+        found = retrieval_metrics(ranked, dict(zip(asked["question_id"], asked["evidence"], strict=True)), [1])
+        rows = [
+            {"system": "uae", "question_id": question, "passage_ids": ranked[question][:5], "scores": [0.0] * 5, "answer": ""}
+            | {"metrics": list(found.loc[question].items())}
+            for question in asked["question_id"]
+        ]
+        write_table(tmp_path / "runs.parquet", RUNS, rows)
+        evaluation = {
+            "release": read_manifest(release).fingerprint,
+            "dataset": set_hash(asked, passages, "corpus"),
+            "scope": "corpus",
+            "systems": {
+                "base": {name: {"mean": 0.0} for name in found},
+                "uae": {name: {"mean": float(v)} for name, v in found.mean().items()},
+            },
+            "recall_curve": {"uae": [float(found["recall@1"].mean())]},
+            "runs": sha256_file(tmp_path / "runs.parquet"),
+        }
+        write_json(tmp_path / "evaluation.json", evaluation)
+        paths = [
+            tmp_path / "evaluation.json",
+            tmp_path / "runs.parquet",
+            project / "passages.parquet",
+            project / "questions.parquet",
+        ]
+        return promote(
+            Judged(*paths, release, {}),
+            Place(tmp_path, "sqlite:///mlflow.db", "e", "m", "champion"),
+            promotion_path=tmp_path / "promotion.json",
+            page_path=tmp_path / "promotion.html",
+            bounds=replace(BOUNDS, min_gain=0.0, max_slowdown=1e9, max_serving_loss=1.0, max_index_loss=1.0),
+            asked=Asked("corpus", "cpu", lambda: pytest.fail("no metric of answers is guarded"), Context(1, "best_first")),
+        )
+
+    first = judge(changed(project, tmp_path / "first" / "release", lambda folder, manifest: None))
+    assert (first["promoted"], first["version"], first["lane"]) == (True, 1, "first")
+    second = judge(retrained)
+    assert (second["version"], second["lane"], second["look"]["number"]) == (2, "retrain", 1)
+    again = judge(tmp_path / "first" / "release")
+    assert (again["lane"], again["version"]) == ("same", 1), second["reasons"]
+    client = connect("sqlite:///mlflow.db", "e", tmp_path)
+    events = History(client, "e", "m", "champion").events()
+    assert [(event.kind, event.version) for event in events][:3] == [("decided", 1), ("promoted", 1), ("decided", 2)]
+    run = client.get_run(events[2].run_id)
+    assert events[2].units == 10
+    assert {"gate/frozen_test_set/map/low", "gate/frozen_test_set/recall_at_1/difference"} <= set(run.data.metrics)
+    assert "gate.html" in {artefact.path for artefact in client.list_artifacts(events[2].run_id)}

@@ -19,7 +19,7 @@ from uae.io.errors import ArtefactError, ConfigError, InputError, ModelError
 from uae.io.files import sha256_file
 from uae.io.models import fingerprint
 from uae.io.tables import DOCUMENTS, PASSAGES, read_table, write_table
-from uae.registry.promote import measure_release
+from uae.registry.champion import measure_release
 from uae.release.build import BuiltRelease, IndexRecipe, build_release
 from uae.release.legs.protocol import Queries
 from uae.release.manifest import read_manifest, seal
@@ -670,7 +670,7 @@ def test_a_champion_is_measured_with_its_own_template(project, tiny_encoder):
     measured = {}
     for name, template in (("plain", "{text}"), ("headed", "{section}\n{text}")):
         build(project, tiny_encoder, out=name, read_as=PassageTemplate(template))
-        measured[name] = measure_release(project / name, pd.DataFrame(asked), passages, "corpus", "cpu", [1])["recall@1"]
+        measured[name] = measure_release(project / name, pd.DataFrame(asked), passages, "corpus", "cpu", [1])["recall@1"].mean()
     assert measured == {"plain": 0.2, "headed": 1.0}  # equal texts tie, and the first id wins
 
 

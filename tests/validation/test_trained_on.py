@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 
 from uae.io.errors import ArtefactError
-from uae.io.tables import TRAINED_ON, read_table
-from uae.validation.trained_on import FILE, check_not_trained_on, write_trained_on
+from uae.io.tables import TRAINED_ON, read_table, write_table
+from uae.validation.trained_on import FILE, came_since, check_is_of, check_not_trained_on, write_trained_on
 
 
 def passages(*keys, prefix="d"):
@@ -63,5 +63,39 @@ def test_a_release_that_does_not_say_is_measured_with_a_warning(tmp_path, caplog
 
 def test_the_record_holds_hashes_only(check, tmp_path):
     table = read_table(tmp_path / FILE, TRAINED_ON)
-    assert table["kind"].value_counts().to_dict() == {"document": 2, "question": 2}
+    assert table["kind"].value_counts().to_dict() == {"document": 2, "question": 2, "known document": 2}
     assert table["key"].str.fullmatch("[0-9a-f]{24}").all()
+
+
+def test_test_documents_that_came_since_are_told_from_those_that_were_held_out(tmp_path):
+    alone = [question("Who?", None), question("When?", None, "train")]
+    write_trained_on(tmp_path / FILE, pd.DataFrame([*LEARNT, *alone]), passages("a.md", "b.md", "c.md", "unasked.md"))
+    asked = [
+        question("How far?", "c.md"),
+        question("New?", "c.md"),
+        question("Old?", "unasked.md"),
+        question("How many?", "d.md"),
+    ]
+    asked += [question("Renamed?", "c-renamed.md"), question("Who?", None), question("Why?", None)]
+    table = pd.DataFrame(asked)
+    table["question_id"] = table["text"]
+    table.loc[table["text"] == "Renamed?", "doc_id"] = "dc.md"  # its id is the one it had
+    now = pd.DataFrame({"doc_id": ["dc.md", "dd.md", "dunasked.md"], "source": ["c-renamed.md", "d.md", "unasked.md"]})
+    assert came_since(tmp_path, table, now) == {"How many?", "Why?"}
+
+
+def test_a_release_of_an_earlier_version_does_not_say_what_it_knew(tmp_path):
+    assert came_since(tmp_path, pd.DataFrame(), passages()) is None
+    write_table(tmp_path / FILE, TRAINED_ON, [{"kind": "document", "key": "0" * 24}])
+    assert came_since(tmp_path, pd.DataFrame(), passages()) is None
+
+
+def test_a_record_of_another_encoder_is_refused(tmp_path):
+    """Restored beside another student, it would let that be measured on what it learnt."""
+    path = tmp_path / FILE
+    write_trained_on(path, pd.DataFrame(LEARNT), passages("a.md", "b.md", "c.md"), "ab" * 32)
+    check_is_of(path, "ab" * 32)
+    with pytest.raises(ArtefactError, match=r"is of encoder abababababab, and the encoder is cdcdcdcdcdcd: run the stage train"):
+        check_is_of(path, "cd" * 32)
+    write_trained_on(path, pd.DataFrame(LEARNT), passages("a.md", "b.md", "c.md"))
+    check_is_of(path, "cd" * 32)  # of an earlier version, which did not say

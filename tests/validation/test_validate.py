@@ -8,7 +8,7 @@ from uae.io.errors import ArtefactError, ValidationFailed
 from uae.io.tables import DOCUMENTS, PASSAGES, QUESTIONS, write_table
 from uae.teacher.store import LabelStore
 from uae.validation.report import require_validated
-from uae.validation.validate import validate, validate_labels
+from uae.validation.validate import check_readings, validate, validate_labels
 
 MINIMUM = {"train": 2, "validation": 1, "test": 1}
 
@@ -250,7 +250,7 @@ def store(tmp_path):
 def test_good_labels_give_a_report(store, report_path):
     store.append([reading(""), reading("p1")], {})
     store.append([reading("p2")], {})
-    report = validate_labels(store.folder, report_path)
+    report = validate_labels(store.folder, report_path, {})
     assert (report["success"], report["suites"][0]["rows"]) == (True, 3)
     require_validated(report_path, {"labels": store.folder})
     store.append([reading("p3")], {})
@@ -276,11 +276,30 @@ def test_wrong_labels_stop_the_chain_and_are_named(store, report_path, rows, col
         store.append(rows, {})
 
     with pytest.raises(ValidationFailed) as caught:
-        validate_labels(store.folder, report_path)
+        validate_labels(store.folder, report_path, {})
 
     assert f"labels.{column}: expect_" in str(caught.value)
     assert not rows or "    q1/p2" in str(caught.value)
     assert [file.name for file in report_path.parent.iterdir()] == ["validation.failed.json"]
+    if rows:  # what training asks by itself is held to the same
+        with pytest.raises(ValidationFailed, match=rf"(?s)labels: .*labels.{column}: expect_"):
+            check_readings(store.folder)
+
+
+def test_training_that_had_nothing_to_ask_has_no_labels_to_fail(store):
+    check_readings(store.folder)
+
+
+def test_the_report_of_labels_is_about_what_they_were_asked_by(store, report_path, tmp_path):
+    store.append([reading(""), reading("p1")], {})
+    asked = {"candidates": tmp_path / "candidates.parquet", "label_manifest": tmp_path / "labels.json"}
+    for path in asked.values():
+        path.write_text("as asked")
+    validate_labels(store.folder, report_path, asked)
+    require_validated(report_path, {"labels": store.folder, **asked})
+    asked["candidates"].write_text("mined again")
+    with pytest.raises(ArtefactError, match=r"candidates\.parquet was changed after it was validated.*\(uae label\)"):
+        require_validated(report_path, {"labels": store.folder, **asked})
 
 
 def test_all_questions_of_two_splits_are_named_at_once_in_message_and_report(tables, check):

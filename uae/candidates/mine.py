@@ -9,6 +9,7 @@ import pandas as pd
 from uae.candidates import chance, dense, evidence, holding_answer, lexical
 from uae.candidates.miner import Amounts, Miner, Pool, Ranked
 from uae.io.errors import ArtefactError
+from uae.io.files import sha256_tree
 from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table, write_table
 from uae.measures.ranking import Ranking
 from uae.retrievers.kinds import KINDS
@@ -48,6 +49,8 @@ def mine(
     Raises:
         ArtefactError: no question is in these splits, or none has a passage in its scope.
     """
+    # Before they are read: a table that is replaced meanwhile is not what these candidates were mined from.
+    hashes = {"passages": sha256_tree(passages_path), "questions": sha256_tree(questions_path)}
     passages = read_table(passages_path, PASSAGES)
     questions = read_table(questions_path, QUESTIONS)
     questions = questions[questions["split"].isin(_LABELLED_SPLITS)]
@@ -66,7 +69,7 @@ def mine(
         raise ArtefactError(
             f"{passages_path}: no question has a passage in its scope ({scope}): name their documents or set scope=corpus"
         )
-    write_table(candidates_path, CANDIDATES, rows)
+    write_table(candidates_path, CANDIDATES, rows, made_from=hashes)
     table = pd.DataFrame(rows)
     return {
         "questions": len(questions),

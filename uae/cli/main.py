@@ -1,5 +1,5 @@
-"""The command line: ``uae <stage>``, ``uae run``, ``uae compare``, ``uae summary``, ``uae lineage``, ``uae release``,
-``uae vectors``, ``uae models``."""
+"""The command line: ``uae <stage>``, ``uae run``, ``uae compare``, ``uae summary``, ``uae lineage``, ``uae history``,
+``uae rollback``, ``uae release``, ``uae vectors``, ``uae models``."""
 
 import logging
 import os
@@ -179,6 +179,49 @@ def vectors(
     store, used = VectorStore(workspace.vectors), vectors_in_use(load_settings(params, overrides), workspace)
     dropped = store.sweep(used.encoders, used.texts)[0] if sweep else 0
     print_vectors(store.held(), used.encoders, dropped)
+
+
+@app.command()
+def history(
+    params: Params = Path("params.yaml"),
+    root: Annotated[Path, typer.Option(help="The project, or a folder of uae run.")] = Path("."),
+) -> None:
+    """Print who moved the alias, when and why, and every decision of the gate."""
+    from uae.cli.show import print_history
+    from uae.registry.history import History
+    from uae.registry.tracking import RELEASE_TAG, connect
+    from uae.registry.versions import version_of
+
+    settings = load_settings(params)
+    client = connect(settings.tracking.uri, settings.tracking.experiment, root)
+    model, alias = settings.promote.model, settings.promote.alias
+    present = version_of(client, model, alias)
+    now, release = (int(present.version), str(present.tags.get(RELEASE_TAG, ""))) if present is not None else (None, "")
+    print_history(model, alias, now, History(client, settings.tracking.experiment, model, alias).with_unknown_moves(now, release))
+
+
+@app.command()
+def rollback(
+    why: Annotated[str, typer.Option(help="For whoever reads the history later.")],
+    version: Annotated[
+        str | None, typer.Argument(help="A version's number. Default: the champion before the present one.")
+    ] = None,
+    who: Annotated[str | None, typer.Option(help="Default: UAE_WHO, or this user on this machine.")] = None,
+    params: Params = Path("params.yaml"),
+    root: Annotated[Path, typer.Option(help="The project, or a folder of uae run.")] = Path("."),
+) -> None:
+    """Move the alias back in the registry. A service that follows it (uae release follow) takes the version over."""
+    from uae.cli.show import say
+    from uae.registry.rollback import roll_back
+    from uae.registry.tracking import connect
+
+    settings = load_settings(params)
+    client = connect(settings.tracking.uri, settings.tracking.experiment, root)
+    model, alias = settings.promote.model, settings.promote.alias
+    moved = roll_back(client, settings.tracking.experiment, model, alias, version, why, who)
+    came = f"; it was version {moved.before}" if moved.before else ""
+    say(f"{alias} of {model} is version {moved.version} now{came}")
+    say("uae release follow has it served; uae package builds its Bento")
 
 
 app.add_typer(release_commands.app, name="release")

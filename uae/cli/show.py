@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from uae.io.errors import ArtefactError
@@ -15,6 +16,7 @@ from uae.io.files import read_json
 from uae.pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
+    from uae.registry.history import Event
     from uae.release.store import Installed, ReleaseStore
     from uae.vectors.store import Held
 
@@ -79,7 +81,17 @@ def print_summary(workspace: Workspace) -> None:
         for part in read_json(ingestion)["left_out"]:
             console.print(f"Left out of the source: {part['count']} x {part['reason']}", markup=False, soft_wrap=True)
     console.print("Where things are:")
-    for artefact in ("release", "evaluation", "evaluation_page", "runs", "labels", "label_page", "ingestion", "bento"):
+    for artefact in (
+        "release",
+        "evaluation",
+        "evaluation_page",
+        "gate_page",
+        "runs",
+        "labels",
+        "label_page",
+        "ingestion",
+        "bento",
+    ):
         console.print(f"  {artefact:<16}{workspace.path(artefact)}", soft_wrap=True)
     console.print(f"  MLflow          {workspace.root / 'mlflow.db'}", soft_wrap=True)
     console.print()
@@ -170,6 +182,23 @@ def print_lineage(parts: dict[str, dict[str, str]]) -> None:
         console.print(part, style="bold")
         for name, value in values.items():
             console.print(f"  {name:<20} {value}", markup=False, soft_wrap=True)
+
+
+def print_history(model: str, alias: str, now: int | None, events: Sequence["Event"]) -> None:
+    """A row an event, newest last, as a log has it."""
+    console = Console(highlight=False, width=None if Console().is_terminal else 220)
+    if not events:
+        say(f"{model}: nothing was promoted or refused yet")
+        return
+    table = Table(box=box.SIMPLE_HEAD, title=f"{alias} of {model}: version {now or '-'}", title_justify="left")
+    for heading in ("when (UTC)", "version", "before", "what", "who"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("why")
+    for event in events:
+        what = event.kind if event.passed is None else ("passed the gate" if event.passed else "refused")
+        cells = [f"{event.at:%Y-%m-%d %H:%M}", str(event.version or "-"), str(event.before or "-"), what, event.who, event.why]
+        table.add_row(*map(escape, cells))
+    console.print(table)
 
 
 def print_releases(installed: Sequence["Installed"], store: Path) -> None:

@@ -14,7 +14,7 @@ from uae.evaluation.llm import LlmTerms, with_llm
 from uae.evaluation.page import evaluation_page
 from uae.evaluation.second_stage import with_second_stage
 from uae.evaluation.testset import BASE, SECOND_STAGE, UAE, choose_questions, rank_with, test_set_hash
-from uae.io.files import write_json, write_text
+from uae.io.files import sha256_file, write_json, write_text
 from uae.io.models import fingerprint
 from uae.io.tables import PASSAGES, QUESTIONS, RUNS, read_table, write_table
 from uae.measures.answers import ANSWER_METRICS
@@ -22,6 +22,7 @@ from uae.measures.fusion import Fusion, Rankings, reciprocal_rank_fusion
 from uae.measures.metrics import retrieval_metrics
 from uae.measures.statistics import Resampling
 from uae.release.manifest import DENSE, Manifest, read_manifest
+from uae.release.passages import check_same_passages
 from uae.retrievers.lexical import rank_bm25
 from uae.text.passage_template import PassageTemplate
 from uae.validation.trained_on import check_not_trained_on
@@ -89,6 +90,7 @@ def evaluate(
     read_as = PassageTemplate(manifest.dense().passage_template)  # every system reads passages as the release does
     read = read_as.applied(passages)
     questions = choose_questions(everything)
+    check_same_passages(inputs.release, passages)
     check_not_trained_on(inputs.release, f"release {manifest.fingerprint[:12]}", questions, passages, scope)
     documents = questions.set_index("question_id")["doc_id"]
     folders = {BASE: inputs.base, **inputs.rivals, DENSE: manifest.dense().encoder_folder(inputs.release)}
@@ -138,6 +140,7 @@ def _write(
     written: Written, evaluation: Mapping[str, Any], runs: pd.DataFrame, questions: pd.DataFrame, passages: pd.DataFrame
 ) -> None:
     write_table(written.runs, RUNS, runs)
+    evaluation = {**evaluation, "runs": sha256_file(written.runs)}  # the gate reads both, and they must be of one evaluation
     write_text(written.curve, _curve_csv(evaluation["recall_curve"]))
     evaluation_page({"cost": {}} | dict(evaluation), runs, questions, passages, written.page)
     # Costs by themselves: no two runs take the same time, and the gate must not run anew for that.

@@ -1,5 +1,6 @@
 """The tables that pass between the rooms: Parquet with declared schemas, checked on every read and write."""
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -93,15 +94,42 @@ RUNS = _schema(
 )
 
 
-def write_table(path: Path, schema: pa.Schema, rows: pd.DataFrame | Iterable[Mapping[Any, Any]]) -> None:
+_MADE_FROM = b"uae.made_from"
+
+
+def write_table(
+    path: Path,
+    schema: pa.Schema,
+    rows: pd.DataFrame | Iterable[Mapping[Any, Any]],
+    made_from: Mapping[str, str] | None = None,
+) -> None:
     """Write rows atomically as Parquet; extra columns are an error, not dropped.
+
+    Args:
+        made_from: name -> hash of what the rows were made from, for ``made_from``.
 
     Raises:
         ArtefactError: a row does not fit the schema, or the disk cannot take it.
     """
     table = as_arrow(path, schema, rows)
+    if made_from is not None:
+        table = table.replace_schema_metadata({_MADE_FROM: json.dumps(dict(made_from), sort_keys=True)})
     with atomic_path(path) as partial:
         pq.write_table(table, partial)
+
+
+def made_from(path: Path) -> dict[str, str]:
+    """name -> hash of what a table says that it was made from; empty where it does not say.
+
+    Raises:
+        ArtefactError: it is damaged.
+    """
+    try:
+        said = (pq.read_schema(path).metadata or {}).get(_MADE_FROM)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ArtefactError(f"{path} is damaged ({error}): delete it and run its stage again") from error
+    found: dict[str, str] = json.loads(said) if said else {}
+    return found
 
 
 def as_arrow(path: Path, schema: pa.Schema, rows: pd.DataFrame | Iterable[Mapping[Any, Any]]) -> pa.Table:

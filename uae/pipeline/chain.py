@@ -24,15 +24,21 @@ CHAIN: tuple[Stage[Any], ...] = (
 
 STAGES = {stage.name: stage for stage in CHAIN}
 
-# table -> the report that says that it was validated
-_REPORTS = dict.fromkeys(("documents", "passages", "questions"), "validation") | {"labels": "label_validation"}
+# report -> the tables that it is about
+_VALIDATED = {
+    "validation": ("documents", "passages", "questions"),
+    "label_validation": ("labels", "label_manifest", "candidates"),
+}
+_MAKERS = {"validation": "validate", "label_validation": "label"}
+_LABELLED = ("passages", "questions")  # what the labels were asked about: the second report tells of them, too
 
 
 def run_stage(stage: Stage[Any], settings: Settings, workspace: Workspace) -> dict[str, Any]:
     """Run one stage with the parameters that it declares. Returns what there is to say about it.
 
     Raises:
-        ArtefactError: an input is missing, or a table was changed after it was validated. The message names the stage to run.
+        ArtefactError: an input is missing, or a table was changed after it was validated, or validated for another scope. The
+            message names the stage to run.
     """
     for name in stage.needs:
         if not workspace.path(name).exists():
@@ -41,16 +47,19 @@ def run_stage(stage: Stage[Any], settings: Settings, workspace: Workspace) -> di
                 f"{stage.name} needs {workspace.path(name)}, which does not exist: run the stage {maker} first (uae {maker}), "
                 "and go on where it succeeds"
             )
-    _require_validated_tables(stage, workspace)
+    _require_validated_tables(stage, settings, workspace)
     return stage.run(stage.parameters.of(settings), workspace)
 
 
-def _require_validated_tables(stage: Stage[Any], workspace: Workspace) -> None:
+def _require_validated_tables(stage: Stage[Any], settings: Settings, workspace: Workspace) -> None:
     """A table may be made anew and not be validated again; every stage after validation refuses such a table."""
-    for table in stage.needs:
-        report = _REPORTS.get(table)
-        if report is not None and report not in stage.makes:
-            require_validated(workspace.path(report), {table: workspace.path(table)})
+    for report, vouched in _VALIDATED.items():
+        if report in stage.makes or not set(vouched).difference({"candidates"}) & set(stage.needs):
+            continue
+        tables = [*vouched, *(_LABELLED if report == "label_validation" and report in stage.needs else ())]
+        read = {table: workspace.path(table) for table in tables if table in stage.needs}
+        scope = settings.scope if report == "validation" and "scope" in stage.params else None
+        require_validated(workspace.path(report), read, _MAKERS[report], scope)
 
 
 def model_references(settings: Settings) -> dict[str, str]:

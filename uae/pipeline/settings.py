@@ -261,6 +261,11 @@ class PromoteSettings(Options):
     min_gain: float
     guarded: tuple[str, ...]
     max_loss: Annotated[float, Field(ge=0)]
+    max_answer_loss: Annotated[float, Field(ge=0)]
+    max_slowdown: Positive | None
+    confidence: Annotated[float, Field(gt=0.5, lt=1)]
+    error_budget: Annotated[float, Field(gt=0, lt=1)]
+    recent_documents: Annotated[int, Field(ge=2)]
     min_cosine: Fraction
     max_serving_loss: Fraction
     max_index_loss: Fraction
@@ -311,10 +316,15 @@ class Settings(Options):
 
     @model_validator(mode="after")
     def _the_gate_can_measure(self) -> "Settings":
-        """The champion is measured anew, by retrieval only: nobody asks a reader LLM what it answers from its passages."""
+        """The champion is measured anew: by retrieval, and by what the reader answers from its passages."""
+        from uae.measures.answers import ANSWER_METRICS
         from uae.measures.metrics import retrieval_metric_names
 
-        known = retrieval_metric_names(self.evaluate.cutoffs)
+        retrieval = retrieval_metric_names(self.evaluate.cutoffs)
+        if self.promote.metric in ANSWER_METRICS:
+            said = f"promote.metric: {self.promote.metric} is of answers, which few questions have; it can be guarded"
+            raise ValueError(f"{said}. Take one of {', '.join(retrieval)}")
+        known = [*retrieval, *ANSWER_METRICS]
         asked: dict[str, Sequence[str]] = {"promote.metric": [self.promote.metric], "promote.guarded": self.promote.guarded}
         for key, names in asked.items():
             for name in names:

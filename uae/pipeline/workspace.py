@@ -35,6 +35,7 @@ ARTEFACTS = {
     "query_cost": "reports/query_cost.json",
     "judgements": "data/judgements",
     "promotion": "reports/promotion.json",
+    "gate_page": "reports/promotion.html",
     "bento": "models/bento",
 }
 

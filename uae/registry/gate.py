@@ -1,10 +1,14 @@
 """The gate: pure comparisons of a candidate with what it would replace, and of what is served with what was trained."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from uae.io.errors import ConfigError
+from uae.measures.answers import ANSWER_METRICS
+from uae.measures.paired import Difference
+from uae.registry.budget import Look
+from uae.registry.compared import ANSWERED, Finding, QuestionSet, compare
 from uae.release.parity import Parity, is_within
 
 RECALL_AT = 10  # of the index against exact search
@@ -13,20 +17,169 @@ _VERDICT = {True: "passed", False: "FAILED"}
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a candidate must gain and may lose: the keys of ``promote`` in params.yaml. All are absolute."""
+    """What a candidate must gain and may lose: the keys of ``promote`` in params.yaml. All but the slowdown are absolute."""
 
     metric: str
-    min_gain: float  # of the metric, must be exceeded
+    min_gain: float  # must be exceeded; -1 asks for none
     guarded: tuple[str, ...]
-    max_loss: float  # of each guarded metric
+    max_loss: float  # of the metric and of each guarded one, by retrieval; 1 allows any
+    max_answer_loss: float  # likewise, of metrics of a reader's answers
+    max_slowdown: float | None  # of the median query: the candidate's time over the champion's; None: it is not timed
+    confidence: float  # with which a loss must be ruled out
+    error_budget: float  # the chance that any look at one test set takes an equal candidate for a better one
+    recent_documents: int  # from so many on the recent test set counts
     min_cosine: float  # of each question's vector as it is served with the trained encoder's
     max_serving_loss: float  # of Recall@1, by the vectors served
     max_index_loss: float  # of recall@10, by the index
+
+    def metrics(self) -> tuple[str, ...]:
+        """All that are compared."""
+        return tuple(dict.fromkeys((self.metric, *self.guarded)))
+
+    def margin(self, name: str) -> float:
+        """What the metric may lose."""
+        return self.max_answer_loss if name in ANSWER_METRICS else self.max_loss
+
+    def shows_gain(self, name: str) -> bool:
+        """Whether a gain of the metric is one: a guarded metric of answers is only guarded."""
+        return name == self.metric or name not in ANSWER_METRICS
 
 
 class Decision(NamedTuple):
     passed: bool
     reasons: list[str]  # one sentence a rule
+    findings: tuple[Finding, ...] = ()
+
+
+def together(parts: Sequence[Decision]) -> Decision:
+    """Passed if all parts did."""
+    reasons = [reason for part in parts for reason in part.reasons]
+    return Decision(all(part.passed for part in parts), reasons, tuple(each for part in parts for each in part.findings))
+
+
+def decide_retrained(sets: Sequence[QuestionSet], reference_name: str, bounds: Bounds, look: Look) -> Decision:
+    """Pass if no loss beyond its margin can be true, on any set, and chance does not explain a gain on at least one.
+
+    Losses: the lower bound of each metric on each set, at ``bounds.confidence``. All must hold, so none is corrected. Gains: the
+    look's level is shared by the metrics and sets that are compared (Bonferroni). Metrics of answers are compared on all answered
+    questions.
+
+    Args:
+        sets: that count, by retrieval, and the set of answered questions.
+
+    Raises:
+        ConfigError: a metric is one that neither set holds.
+    """
+    compared = {name: compare([each for each in sets if _is_for(each, name)], name) for name in bounds.metrics()}
+    _require(bounds.metric, compared[bounds.metric], sets)
+    tested = sum(len(found) for name, found in compared.items() if bounds.shows_gain(name))
+    level = look.level / max(tested, 1)
+    findings = [
+        _finding(each, difference, means, name, bounds, level)
+        for name, found in compared.items()
+        for each, difference, means in found
+    ]
+    reasons = [_loss_sentence(finding, reference_name, bounds) for finding in findings]
+    unmeasured = [name for name, found in compared.items() if not found]
+    reasons += [f"{name} was measured on no question: it is not guarded" for name in unmeasured]
+    gains = [finding for finding in findings if finding.p_value is not None]
+    best = min(gains, key=lambda finding: finding.p_value or 0.0)
+    gained = bounds.min_gain <= -1 or (best.p_value is not None and best.p_value <= level)
+    reasons.append(_gain_sentence(best, gained, bounds, look, level, tested))
+    reasons.append(_power_sentence(gains, level))
+    return Decision(gained and all(finding.kept for finding in findings), reasons, tuple(findings))
+
+
+def decide_refreshed(shared: QuestionSet, reference_name: str, bounds: Bounds) -> Decision:
+    """Pass if no loss beyond its margin can be true on the questions that both can answer. A gain is not asked for.
+
+    Raises:
+        ConfigError: a metric is not one that both were measured by.
+    """
+    findings, reasons = [], []
+    for name in bounds.metrics():
+        if name in ANSWER_METRICS:
+            continue  # same encoder, same reader: what it answers follows from what is found
+        found = compare([shared], name)
+        _require(name, found, [shared])
+        for each, difference, means in found:
+            findings.append(_finding(each, difference, means, name, bounds, None))
+            reasons.append(_loss_sentence(findings[-1], reference_name, bounds))
+    return Decision(all(finding.kept for finding in findings), reasons, tuple(findings))
+
+
+def decide_latency(candidate_ms: float, reference_ms: float, queries: int, reference_name: str, bounds: Bounds) -> Decision:
+    """Pass if the median query takes at most ``bounds.max_slowdown`` times what the reference takes, asked in turns."""
+    if bounds.max_slowdown is None:
+        return Decision(True, [])
+    ratio = candidate_ms / reference_ms
+    kept = is_within(ratio, bounds.max_slowdown)
+    return Decision(
+        kept,
+        [
+            f"a query takes {ratio:.2f} times the time of {reference_name} (median of {queries}, in turns; at most "
+            f"{bounds.max_slowdown:g} times): {_VERDICT[kept]}"
+        ],
+    )
+
+
+def _is_for(questions: QuestionSet, name: str) -> bool:
+    return (questions.name == ANSWERED) == (name in ANSWER_METRICS)
+
+
+def _require(name: str, found: Sequence[object], sets: Sequence[QuestionSet]) -> None:
+    if not found:
+        known = sorted({str(metric) for each in sets for metric in set(each.candidate) & set(each.reference)})
+        raise ConfigError(f"promote: the gate has no metric {name!r}; it has {', '.join(known)}")
+
+
+def _finding(
+    each: QuestionSet, difference: Difference, means: tuple[float, float, int], name: str, bounds: Bounds, level: float | None
+) -> Finding:
+    candidate, reference, questions = means
+    margin, low = bounds.margin(name), difference.lower(bounds.confidence)
+    gains = level is not None and bounds.shows_gain(name)
+    return Finding(
+        on=each.name,
+        metric=name,
+        questions=questions,
+        units=difference.units,
+        candidate=candidate,
+        reference=reference,
+        difference=difference.mean,
+        low=low,
+        margin=margin,
+        kept=margin >= 1 or is_within(-low, margin),
+        p_value=difference.p_value(bounds.min_gain) if gains else None,
+        detectable=difference.detectable(level) + bounds.min_gain if gains and level is not None else None,
+    )
+
+
+def _loss_sentence(finding: Finding, reference_name: str, bounds: Bounds) -> str:
+    return (
+        f"{finding.metric} {finding.candidate:.4f} against {finding.reference:.4f} of {reference_name} on the {finding.on} "
+        f"({finding.difference:+.4f}, with {bounds.confidence:.0%} confidence above {finding.low:+.4f}; {_amount(finding)}; may "
+        f"fall by at most {finding.margin:g}): {_VERDICT[finding.kept]}"
+    )
+
+
+def _amount(finding: Finding) -> str:
+    units = f" of {finding.units} documents" if finding.units < finding.questions else ""
+    return f"{finding.questions} questions{units}"
+
+
+def _gain_sentence(best: Finding, gained: bool, bounds: Bounds, look: Look, level: float, tested: int) -> str:
+    more = f" of more than {bounds.min_gain:g}" if bounds.min_gain else ""
+    return (
+        f"a gain{more} that chance does not explain, on at least one of {tested} comparisons: {best.metric} on the {best.on} has "
+        f"p {best.p_value:.2g} (at most {level:.2g} each; this is look {look.number} at a test set whose looks share "
+        f"{look.budget:g}): {_VERDICT[gained]}"
+    )
+
+
+def _power_sentence(gains: Sequence[Finding], level: float) -> str:
+    seen = ", ".join(f"{each.metric} {each.detectable:.3f} on the {each.on}" for each in gains)
+    return f"smallest true gain that this look finds in 80 % of repetitions (at a level of {level:.2g}): {seen}"
 
 
 def decide_better(
@@ -53,9 +206,9 @@ def decide_better(
     passed = gain > bounds.min_gain and not is_within(gain, bounds.min_gain)
     reasons = [sentence(bounds.metric, f"must rise by more than {bounds.min_gain:g}", passed)]
     for name in bounds.guarded:
-        kept = is_within(reference[name] - candidate[name], bounds.max_loss)
+        kept = is_within(reference[name] - candidate[name], bounds.margin(name))
         passed = passed and kept
-        reasons.append(sentence(name, f"may fall by at most {bounds.max_loss:g}", kept))
+        reasons.append(sentence(name, f"may fall by at most {bounds.margin(name):g}", kept))
     return Decision(passed, reasons)
 
 
@@ -85,7 +238,9 @@ def decide_second_stage(second: Mapping[str, float], first: Mapping[str, float],
         second, first: means over the same test questions, with and without it.
     """
     reasons, passed = [], True
-    for name in dict.fromkeys((bounds.metric, *bounds.guarded)):
+    for name in bounds.metrics():
+        if name not in second:
+            continue  # of a reader's answers: nobody has them from the second stage
         kept = is_within(first[name] - second[name], bounds.max_loss)
         passed = passed and kept
         reasons.append(

@@ -1,12 +1,13 @@
 """The promote stage: register the release, and move the alias to it only if it passes the gate."""
 
 import importlib.metadata
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlflow
-import numpy as np
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
@@ -14,30 +15,42 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 
 import uae
-from uae.evaluation.fused import CONVEX, as_released
-from uae.evaluation.testset import BASE, SECOND_STAGE, UAE, choose_questions, rank_with, test_set_hash
-from uae.index.ann import index_recall
+from uae.evaluation.answers import Context, Reader
+from uae.evaluation.fused import CONVEX
+from uae.evaluation.testset import BASE, SECOND_STAGE, UAE, choose_questions, test_set_hash
 from uae.io.errors import ArtefactError
-from uae.io.files import read_json, write_json
+from uae.io.files import read_json, write_json, write_text
 from uae.io.tables import PASSAGES, QUESTIONS, read_table
-from uae.measures.fusion import Rankings
-from uae.measures.metrics import retrieval_metrics
+from uae.measures.answers import ANSWER_METRICS
+from uae.registry.as_served import measure_serving, served_recall
+from uae.registry.budget import Look, next_look
+from uae.registry.champion import Answered, measure_release, metrics_of_runs, read_runs
+from uae.registry.compared import ANSWERED, FROZEN, RECENT, QuestionSet
 from uae.registry.errors import registry_errors
-from uae.registry.gate import RECALL_AT, Bounds, Decision, decide_better, decide_second_stage, decide_serving, decide_whole
+from uae.registry.gate import (
+    Bounds,
+    Decision,
+    decide_better,
+    decide_latency,
+    decide_retrained,
+    decide_second_stage,
+    decide_serving,
+    decide_whole,
+    together,
+)
+from uae.registry.gate_page import gate_page
+from uae.registry.history import DECIDED, PROMOTED, Event, History, withdrawn
+from uae.registry.latency import query_times
+from uae.registry.refresh_gate import decide_refresh
 from uae.registry.tracking import ENCODER_TAG, RELEASE_TAG, code_version, connect, dvc_md5, run_of
 from uae.registry.versions import has_artefacts, release_of, version_of, with_release
-from uae.release.legs.dense import read_index
 from uae.release.manifest import RERANKED, Manifest, read_manifest
-from uae.release.open import Release
-from uae.release.parity import Corpus, Parity, measure_parity
-from uae.release.passages import Passages
-from uae.retrievers.dense import encode, load_encoder
-from uae.retrievers.lexical import rank_bm25
-from uae.retrievers.passage_vectors import PassageVectors
-from uae.retrievers.serving_forms import open_encoder
-from uae.text.passage_template import PassageTemplate
-from uae.validation.trained_on import check_not_trained_on
+from uae.release.passages import check_same_passages
+from uae.validation.trained_on import came_since, check_not_trained_on
 from uae.vectors.store import VectorStore
+
+# Which gate decided: without a champion the means do, a retrained encoder needs a gain, another corpus must only not be worse.
+FIRST, RETRAINED, REFRESHED, SAME, WITHDRAWN = "first", "retrain", "refresh", "same", "withdrawn"
 
 _SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec("string", "query"), ColSpec("long", "k", required=False)]),
@@ -59,33 +72,64 @@ _REQUIREMENTS = (
 _TORCH_REQUIREMENTS = ("torch", "transformers", "sentence-transformers")
 
 
-def promote(
-    evaluation_path: Path,
-    passages_path: Path,
-    questions_path: Path,
-    release_path: Path,
-    promotion_path: Path,
-    lineage: Mapping[str, Path],
-    root: Path,
-    uri: str,
-    experiment: str,
-    model: str,
-    alias: str,
-    bounds: Bounds,
-    scope: str,
-    device: str,
-    vectors: VectorStore | None = None,
-) -> dict[str, Any]:
-    """Register the release, compare it, and move the alias to it if it is better.
+@dataclass(frozen=True)
+class Judged:
+    """What the gate reads."""
 
-    It is compared with the champion, which is measured anew on the test set of the tables. Where there is none, it is compared
-    with the strongest system that needs no training: the base encoder with BM25. It must also serve what was trained: a good
-    encoder is not promoted where its serving form or its index is worse.
+    evaluation: Path
+    runs: Path  # of that evaluation
+    passages: Path
+    questions: Path
+    release: Path
+    lineage: Mapping[str, Path]  # name -> artefact; their DVC hashes are kept with the version
 
-    Args:
-        evaluation_path: of this release, on the test set of these tables, in this scope.
-        lineage: name -> artefact. Their DVC hashes are kept with the version.
-        vectors: where vectors of passages are kept.
+
+@dataclass(frozen=True)
+class Place:
+    """Where the release is registered."""
+
+    root: Path
+    uri: str
+    experiment: str
+    model: str
+    alias: str
+
+
+class Asked(NamedTuple):
+    """How both sides are measured."""
+
+    scope: str
+    device: str
+    reader: Callable[[], Reader]  # that evaluation asked first
+    context: Context  # in which it was asked
+    vectors: VectorStore | None = None  # where vectors of passages are kept
+
+
+class _Case(NamedTuple):
+    """What there is to decide about."""
+
+    release: Path
+    manifest: Manifest
+    evaluation: Mapping[str, Any]
+    runs: pd.DataFrame
+    questions: pd.DataFrame
+    passages: pd.DataFrame
+
+
+class _Verdict(NamedTuple):
+    lane: str
+    decision: Decision
+    look: Look | None = None
+    times: Mapping[str, float] | None = None  # of queries
+
+
+def promote(judged: Judged, place: Place, promotion_path: Path, page_path: Path, bounds: Bounds, asked: Asked) -> dict[str, Any]:
+    """Register the release, compare it, and move the alias to it if the gate passes.
+
+    It is compared with the champion, which is measured anew on the test set of the tables. A retrained encoder has to show a gain
+    and may not lose. The champion's own encoder over another corpus may not lose. Where there is no champion, it is compared by
+    its means with the strongest system that needs no training: the base encoder with BM25. It must also serve what was trained: a
+    good encoder is not promoted where its serving form or its index is worse. What a person rolled back is not promoted again.
 
     Raises:
         ArtefactError: the evaluation is of another release, another test set or another scope. Or the release or the champion
@@ -93,44 +137,156 @@ def promote(
         ConfigError: the gate has no metric of that name.
         RegistryError: MLflow does not answer, or the champion's release is lost.
     """
-    evaluation, manifest = read_json(evaluation_path), read_manifest(release_path)
-    passages = read_table(passages_path, PASSAGES)
-    questions = choose_questions(read_table(questions_path, QUESTIONS))
-    _check_identity(evaluation_path, evaluation, manifest.fingerprint, test_set_hash(questions, passages, scope), scope)
-    check_not_trained_on(release_path, f"release {manifest.fingerprint[:12]}", questions, passages, scope)
-    client = connect(uri, experiment, root)
-    champion = version_of(client, model, alias)
-    if champion is not None and champion.tags.get(RELEASE_TAG) == manifest.fingerprint and has_artefacts(champion):
-        decision, version = Decision(True, [f"this release is version {champion.version}, the {alias} already"]), champion
+    evaluation, manifest = read_json(judged.evaluation), read_manifest(judged.release)
+    passages = read_table(judged.passages, PASSAGES)
+    questions = choose_questions(read_table(judged.questions, QUESTIONS))
+    test_set = test_set_hash(questions, passages, asked.scope)
+    _check_identity(judged.evaluation, evaluation, manifest.fingerprint, test_set, asked.scope)
+    check_not_trained_on(judged.release, f"release {manifest.fingerprint[:12]}", questions, passages, asked.scope)
+    check_same_passages(judged.release, passages)
+    runs = read_runs(judged.runs, evaluation.get("runs"))
+    client = connect(place.uri, place.experiment, place.root)
+    champion = version_of(client, place.model, place.alias)
+    history = History(client, place.experiment, place.model, place.alias)
+    events = history.with_unknown_moves(_number(champion), _release(champion))
+    case = _Case(judged.release, manifest, evaluation, runs, questions, passages)
+    if champion is not None and _release(champion) == manifest.fingerprint and has_artefacts(champion):
+        same = Decision(True, [f"this release is version {champion.version}, the {place.alias} already"])
+        verdict, version = _Verdict(SAME, same), champion
     else:
-        means = {name: {m: v["mean"] for m, v in values.items()} for name, values in evaluation["systems"].items()}
-        if champion is not None:
-            name = f"version {champion.version} ({alias})"
-            reference = _measure(champion, model, questions, passages, scope, device, means[UAE], vectors)
-        elif CONVEX in means:
-            name, reference = "the base encoder with BM25 (there is no champion yet)", means[CONVEX]
-        else:
-            name, reference = "the base encoder (there is no champion yet)", means[BASE]
-        better = decide_better(means[UAE], reference, name, bounds)
-        same = decide_serving(*measure_serving(release_path, manifest, questions, scope, device, vectors), bounds)
-        parts = [better, same]
-        if same.passed:  # a release with another encoder's graph would not even open
-            exact = evaluation["recall_curve"][UAE][0]
-            parts.append(decide_whole(served_recall(release_path, questions, scope, device), exact, bounds))
-            if SECOND_STAGE in means:
-                exact = evaluation["recall_curve"][SECOND_STAGE][0]
-                with_it = served_recall(release_path, questions, scope, device, RERANKED)
-                parts.append(decide_second_stage(means[SECOND_STAGE], means[UAE], bounds))
-                parts.append(decide_whole(with_it, exact, bounds, "the second stage"))
-        decision = Decision(all(part.passed for part in parts), [reason for part in parts for reason in part.reasons])
-        run_id = run_of(client, experiment, manifest.dense().encoder)
-        version = _register(client, model, run_id, release_path, manifest, evaluation, lineage, decision)
-        if decision.passed:
-            with registry_errors(f"the alias {alias!r} of {model} cannot be moved"):
-                client.set_registered_model_alias(model, alias, version.version)
-    promotion = _outcome(decision, model, alias, version, champion) | {"release": manifest.fingerprint}
+        verdict = _judge(case, champion, place, events, bounds, asked)
+        run_id = run_of(client, place.experiment, manifest.dense().encoder)
+        decision = verdict.decision
+        version = _register(client, place.model, run_id, judged.release, manifest, evaluation, judged.lineage, decision)
+    promotion = _outcome(verdict, place, version, champion, manifest.fingerprint, bounds, test_set)
+    page = gate_page(promotion)
+    if verdict.lane != SAME:
+        _record(history, promotion, page, verdict)
+        if verdict.decision.passed:
+            with registry_errors(f"the alias {place.alias!r} of {place.model} cannot be moved"):
+                client.set_registered_model_alias(place.model, place.alias, version.version)
+            why = f"the gate passed ({verdict.lane})"
+            history.record(PROMOTED, int(version.version), _number(champion), manifest.fingerprint, why)
+    write_text(page_path, page)
     write_json(promotion_path, promotion)
     return promotion
+
+
+def _judge(
+    case: _Case, champion: ModelVersion | None, place: Place, events: Sequence[Event], bounds: Bounds, asked: Asked
+) -> _Verdict:
+    if (left := withdrawn(events).get(case.manifest.fingerprint)) is not None:
+        said = f"version {left.before} has this release: {left.who} rolled it back on {left.at:%Y-%m-%d} ({left.why})"
+        return _Verdict(WITHDRAWN, Decision(False, [f"{said}. uae rollback {left.before} brings it back: FAILED"]))
+    as_served = _as_served(case, bounds, asked)
+    if champion is None:
+        return _Verdict(FIRST, together([_first(case, bounds), *as_served]))
+    name = f"version {champion.version} ({place.alias})"
+    folder = release_of(champion)
+    questions, passages = case.questions, case.passages
+    check_not_trained_on(folder, f"version {champion.version} of {place.model}", questions, passages, asked.scope)
+    look, times = None, None
+    if _same_system(read_manifest(folder), case.manifest):
+        lane = REFRESHED
+        parts = [decide_refresh(case.release, folder, name, questions, passages, asked.scope, asked.device, bounds)]
+    else:
+        lane = RETRAINED
+        sets, notes = _sets(case, folder, name, bounds, asked)
+        units = _whole(sets).units()
+        look = next_look(bounds.error_budget, units, _earlier_looks(events, case.manifest.fingerprint))
+        parts = [decide_retrained(sets, name, bounds, look), Decision(True, notes)]
+    if bounds.max_slowdown is not None:
+        found = query_times(case.release, folder, questions["text"].tolist(), asked.device)
+        times = found._asdict()
+        parts.append(decide_latency(found.candidate_ms, found.reference_ms, found.queries, name, bounds))
+    return _Verdict(lane, together([*parts, *as_served]), look, times)
+
+
+def _first(case: _Case, bounds: Bounds) -> Decision:
+    """By means: nothing is served yet that could be lost."""
+    means = _means(case.evaluation)
+    strongest = CONVEX if CONVEX in means else BASE
+    name = "the base encoder with BM25" if strongest == CONVEX else "the base encoder"
+    # No reader answers from what the base encoder and BM25 find together.
+    guarded = tuple(metric for metric in bounds.guarded if metric not in ANSWER_METRICS or metric in means[strongest])
+    of_both = replace(bounds, guarded=guarded)
+    return decide_better(means[UAE], means[strongest], f"{name} (there is no champion yet)", of_both)
+
+
+def _as_served(case: _Case, bounds: Bounds, asked: Asked) -> list[Decision]:
+    """Whether what is served is what was trained and evaluated."""
+    means, curve = _means(case.evaluation), case.evaluation["recall_curve"]
+    serving = case.release, case.manifest, case.questions, asked.scope, asked.device
+    parts = [decide_serving(*measure_serving(*serving, asked.vectors), bounds)]
+    if parts[0].passed:  # a release with another encoder's graph would not even open
+        served = served_recall(case.release, case.questions, asked.scope, asked.device)
+        parts.append(decide_whole(served, curve[UAE][0], bounds))
+        if SECOND_STAGE in means:
+            with_it = served_recall(case.release, case.questions, asked.scope, asked.device, RERANKED)
+            parts.append(decide_second_stage(means[SECOND_STAGE], means[UAE], bounds))
+            parts.append(decide_whole(with_it, curve[SECOND_STAGE][0], bounds, "the second stage"))
+    return parts
+
+
+def _sets(case: _Case, champion: Path, name: str, bounds: Bounds, asked: Asked) -> tuple[list[QuestionSet], list[str]]:
+    """The sets of questions that count, and what there is to say about them.
+
+    Frozen: questions on documents that were there, and held out, when the champion was trained. Recent: on test documents that
+    came since. A document's split is decided once, when it comes (``uae.corpus.ledger``), so nobody ever trains on either.
+    """
+    wanted = bounds.metrics()
+    ours = metrics_of_runs(case.runs, UAE)
+    cutoffs = [int(metric.partition("@")[2]) for metric in wanted if metric.startswith("recall@")]
+    answered = Answered(asked.reader, asked.context) if any(metric in ANSWER_METRICS for metric in wanted) else None
+    theirs = measure_release(
+        champion, case.questions, case.passages, asked.scope, asked.device, cutoffs, case.runs, answered, asked.vectors
+    )
+    documents = case.questions.set_index("question_id")["doc_id"]
+
+    def of(name: str, ids: list[str]) -> QuestionSet:
+        return QuestionSet(name, ours.loc[ids], theirs.loc[ids], documents.loc[ids])
+
+    everything = list(case.questions["question_id"])
+    new = came_since(champion, case.questions, case.passages)
+    notes = []
+    if new is None:
+        notes.append(f"{name} does not say which documents it knew, so there is no recent test set yet")
+    recent = [question_id for question_id in everything if question_id in (new or ())]
+    frozen = [question_id for question_id in everything if question_id not in (new or ())]
+    sets = [of(FROZEN, frozen)] if frozen else []
+    if recent:
+        latest = of(RECENT, recent)
+        if latest.units() >= bounds.recent_documents or not frozen:
+            sets.append(latest)
+        else:
+            notes.append(
+                f"{latest.units()} test documents came since {name}: a recent test set counts from {bounds.recent_documents} on"
+            )
+    return [*sets, of(ANSWERED, everything)], notes
+
+
+def _whole(sets: Sequence[QuestionSet]) -> QuestionSet:
+    """All test questions: answers are looked for in all of them."""
+    return sets[-1]
+
+
+def _earlier_looks(events: Sequence[Event], release: str) -> list[int]:
+    """Documents of the test set at each earlier look; a release that is judged twice is one look, and this one is not earlier."""
+    looks = {event.release: event.units for event in events if event.kind == DECIDED and event.units is not None}
+    return [units for seen, units in looks.items() if seen != release]
+
+
+def _same_system(one: Manifest, other: Manifest) -> bool:
+    """Whether two releases differ by their corpus alone, as far as rankings go."""
+
+    def what(manifest: Manifest) -> tuple[object, ...]:
+        return manifest.dense().encoder, manifest.dense().passage_template, manifest.fusion()
+
+    return what(one) == what(other)
+
+
+def _means(evaluation: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    return {name: {metric: v["mean"] for metric, v in values.items()} for name, values in evaluation["systems"].items()}
 
 
 def _check_identity(path: Path, evaluation: Mapping[str, Any], release: str, test_set: str, scope: str) -> None:
@@ -146,107 +302,64 @@ def _check_identity(path: Path, evaluation: Mapping[str, Any], release: str, tes
     raise ArtefactError(f"{path} {said}. Run the evaluate stage again (uae evaluate), then promote")
 
 
-def _outcome(decision: Decision, model: str, alias: str, version: ModelVersion, champion: ModelVersion | None) -> dict[str, Any]:
-    before = int(champion.version) if champion else None
-    now = int(version.version)
+def _outcome(
+    verdict: _Verdict,
+    place: Place,
+    version: ModelVersion,
+    champion: ModelVersion | None,
+    release: str,
+    bounds: Bounds,
+    test_set: str,
+) -> dict[str, Any]:
+    before, now, passed = _number(champion), int(version.version), verdict.decision.passed
     return {
-        "promoted": decision.passed,
-        "model": model,
+        "promoted": passed,
+        "model": place.model,
         "version": now,
-        "alias": alias,
-        "champion": now if decision.passed else before,
-        "replaced": before if decision.passed and before != now else None,
-        "reasons": decision.reasons,
+        "alias": place.alias,
+        "champion": now if passed else before,
+        "replaced": before if passed and before != now else None,
+        "lane": verdict.lane,
+        "reasons": verdict.decision.reasons,
+        "findings": [finding.numbers() for finding in verdict.decision.findings],
+        "look": verdict.look._asdict() if verdict.look else None,
+        "query_times": verdict.times,
+        "confidence": bounds.confidence,
+        "dataset": test_set,
         "run_id": version.run_id,
+        "release": release,
     }
 
 
-def _measure(
-    champion: ModelVersion,
-    model: str,
-    questions: pd.DataFrame,
-    passages: pd.DataFrame,
-    scope: str,
-    device: str,
-    metrics: Iterable[str],
-    vectors: VectorStore | None,
-) -> dict[str, float]:
-    """The champion's retrieval on the present test questions: a figure from an older test set proves nothing today."""
-    cutoffs = [int(name.partition("@")[2]) for name in metrics if name.startswith("recall@")]
-    release = release_of(champion)
-    check_not_trained_on(release, f"version {champion.version} of {model}", questions, passages, scope)
-    return measure_release(release, questions, passages, scope, device, cutoffs, vectors)
+def _record(history: History, promotion: Mapping[str, Any], page: str, verdict: _Verdict) -> None:
+    """The decision as an event: what was measured as metrics, and the page beside them."""
+    numbers = {}
+    for finding in promotion["findings"]:
+        place = f"gate/{finding['on']}/{finding['metric']}".replace(" ", "_").replace("@", "_at_")
+        for name in ("candidate", "reference", "difference", "low", "p_value", "detectable"):
+            if finding[name] is not None:
+                numbers[f"{place}/{name}"] = finding[name]
+    numbers |= {f"gate/query/{name}": float(value) for name, value in (verdict.times or {}).items()}
+    failed = [reason for reason in promotion["reasons"] if reason.endswith("FAILED")]
+    history.record(
+        DECIDED,
+        promotion["version"],
+        promotion["champion"] if not promotion["promoted"] else promotion["replaced"],
+        promotion["release"],
+        failed[0] if failed else f"passed ({verdict.lane})",
+        passed=verdict.decision.passed,
+        units=verdict.look.units if verdict.look else None,
+        numbers=numbers,
+        files={"gate.html": page, "gate.json": json.dumps(promotion, indent=2, sort_keys=True)},
+    )
 
 
-def measure_release(
-    folder: Path,
-    questions: pd.DataFrame,
-    passages: pd.DataFrame,
-    scope: str,
-    device: str,
-    cutoffs: Sequence[int],
-    vectors: VectorStore | None = None,
-) -> dict[str, float]:
-    """Retrieval by a release's promoted system, exactly: its trained encoder and, where the release fuses them, BM25.
-
-    Both read the passages as the release's own template says.
-
-    Args:
-        questions, passages: of their schemas.
-        vectors: where vectors of passages are kept.
-    """
-    manifest = read_manifest(folder)  # of whatever format this version can read
-    dense, fusion = manifest.dense(), manifest.fusion()
-    read = PassageTemplate(dense.passage_template).applied(passages)
-    encoder = dense.encoder_folder(folder)
-    rankings: Rankings = rank_with(encoder, questions, read, scope, device, "champion: passages", vectors)
-    if fusion.weight:
-        rankings = as_released(rankings, rank_bm25(questions, read, scope, None), fusion)
-    evidence = dict(zip(questions["question_id"], questions["evidence"], strict=True))
-    means = retrieval_metrics({q: ids for q, (ids, _) in rankings.items()}, evidence, cutoffs).mean()
-    return {str(metric): float(mean) for metric, mean in means.items()}
+def _number(version: ModelVersion | None) -> int | None:
+    return int(version.version) if version is not None else None
 
 
-def measure_serving(
-    folder: Path, manifest: Manifest, questions: pd.DataFrame, scope: str, device: str, kept: VectorStore | None = None
-) -> tuple[Parity, float]:
-    """What serving changes on these questions: the encoder's parity, and recall@10 of the index against exact search.
-
-    Args:
-        folder: a release; ``manifest``: as ``read_manifest`` gave it.
-        kept: where vectors of passages are kept.
-    """
-    folder, texts, dense = Path(folder), questions["text"].tolist(), manifest.dense()
-    encoder = load_encoder(dense.encoder_folder(folder), device)
-    trained = encode(encoder, texts, "query")
-    served = open_encoder(folder / dense.folder, dense.serving.backend, device, None).encode(texts, "query")
-    passages = Passages(folder)
-    index, described = read_index(dense.index_path(folder)), dense.index
-    corpus = Corpus(passages.ids(), passages.doc_ids(), index, described.parameters)
-    parity = measure_parity(trained, served, questions, corpus, scope)
-    if described.dtype == "float32":
-        vectors = index.reconstruct_batch(np.arange(index.ntotal))  # they are as they were put in
-    else:
-        texts_read = passages.read(dense.passage_template, range(len(passages)))
-        vectors = PassageVectors(encoder, dense.encoder_folder(folder), kept)(texts_read, "passages, for exact search")
-    return parity, index_recall(index, vectors, served, RECALL_AT, described.parameters)
-
-
-def served_recall(folder: Path, questions: pd.DataFrame, scope: str, device: str, system: str = UAE) -> float:
-    """Recall@1 of a system as a service has it: by the serving encoder, the index, BM25 and the second stage together.
-
-    Args:
-        questions: with evidence, as QUESTIONS.
-    """
-    release = Release(folder, device)
-    try:
-        found = []
-        for text, doc_id, evidence in zip(questions["text"], questions["doc_id"], questions["evidence"], strict=True):
-            (hits,) = release.search([text], 1, doc_id if scope == "document" else None, system)
-            found.append(sum(hit.passage_id in set(evidence) for hit in hits) / len(evidence))
-        return float(np.mean(found))
-    finally:
-        release.close()
+def _release(version: ModelVersion | None) -> str:
+    return str(version.tags.get(RELEASE_TAG, "")) if version is not None else ""
 
 
 @registry_errors("the release cannot be registered")

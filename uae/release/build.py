@@ -18,6 +18,7 @@ from uae.release.material import Material
 from uae.release.migrations import FORMAT
 from uae.release.tables import RELEASE_DOCUMENTS, RELEASE_PASSAGES
 from uae.text.passage_template import TEXT_ALONE, PassageTemplate
+from uae.validation.trained_on import check_is_of
 from uae.vectors.store import VectorStore
 
 __all__ = ["BuiltRelease", "IndexRecipe", "SecondStageRecipe", "build_release"]
@@ -90,6 +91,7 @@ def build_release(
         documents = read_table(documents_path, DOCUMENTS)[RELEASE_DOCUMENTS.names]
         write_table(partial / "documents.parquet", RELEASE_DOCUMENTS, documents)
         if trained_on_path is not None:
+            check_is_of(trained_on_path, fingerprint(encoder_path))
             write_table(partial / "trained_on.parquet", TRAINED_ON, read_table(trained_on_path, TRAINED_ON))
 
         def seal(more: BuiltSecondStage | None) -> dict[str, Any]:

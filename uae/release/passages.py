@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -113,6 +114,26 @@ class Passages:
             sections = self._columns["section"].take(pa.array(part)).to_pylist()
             titles = self._titles.take(pa.array(self._documents[part])).to_pylist()
             yield from map(template.render, titles, sections, texts)
+
+
+def check_same_passages(folder: Path, passages: pd.DataFrame) -> None:
+    """Check that a release holds these passages and no others: what is measured on them must be what is served.
+
+    Args:
+        folder: of the release.
+        passages: columns as PASSAGES.
+
+    Raises:
+        ArtefactError: they differ.
+    """
+    served = read_arrow(folder / "passages.parquet", RELEASE_PASSAGES).select(["passage_id", "text"]).sort_by("passage_id")
+    columns = {name: pa.array(passages[name].tolist(), pa.string()) for name in ("passage_id", "text")}
+    now = pa.table(columns).sort_by("passage_id")
+    if not all(served[name].equals(now[name]) for name in columns):
+        raise ArtefactError(
+            f"{folder} holds other passages ({len(served)}) than the corpus has now ({len(passages)}): run the stage index again "
+            "(uae index)"
+        )
 
 
 def _check_metadata(path: Path, column: pa.ChunkedArray) -> None:

@@ -17,21 +17,79 @@ from uae.text.words import words
 log = logging.getLogger(__name__)
 
 FILE = "trained_on.parquet"  # in a release
-_DOCUMENT, _QUESTION = "document", "question"
+_DOCUMENT, _QUESTION = "document", "question"  # learnt
+_ENCODER = "encoder"  # whose record it is
+_KNOWN_DOCUMENT, _KNOWN_QUESTION = "known document", "known question"  # there, and not learnt: what is newer came since
 _SPLITS = ("train", "validation")  # validation chooses the epoch and the temperature
 _SHOWN = 5
 
 
-def write_trained_on(path: Path, questions: pd.DataFrame, passages: pd.DataFrame) -> None:
+def write_trained_on(path: Path, questions: pd.DataFrame, passages: pd.DataFrame, encoder: str = "") -> None:
     """Write the hashes of the source keys and of the texts of all training and validation questions, as TRAINED_ON.
+
+    What was there and held out is noted, too: later one can tell which test documents came since (``came_since``).
 
     Args:
         questions, passages: of their schemas.
+        encoder: fingerprint of what learnt from them, for ``check_is_of``; "": it is not told.
     """
     learnt = questions[questions["split"].isin(_SPLITS)]
     keys = set(learnt["doc_id"].map(_sources(passages)).dropna())
     rows = {(_DOCUMENT, _hash(_DOCUMENT, key)) for key in keys} | {(_QUESTION, _of_question(text)) for text in learnt["text"]}
+    others = passages[["source", "doc_id"]].drop_duplicates()
+    others = others[~others["source"].isin(keys)]
+    rows |= {(_KNOWN_DOCUMENT, _hash(_DOCUMENT, name)) for name in (*others["source"], *others["doc_id"])}
+    alone = questions[(questions["doc_id"] == "") & ~questions["split"].isin(_SPLITS)]
+    rows |= {(_KNOWN_QUESTION, _of_question(text)) for text in alone["text"]}
+    rows |= {(_ENCODER, encoder[:24])} if encoder else set()
     write_table(path, TRAINED_ON, [{"kind": kind, "key": key} for kind, key in sorted(rows)])
+
+
+def check_is_of(path: Path, encoder: str) -> None:
+    """Check that a record is of this encoder: beside another one it would let that be measured on what it learnt.
+
+    Args:
+        encoder: fingerprint. A record of an earlier version does not say whose it is, and passes.
+
+    Raises:
+        ArtefactError: it is of another encoder.
+    """
+    table = read_table(path, TRAINED_ON)
+    told = set(table["key"][table["kind"] == _ENCODER])
+    if told and encoder[:24] not in told:
+        whose = ", ".join(key[:12] for key in told)
+        raise ArtefactError(
+            f"{path} is of encoder {whose}, and the encoder is {encoder[:12]}: run the stage train again (uae train)"
+        )
+
+
+def came_since(release: Path, questions: pd.DataFrame, passages: pd.DataFrame) -> set[str] | None:
+    """The question_ids whose documents came after the release's encoder was trained; None where it does not say what it knew.
+
+    A document is known by its source key or by its id, so a renamed one is no new one. Questions without a document are known by
+    their text.
+
+    Args:
+        release: its folder.
+        questions, passages: of their schemas.
+    """
+    path = release / FILE
+    if not path.exists():
+        return None
+    table = read_table(path, TRAINED_ON)
+    known = set(zip(table["kind"], table["key"], strict=True))
+    if not any(kind in (_KNOWN_DOCUMENT, _KNOWN_QUESTION) for kind, _ in known):
+        return None  # of an earlier version, which did not note it
+    sources = _sources(passages)
+
+    def is_new(doc_id: str, text: str) -> bool:
+        if doc_id == "":
+            return not {(_QUESTION, _of_question(text)), (_KNOWN_QUESTION, _of_question(text))} & known
+        names = {_hash(_DOCUMENT, name) for name in (doc_id, sources.get(doc_id, doc_id))}
+        return not {(kind, name) for kind in (_DOCUMENT, _KNOWN_DOCUMENT) for name in names} & known
+
+    rows = zip(questions["question_id"], questions["doc_id"], questions["text"], strict=True)
+    return {question_id for question_id, doc_id, text in rows if is_new(doc_id, text)}
 
 
 def check_not_trained_on(release: Path, name: str, questions: pd.DataFrame, passages: pd.DataFrame, scope: str) -> None:

@@ -56,20 +56,42 @@ def validate(
         run_suite("questions", question_facts, question_suite(dict(min_questions), scope, require_answers), "question_id"),
         run_suite("leakage", leaks, leakage_suite(), "item"),
     ]
-    asked = {"repeated_questions": repeated.listed(), "dropped_questions": list(dropped)}
+    asked = {"scope": scope, "repeated_questions": repeated.listed(), "dropped_questions": list(dropped)}
     return _conclude(suites, hashes, report_path, asked)
 
 
-def validate_labels(store_path: Path, report_path: Path) -> Report:
+def validate_labels(store_path: Path, report_path: Path, asked: Mapping[str, Path]) -> Report:
     """Check the label store's readings.
+
+    Args:
+        asked: name -> table or manifest that the labels were asked by. The report holds their hashes: what is trained on must be
+            what was labelled.
 
     Raises:
         ValidationFailed: as ``validate``.
     """
-    hashes = table_hashes({"labels": store_path})
+    hashes = table_hashes({"labels": store_path, **asked})
+    return _conclude([_labels_of(store_path)], hashes, report_path)
+
+
+def check_readings(store_path: Path) -> None:
+    """The labels' suite over a store that no report is written about: what training asked the teacher by itself.
+
+    Raises:
+        ValidationFailed: an expectation does not hold.
+    """
+    if LabelStore(store_path).read().empty:
+        return  # all that training wanted to know was known
+    suite = _labels_of(store_path)
+    if not suite["success"]:
+        report: Report = {"success": False, "tables": {}, "suites": [suite]}
+        raise ValidationFailed(f"{store_path}: {_explain([suite])}", report)
+
+
+def _labels_of(store_path: Path) -> dict[str, Any]:
     labels = LabelStore(store_path).read()
     labels = labels.assign(reading=labels["question"] + "/" + labels["passage"])
-    return _conclude([run_suite("labels", labels, label_suite(), "reading")], hashes, report_path)
+    return run_suite("labels", labels, label_suite(), "reading")
 
 
 def _conclude(

@@ -67,6 +67,8 @@ STAGE = Stage(
         "uae/vectors",
         "uae/measures",
         "uae/text/passage_template.py",
+        "uae/text/words.py",
+        "uae/validation/trained_on.py",
         *MODELS,
         "uae/io/compute.py",
         *TABLES,

@@ -21,8 +21,10 @@ class LabelParameters(Parameters):
 
 def run(p: LabelParameters, w: Workspace) -> dict[str, Any]:
     from uae.teacher.label import label
+    from uae.validation.report import require_made_from
     from uae.validation.validate import validate_labels
 
+    require_made_from(w.path("candidates"), {name: w.path(name) for name in ("passages", "questions")}, "candidates")
     summary = label(
         **_tables(w),
         manifest_path=w.path("label_manifest"),
@@ -33,7 +35,8 @@ def run(p: LabelParameters, w: Workspace) -> dict[str, Any]:
         adopts=_asked_by_training(w),
         documents_path=w.path("documents"),  # no input: it tells only what the ids of an earlier version were
     )
-    validation = validate_labels(w.path("labels"), w.path("label_validation"))
+    asked = {name: w.path(name) for name in ("label_manifest", "candidates", "passages", "questions")}
+    validation = validate_labels(w.path("labels"), w.path("label_validation"), asked)
     quality = report_labels(p, w)
     judged = {name: quality[name] for name in ("verdict", "summary", "warnings")}
     return summary | judged | {"validation": validation, "quality": quality}

@@ -80,7 +80,7 @@ def run(p: TrainParameters, w: Workspace) -> dict[str, Any]:
             log_examples=lambda rows: mlflow.log_dict({"examples": rows}, "validation_examples.json"),
             vectors=vectors,
         )
-        write_trained_on(w.path("trained_on"), data.questions, data.passages)
+        write_trained_on(w.path("trained_on"), data.questions, data.passages, summary["fingerprint"])
         mlflow.set_tag(ENCODER_TAG, summary["fingerprint"])
         mlflow.log_metrics({name: summary[name] for name in ("seconds_per_step", "peak_memory_mb", "teacher_temperature")})
     return summary | vectors.counts() | {"run_id": run.info.run_id}
@@ -106,6 +106,7 @@ def more_labels(p: TrainParameters, w: Workspace, store_path: Path) -> "MoreLabe
     """How a student that refreshes its candidates has the teacher asked; the answers go to ``store_path``."""
     from uae.teacher.label import ask
     from uae.training.refresh import MoreLabels
+    from uae.validation.validate import check_readings
 
     def ask_more(candidates_path: Path) -> None:
         ask(
@@ -120,6 +121,7 @@ def more_labels(p: TrainParameters, w: Workspace, store_path: Path) -> "MoreLabe
             others=[w.path("labels")],
             documents_path=w.path("documents"),
         )
+        check_readings(store_path)
 
     return MoreLabels(p.scope, ask_more, w.path("refreshed_candidates"), store_path)
 
@@ -144,7 +146,8 @@ STAGE = Stage(
     code=(
         "uae/training",
         "uae/teacher",
-        "uae/validation/trained_on.py",
+        "uae/validation",
+        "uae/corpus/repeated_questions.py",
         "uae/text/passage_template.py",
         *REGISTRY,
         "uae/text/answer_match.py",

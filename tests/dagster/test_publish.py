@@ -1,0 +1,204 @@
+"""Whenever publishing is killed, a fresh clone can be pulled, and holds one whole version."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from dvc.repo import Repo
+
+from dagster_project.publish import STEPS, Publication, publish
+from uae.io.errors import ArtefactError, ConfigError
+
+DVC_YAML = """
+stages:
+  make:
+    cmd: python make.py
+    deps: [make.py, source.txt]
+    outs: [data/table, data/folder]
+"""
+MAKE = """
+from pathlib import Path
+text = Path("source.txt").read_text()
+Path("data/folder").mkdir(parents=True, exist_ok=True)
+Path("data/table").write_text(text * 1000)
+for number in range(4):
+    Path(f"data/folder/{number}").write_text(f"{text} {number}")
+"""
+
+
+def git(folder, *words):
+    return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def change(project, text):
+    (project / "source.txt").write_text(text)
+    with contextlib.chdir(project), Repo() as repo:
+        repo.reproduce()
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project whose first version is published, to a git remote and a DVC remote on this disk."""
+    for name in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{name}_NAME", "Ann")
+        monkeypatch.setenv(f"GIT_{name}_EMAIL", "ann@example.com")
+    subprocess.run(["git", "init", "-q", "--bare", "-b", "main", str(tmp_path / "remote.git")], check=True)
+    project = tmp_path / "project"
+    subprocess.run(["git", "init", "-q", "-b", "main", str(project)], check=True)
+    git(project, "remote", "add", "origin", str(tmp_path / "remote.git"))
+    (project / "dvc.yaml").write_text(DVC_YAML)
+    (project / "make.py").write_text(MAKE)
+    (project / ".gitignore").write_text("/data/\n")
+    Repo.init(str(project)).close()
+    with open(project / ".dvc" / "config", "a") as file:
+        file.write(f"[core]\n    remote = store\n    analytics = false\n['remote \"store\"']\n    url = {tmp_path / 'store'}\n")
+    git(project, "add", "-A")
+    git(project, "commit", "-qm", "code")
+    change(project, "one")
+    run(project)
+    return project
+
+
+def run(project, rehash=False):
+    told = []
+    return publish(Publication(project, "data", None, "origin", rehash, told.append))
+
+
+def clone(project, name="clone"):
+    """The texts that a fresh clone holds after ``dvc pull``."""
+    there = project.parent / name
+    subprocess.run(["git", "clone", "-q", str(project.parent / "remote.git"), str(there)], check=True)
+    done = subprocess.run([sys.executable, "-m", "dvc", "pull", "-q"], cwd=there, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    table = (there / "data" / "table").read_text()
+    text = table[: len(table) // 1000]
+    assert [(there / "data" / "folder" / str(n)).read_text() for n in range(4)] == [f"{text} {n}" for n in range(4)]
+    return text
+
+
+KILLED_AFTER = """
+import os, signal, sys
+from pathlib import Path
+import dagster_project.publish as published
+number = int(sys.argv[2])
+name, step = published.STEPS[number]
+def killed(publication):
+    step(publication)
+    os.kill(os.getpid(), signal.SIGKILL)
+published.STEPS[number] = (name, killed)
+published.publish(published.Publication(Path(sys.argv[1]), "data", None, "origin", False, print))
+"""
+
+
+@pytest.mark.parametrize("number", range(len(STEPS)), ids=[name for name, _ in STEPS])
+def test_killed_after_any_step_a_clone_can_be_pulled_and_the_same_command_goes_on(project, number):
+    before = git(project.parent / "remote.git", "rev-parse", "main")
+    change(project, "two")
+    done = subprocess.run([sys.executable, "-c", KILLED_AFTER, str(project), str(number)], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    last = number == len(STEPS) - 1
+    assert clone(project) == ("two" if last else "one")
+    assert (git(project.parent / "remote.git", "rev-parse", "main") == before) is not last
+    tag = run(project)
+    assert clone(project, "later") == "two"
+    assert git(project.parent / "remote.git", "rev-parse", f"{tag}^{{commit}}") == git(project, "rev-parse", "HEAD")
+
+
+def test_killed_while_data_are_on_their_way(project):
+    """The table has arrived, and half of the folder; its listing has not. A clone has the version before."""
+    change(project, "two")
+    store = project.parent / "store" / "files" / "md5"
+    known = {path for path in store.rglob("*") if path.is_file()}
+    with contextlib.chdir(project), Repo() as repo:
+        repo.push()
+    came = sorted(path for path in store.rglob("*") if path.is_file() and path not in known)
+    assert len(came) == 6  # a table, four files and their listing
+    for path in [each for each in came if each.suffix == ".dir"] + [each for each in came if not each.suffix][:2]:
+        path.chmod(0o644)
+        path.unlink()
+    assert clone(project) == "one"
+    run(project)
+    assert clone(project, "later") == "two"
+
+
+def test_a_second_run_does_nothing(project):
+    head, tag = git(project, "rev-parse", "HEAD"), run(project)
+    assert git(project, "rev-parse", "HEAD") == head
+    assert git(project, "tag", "--list").split() == [tag]
+
+
+def test_only_what_names_the_data_is_committed(project):
+    (project / "notes.txt").write_text("not yet")
+    git(project, "add", "notes.txt")
+    change(project, "two")
+    run(project)
+    assert git(project, "show", "--name-only", "--format=", "HEAD").split() == ["dvc.lock"]
+    assert git(project, "status", "--porcelain", "notes.txt") == "A  notes.txt"
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "changed"])
+def test_what_the_remote_has_lost_is_not_committed(project, damage, monkeypatch):
+    """DVC takes for pushed what it once pushed; here nothing is pushed again."""
+    change(project, "two")
+    with contextlib.chdir(project), Repo() as repo:
+        repo.push()
+        (oid,) = [out.hash_info.value for out in repo.index.outs if out.def_path == "data/table"]
+    stored = project.parent / "store" / "files" / "md5" / oid[:2] / oid[2:]
+    stored.chmod(0o644)
+    size = stored.stat().st_size
+    stored.unlink() if damage == "gone" else stored.write_bytes(b"x" * (size - (damage == "cut")))
+    monkeypatch.setattr("dvc.repo.Repo.push", lambda repo, **options: 0)
+    head = git(project, "rev-parse", "HEAD")
+    if damage == "changed":
+        run(project, rehash=False)  # equal sizes pass; reading back does not
+        git(project, "reset", "-q", "--soft", head)
+    with pytest.raises(ArtefactError, match=rf"remote does not hold the data: {oid} of data/table .*Nothing was committed"):
+        run(project, rehash=True)
+    assert git(project, "rev-parse", "HEAD") == head
+
+
+def test_a_workspace_that_dvc_lock_does_not_describe_is_refused(project):
+    (project / "source.txt").write_text("three")
+    with pytest.raises(ArtefactError, match=r"dvc\.lock is not what lies here: make changed\. Run dvc repro"):
+        run(project)
+
+
+def test_a_remote_that_a_clone_would_not_know_is_refused(project):
+    config = project / ".dvc" / "config"
+    os.replace(config, project / ".dvc" / "config.local")
+    config.write_text("")
+    with pytest.raises(ConfigError, match=r"'store' stands in \.dvc/config\.local alone"):
+        run(project)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "said"),
+    [
+        (lambda p: git(p, "remote", "remove", "origin"), "git has no remote 'origin'"),
+        (lambda p: git(p, "switch", "-q", "--detach"), "git is on no branch"),
+        (lambda p: (p / ".dvc" / "config").write_text(""), "DVC has no such remote"),
+    ],
+)
+def test_what_is_missing_is_named(project, break_it, said):
+    break_it(project)
+    with pytest.raises(ConfigError, match=said):
+        run(project)
+
+
+def test_a_branch_that_went_on_elsewhere_stops_it_before_anything_is_named(project):
+    other = project.parent / "other"
+    subprocess.run(["git", "clone", "-q", str(project.parent / "remote.git"), str(other)], check=True)
+    (other / "README").write_text("of somebody else")
+    for words in (("add", "README"), ("commit", "-qm", "more"), ("push", "-q")):
+        git(other, *words)
+    change(project, "two")
+    with pytest.raises(ArtefactError, match="git push failed"):
+        run(project)
+    assert clone(project) == "one"
+    assert not [tag for tag in git(other, "ls-remote", "--tags", "origin").splitlines() if "two" in tag]
+    git(project, "pull", "-q", "--rebase", "origin", "main")
+    run(project)
+    assert clone(project, "later") == "two"

@@ -1,0 +1,146 @@
+"""A retrained or refreshed release passes by what is sure, not by what was seen."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from uae.io.errors import ConfigError
+from uae.registry.budget import next_look
+from uae.registry.compared import ANSWERED, FROZEN, RECENT, SHARED, QuestionSet
+from uae.registry.gate import Bounds, decide_latency, decide_refreshed, decide_retrained
+
+BOUNDS = Bounds(
+    metric="map", min_gain=0.0, guarded=("recall@1",), max_loss=0.02, max_answer_loss=0.1, max_slowdown=1.5, confidence=0.95,
+    error_budget=0.05, recent_documents=10, min_cosine=0.9, max_serving_loss=0.02, max_index_loss=0.05,
+)  # fmt: skip
+LOOK = next_look(0.05, 40, [])
+
+
+def of(name, change, documents=40, each=5, spread=0.05, seed=0, metrics=("map", "recall@1"), stands_at=0.5):
+    """Questions whose candidate differs by ``change`` on average, more or less by document."""
+    rng = np.random.default_rng(seed)
+    ids = [f"{name} {n}" for n in range(documents * each)]
+    owner = pd.Series([f"d{n // each}" for n in range(documents * each)], index=ids)
+    by_document = rng.normal(0, spread, documents)
+    by_document += change - by_document.mean()
+    reference = pd.DataFrame({metric: np.full(len(ids), stands_at) for metric in metrics}, index=ids)
+    return QuestionSet(name, reference.add(np.repeat(by_document, each), axis=0), reference, owner)
+
+
+def failing(decision):
+    return [reason.split(",")[0].split(" ")[0] for reason in decision.reasons if reason.endswith("FAILED")]
+
+
+def test_a_sure_gain_without_a_loss_passes():
+    decision = decide_retrained([of(FROZEN, 0.05)], "version 3", BOUNDS, LOOK)
+    assert decision.passed, decision.reasons
+    assert decision.reasons[0].startswith("map 0.5500 against 0.5000 of version 3 on the frozen test set (+0.0500, ")
+    assert "200 questions of 40 documents" in decision.reasons[0]
+
+
+def test_a_gain_that_chance_explains_does_not_pass():
+    decision = decide_retrained([of(FROZEN, 0.01)], "version 3", BOUNDS, LOOK)
+    assert not decision.passed
+    assert failing(decision) == ["a"]
+    assert "this is look 1 at a test set" in decision.reasons[-2]
+    assert decision.reasons[-1].startswith("smallest true gain that this look finds in 80 % of repetitions")
+
+
+def test_later_looks_need_more():
+    """The same figures: a gain at the first look is none at the fiftieth."""
+    sets = [of(FROZEN, 0.022)]
+    assert decide_retrained(sets, "v", BOUNDS, LOOK).passed
+    fiftieth = decide_retrained(sets, "v", BOUNDS, next_look(0.05, 40, [40] * 49))
+    assert failing(fiftieth) == ["a"]
+    assert fiftieth.findings[0].detectable > decide_retrained(sets, "v", BOUNDS, LOOK).findings[0].detectable
+
+
+def test_a_loss_that_cannot_be_ruled_out_does_not_pass_however_small_it_was():
+    noisy = of(FROZEN, -0.005, spread=0.1)
+    assert "recall@1" in failing(decide_retrained([of(FROZEN, 0.1), replace(noisy, name=RECENT)], "v", BOUNDS, LOOK))
+    sure = of(FROZEN, -0.005, spread=0.01)
+    assert decide_retrained([of(FROZEN, 0.1), replace(sure, name=RECENT)], "v", BOUNDS, LOOK).passed
+
+
+def test_the_recent_set_can_refuse_and_can_show_the_gain():
+    refused = decide_retrained([of(FROZEN, 0.1), of(RECENT, -0.05)], "v", BOUNDS, LOOK)
+    assert [f.on for f in refused.findings if not f.kept] == [RECENT, RECENT]
+    assert not refused.passed
+    assert decide_retrained([of(FROZEN, 0.0), of(RECENT, 0.1, seed=1)], "v", BOUNDS, LOOK).passed
+
+
+def test_answers_are_compared_on_answered_questions_and_are_no_gain():
+    bounds = replace(BOUNDS, guarded=("recall@1", "token_f1"))
+    both = of(FROZEN, 0.0), of(ANSWERED, 0.3, metrics=("token_f1", "map"))
+    decision = decide_retrained(both, "v", bounds, LOOK)
+    assert [(f.on, f.metric) for f in decision.findings] == [(FROZEN, "map"), (FROZEN, "recall@1"), (ANSWERED, "token_f1")]
+    assert decision.findings[2].p_value is None
+    assert failing(decision) == ["a"]
+    worse = of(ANSWERED, -0.2, metrics=("token_f1",))
+    assert failing(decide_retrained([of(FROZEN, 0.1), worse], "v", bounds, LOOK)) == ["token_f1"]
+
+
+def test_answers_that_nobody_has_are_told():
+    bounds = replace(BOUNDS, guarded=("token_f1",))
+    decision = decide_retrained([of(FROZEN, 0.1)], "v", bounds, LOOK)
+    assert decision.passed
+    assert "token_f1 was measured on no question: it is not guarded" in decision.reasons
+
+
+def test_bounds_that_ask_for_nothing_pass_whatever_was_measured():
+    bounds = replace(BOUNDS, min_gain=-1, max_loss=1)
+    assert decide_retrained([of(FROZEN, -0.4, documents=1)], "v", bounds, LOOK).passed
+
+
+def test_one_document_is_no_gain_and_rules_out_no_loss():
+    """Five questions on one document: the rule of evaluation takes the questions, for they are all there is."""
+    decision = decide_retrained([of(FROZEN, 0.3, documents=1, each=1)], "v", BOUNDS, LOOK)
+    assert failing(decision) == ["map", "recall@1", "a"]
+    assert decision.findings[0].numbers()["low"] is None
+
+
+def test_an_unknown_metric_is_named():
+    with pytest.raises(ConfigError, match=r"no metric 'mrr'; it has map, recall@1"):
+        decide_retrained([of(FROZEN, 0.1)], "v", replace(BOUNDS, metric="mrr"), LOOK)
+
+
+@pytest.mark.parametrize(
+    ("change", "spread", "passed"), [(0.0, 0.0, True), (0.0, 0.01, True), (-0.05, 0.01, False), (0, 0.5, False)]
+)
+def test_a_refresh_needs_no_gain_and_may_not_lose(change, spread, passed):
+    decision = decide_refreshed(of(SHARED, change, spread=spread), "version 3", BOUNDS)
+    assert decision.passed is passed
+    assert all(finding.p_value is None for finding in decision.findings)
+
+
+@pytest.mark.parametrize(("ours", "most", "passed"), [(14.9, 1.5, True), (15.1, 1.5, False), (99.0, None, True)])
+def test_latency(ours, most, passed):
+    decision = decide_latency(ours, 10.0, 50, "version 3", replace(BOUNDS, max_slowdown=most))
+    assert decision.passed is passed
+    assert len(decision.reasons) == (most is not None)
+
+
+def simulated(rng, loss):
+    """25 documents with 8 questions each. Both answer a question by its own chance, which documents share in part."""
+    owner = pd.Series([f"d{n // 8}" for n in range(200)], index=[f"q{n}" for n in range(200)])
+    chance = np.clip(rng.normal(0.6, 0.25, 200) + np.repeat(rng.normal(0, 0.15, 25), 8), 0, 1)
+
+    def answers(less):
+        shown = np.clip(chance - less, 0, 1)
+        return pd.DataFrame({m: (rng.random(200) < shown).astype(float) for m in ("map", "recall@1")}, index=owner.index)
+
+    return answers(loss), answers(0), owner
+
+
+def test_two_hundred_equal_candidates_and_two_hundred_that_lose_five_points():
+    rng = np.random.default_rng(5)
+    first_look = next_look(0.05, 25, [])  # which may spend most
+    equal = [decide_retrained([QuestionSet(FROZEN, *simulated(rng, 0.0))], "v", BOUNDS, first_look) for _ in range(200)]
+    gains = [min(finding.p_value for finding in each.findings) <= first_look.level / 2 for each in equal]
+    assert 0 < sum(gains) <= 10  # at most 5 %; a gate that never finds anything would be no gate
+    for _ in range(200):
+        planted = simulated(rng, 0.055)  # where chances are cut off at 0 and 1, five points are left of it
+        assert not decide_retrained([QuestionSet(FROZEN, *planted)], "v", BOUNDS, first_look).passed
+        assert not decide_refreshed(QuestionSet(SHARED, *planted), "v", BOUNDS).passed

@@ -1,0 +1,115 @@
+"""The present champion, measured anew on today's test questions: a figure from an older test set proves nothing today."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from uae.evaluation.answers import Context, Reader, read_answers
+from uae.evaluation.fused import as_released
+from uae.evaluation.testset import UAE, rank_with
+from uae.io.errors import ArtefactError
+from uae.io.files import sha256_file
+from uae.io.tables import RUNS, read_table
+from uae.measures.answers import ANSWER_METRICS
+from uae.measures.fusion import Rankings
+from uae.measures.metrics import retrieval_metrics
+from uae.release.manifest import read_manifest
+from uae.retrievers.lexical import rank_bm25
+from uae.text.passage_template import PassageTemplate
+from uae.vectors.store import VectorStore
+
+
+class Answered(NamedTuple):
+    """How evaluation had a reader answer: the champion's passages are read in the same way."""
+
+    open: Callable[[], Reader]
+    context: Context
+
+
+def read_runs(path: Path, expected: str | None) -> pd.DataFrame:
+    """The runs of an evaluation.
+
+    Args:
+        expected: their hash, as the evaluation says it.
+
+    Raises:
+        ArtefactError: they are of another evaluation.
+    """
+    if expected is None or sha256_file(path) != expected:
+        raise ArtefactError(f"{path} is not of the evaluation at hand. Run the evaluate stage again (uae evaluate), then promote")
+    return read_table(path, RUNS)
+
+
+def metrics_of_runs(runs: pd.DataFrame, system: str) -> pd.DataFrame:
+    """Each question's metrics by a system, a metric a column; missing where a question was not asked."""
+    of_system = runs[runs["system"] == system]
+    rows = [dict(metrics) for metrics in of_system["metrics"]]
+    return pd.DataFrame(rows, index=pd.Index(of_system["question_id"], name="question_id"))
+
+
+def rank_release(
+    folder: Path, questions: pd.DataFrame, passages: pd.DataFrame, scope: str, device: str, vectors: VectorStore | None = None
+) -> Rankings:
+    """Whole rankings by a release's promoted system, exactly: its trained encoder and, where the release fuses them, BM25.
+
+    Both read the passages as the release's own template says.
+
+    Args:
+        questions, passages: of their schemas.
+        vectors: where vectors of passages are kept.
+    """
+    manifest = read_manifest(folder)  # of whatever format this version can read
+    dense, fusion = manifest.dense(), manifest.fusion()
+    read = PassageTemplate(dense.passage_template).applied(passages)
+    rankings: Rankings = rank_with(dense.encoder_folder(folder), questions, read, scope, device, "champion: passages", vectors)
+    return as_released(rankings, rank_bm25(questions, read, scope, None), fusion) if fusion.weight else rankings
+
+
+def measure_release(
+    folder: Path,
+    questions: pd.DataFrame,
+    passages: pd.DataFrame,
+    scope: str,
+    device: str,
+    cutoffs: Sequence[int],
+    candidate_runs: pd.DataFrame | None = None,
+    answered: Answered | None = None,
+    vectors: VectorStore | None = None,
+) -> pd.DataFrame:
+    """Each question's metrics by a release's promoted system, a metric a column, by question_id.
+
+    Args:
+        candidate_runs: of the evaluation. Questions that a reader answered for the candidate are answered from this release's
+            passages, too.
+        answered: how; None: no answer is read.
+        vectors: where vectors of passages are kept.
+    """
+    rankings = rank_release(folder, questions, passages, scope, device, vectors)
+    evidence = dict(zip(questions["question_id"], questions["evidence"], strict=True))
+    found = retrieval_metrics({q: ids for q, (ids, _) in rankings.items()}, evidence, cutoffs)
+    if answered is None or candidate_runs is None:
+        return found
+    read = PassageTemplate(read_manifest(folder).dense().passage_template).applied(passages)
+    return found.join(_answers(rankings, questions, read, candidate_runs, answered))
+
+
+def _answers(
+    rankings: Rankings, questions: pd.DataFrame, read: pd.DataFrame, runs: pd.DataFrame, answered: Answered
+) -> pd.DataFrame:
+    """Metrics of the answers. Equal prompts have equal answers, so where both found the same passages none is read again."""
+    ours = metrics_of_runs(runs, UAE)
+    known = [name for name in ANSWER_METRICS if name in ours]
+    if not known:
+        return pd.DataFrame(index=pd.Index([], name="question_id"))
+    ours = ours[known].dropna(how="all")
+    first = runs[runs["system"] == UAE].set_index("question_id")["passage_ids"]
+    number = answered.context.passages
+    differ = [q for q in ours.index if list(first[q][:number]) != list(rankings[q][0][:number])]
+    if not differ:
+        return ours
+    asked = questions[questions["question_id"].isin(differ)]
+    of_these = {question_id: rankings[question_id] for question_id in asked["question_id"]}
+    told = read_answers({UAE: of_these}, asked, read, answered.open(), answered.context, None)[UAE]
+    return pd.concat([ours.drop(index=differ), told[known].astype(float)])

@@ -1,0 +1,79 @@
+"""A candidate beside what it would replace, question by question: what can be said about their difference."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from uae.evaluation.comparison import independent_units
+from uae.measures.paired import Difference, paired_difference
+
+FROZEN, RECENT, ANSWERED, SHARED = "frozen test set", "recent test set", "answered questions", "questions that both can answer"
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    """Metrics of the same questions by two systems.
+
+    Args:
+        name: for people.
+        candidate, reference: a metric a column, by question_id; missing where a question was not asked.
+        documents: question_id -> doc_id; "" where it belongs to none.
+    """
+
+    name: str
+    candidate: pd.DataFrame
+    reference: pd.DataFrame
+    documents: pd.Series
+
+    def units(self) -> int:
+        """How many independent documents (or questions) there are."""
+        return len(set(_units(self.documents[self.candidate.index])))
+
+
+class Finding(NamedTuple):
+    """One metric on one set of questions."""
+
+    on: str
+    metric: str
+    questions: int
+    units: int
+    candidate: float
+    reference: float
+    difference: float
+    low: float  # the true difference is above it with the gate's confidence
+    margin: float  # that may be lost
+    kept: bool
+    p_value: float | None  # one-sided, of no gain beyond the least one; None: the metric is only guarded
+    detectable: float | None  # the smallest true gain that this look finds in 80 % of repetitions
+
+    def numbers(self) -> dict[str, Any]:
+        """As JSON holds it: what is infinite or not a number is null."""
+        return {name: _finite(value) for name, value in self._asdict().items()}
+
+
+def compare(sets: Sequence[QuestionSet], metric: str) -> list[tuple[QuestionSet, Difference, tuple[float, float, int]]]:
+    """The difference on each set where the metric is known of both: (set, difference, (candidate, reference, questions))."""
+    found = []
+    for each in sets:
+        if metric not in each.candidate or metric not in each.reference:
+            continue
+        pair = pd.concat([each.candidate[metric], each.reference[metric]], axis=1).dropna().astype(np.float64)
+        if pair.empty:
+            continue
+        ours, theirs = pair.iloc[:, 0], pair.iloc[:, 1]
+        units = _units(each.documents[pair.index])
+        difference = paired_difference(ours.to_numpy(), theirs.to_numpy(), units)
+        found.append((each, difference, (float(ours.mean()), float(theirs.mean()), len(pair))))
+    return found
+
+
+def _units(documents: pd.Series) -> list[str]:
+    """What is independent: documents where the rule of evaluation says so, else the questions themselves."""
+    return list(documents) if independent_units(documents).over == "documents" else list(documents.index)
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -1,0 +1,114 @@
+"""The gate of the refresh lane: the same encoder over a changed corpus must not be worse than what is served.
+
+A corpus that changed by 1 % never brings a significant gain, so none is asked for. Both releases are asked as a service asks
+them. What counts are the questions that both can answer: their evidence stands in both releases, word for word.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from uae.io.errors import ArtefactError
+from uae.measures.metrics import retrieval_metrics
+from uae.registry.compared import SHARED, QuestionSet
+from uae.registry.gate import Bounds, Decision, decide_refreshed
+from uae.release.open import Release
+from uae.release.passages import Passages
+from uae.release.tables import RELEASE_DOCUMENTS, read_arrow
+from uae.text.passage_template import PLAIN
+
+DEPTH = 100  # passages of a ranking that are compared
+
+
+class _Served:
+    """Where texts stand in a release."""
+
+    def __init__(self, folder: Path):
+        passages = Passages(folder)
+        documents = read_arrow(folder / "documents.parquet", RELEASE_DOCUMENTS)
+        sources = dict(zip(documents["doc_id"].to_pylist(), documents["source"].to_pylist(), strict=True))
+        self.folder, self.size = folder, len(passages)
+        self.doc_of = dict(zip(passages.ids(), passages.doc_ids(), strict=True))
+        texts = passages.read(PLAIN, range(len(passages)))
+        self._by_text = {(sources[self.doc_of[id]], text): str(id) for id, text in zip(self.doc_of, texts, strict=True)}
+        self._anywhere = {text: passage_id for (_, text), passage_id in self._by_text.items()}
+        passages.close()
+
+    def evidence(self, questions: pd.DataFrame, texts: Mapping[str, tuple[str, str]]) -> dict[str, list[str]]:
+        """question_id -> its evidence as passages of this release; without the questions whose evidence it does not hold.
+
+        Args:
+            texts: passage_id -> its document's source key, and its text.
+        """
+        found = {}
+        for question_id, wanted in zip(questions["question_id"], questions["evidence"], strict=True):
+            here = [self._by_text.get(texts[each]) or self._anywhere.get(texts[each][1]) for each in wanted]
+            if None not in here:
+                found[question_id] = [passage_id for passage_id in here if passage_id is not None]
+        return found
+
+    def search(
+        self, questions: pd.DataFrame, evidence: Mapping[str, Sequence[str]], scope: str, device: str
+    ) -> dict[str, list[str]]:
+        """question_id -> what the release serves, best first. Scope document: from the document that holds the evidence."""
+        release = Release(self.folder, device)
+        try:
+            found = {}
+            for question_id, text in zip(questions["question_id"], questions["text"], strict=True):
+                within = self.doc_of[evidence[question_id][0]] if scope == "document" else None
+                (hits,) = release.search([text], min(DEPTH, self.size), within)
+                found[question_id] = [hit.passage_id for hit in hits]
+            return found
+        finally:
+            release.close()
+
+
+def decide_refresh(
+    candidate: Path,
+    champion: Path,
+    champion_name: str,
+    questions: pd.DataFrame,
+    passages: pd.DataFrame,
+    scope: str,
+    device: str,
+    bounds: Bounds,
+) -> Decision:
+    """Whether a release of the same encoder over another corpus may be served in the champion's place.
+
+    What serving changes (``decide_serving``, ``decide_whole``), validation and leakage are checked apart from this.
+
+    Args:
+        candidate, champion: folders of releases. Both are searched by index and serving encoder.
+        champion_name: for the reasons, such as "version 3 (champion)".
+        questions: test questions with evidence, of their schema.
+        passages: of today, of their schema: they say what the questions' evidence reads.
+
+    Raises:
+        ArtefactError: the candidate does not hold the evidence of some question: it is not of these tables.
+        ConfigError: the gate has no metric of that name.
+    """
+    texts = dict(zip(passages["passage_id"], zip(passages["source"], passages["text"], strict=True), strict=True))
+    ours, theirs = _Served(candidate), _Served(champion)
+    evidence, evidence_before = ours.evidence(questions, texts), theirs.evidence(questions, texts)
+    if missing := [question_id for question_id in questions["question_id"] if question_id not in evidence]:
+        raise ArtefactError(
+            f"{candidate} does not hold the evidence of {len(missing)} test questions, such as {missing[0]}: it is not of these "
+            "tables. Build the release again (uae index)"
+        )
+    both = questions[questions["question_id"].isin(set(evidence_before))]
+    left_out = len(questions) - len(both)
+    if both.empty:
+        said = f"no test question can be answered by both: the evidence of all {left_out} changed since {champion_name}"
+        return Decision(False, [f"{said}. A person has to decide: uae rollback VERSION moves the alias to a version: FAILED"])
+    cutoffs = [int(name.partition("@")[2]) for name in bounds.metrics() if name.startswith("recall@")]
+    measured = []
+    for served, known in ((ours, evidence), (theirs, evidence_before)):
+        ranked = served.search(both, known, scope, device)
+        asked = {question_id: known[question_id] for question_id in ranked}
+        measured.append(retrieval_metrics(ranked, asked, cutoffs))
+    documents = both.set_index("question_id")["doc_id"]
+    decision = decide_refreshed(QuestionSet(SHARED, measured[0], measured[1], documents), champion_name, bounds)
+    if left_out:
+        decision.reasons.append(f"{left_out} questions are left out: their evidence is not in {champion_name}, word for word")
+    return decision
