@@ -10,11 +10,14 @@ import uae.registry.tracking
 from dagster_project.automation import source_changed, weekly
 from dagster_project.definitions import build, defs
 from dagster_project.resources import MlflowResource, ProjectResource
+from uae.corpus.loss import confirm
 from uae.io.errors import InputError
+from uae.pipeline.settings import load_settings
 
 # asset -> (upstream, checks, kinds, room)
 SPECS = {
-    "ingest": ([], [], ["parquet", "python"], "corpus"),
+    "source": ([], [], [], "corpus"),
+    "ingest": (["source"], [], ["parquet", "python"], "corpus"),
     "validate": (["ingest"], ["documents", "leakage", "passages", "questions"], ["greatexpectations"], "validation"),
     "candidates": (["ingest", "validate"], [], ["parquet", "python"], "candidates"),
     "label": (["candidates", "ingest"], ["label_quality", "labels"], ["huggingface", "pytorch"], "teacher"),
@@ -42,7 +45,7 @@ def test_specs_of_all_assets():
         for name, spec in specs.items()
     } == SPECS
     assert {spec.group_name for spec in specs.values()} == {"uae"}
-    assert all(spec.description and spec.code_version for spec in specs.values())
+    assert all(spec.description and (spec.code_version or name == "source") for name, spec in specs.items())
 
 
 def test_every_check_is_blocking_but_the_one_that_judges():
@@ -52,7 +55,7 @@ def test_every_check_is_blocking_but_the_one_that_judges():
 
 def test_the_job_runs_every_asset():
     job = defs.resolve_job_def("whole_chain")
-    assert {key.to_user_string() for key in job.asset_layer.executable_asset_keys} == set(SPECS)
+    assert {key.to_user_string() for key in job.asset_layer.executable_asset_keys} == set(SPECS) - {"source"}
 
 
 def test_definitions_are_sound():
@@ -82,6 +85,18 @@ def look(project, instance):
         return answer.skip_message if isinstance(answer, dg.SkipReason) else {"source": answer.tags["source"]}
 
     return look
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_being_written(project):
+    set_parameter(project, "quiet_s: 60", "quiet_s: 0")
+
+
+def set_parameter(project, old: str, new: str) -> None:
+    params = project / "params.yaml"
+    text = params.read_text(encoding="utf-8")
+    assert old in text
+    params.write_text(text.replace(old, new), encoding="utf-8")
 
 
 def edit(project, text: str) -> None:
@@ -140,9 +155,45 @@ def test_a_source_that_changes_while_it_is_read_is_another_version(project, run_
 
 @pytest.mark.parametrize(("path", "reason"), [("hf:name@revision", "pinned"), ("nowhere", "does not exist")])
 def test_sensor_skips_with_a_reason_where_there_is_nothing_to_watch(project, look, path, reason):
-    params = project / "params.yaml"
-    params.write_text(params.read_text(encoding="utf-8").replace("data/sample", path), encoding="utf-8")
+    set_parameter(project, "data/sample", path)
     assert reason in look()
+
+
+def test_files_that_are_being_written_wait_until_they_are_quiet(project, look, monkeypatch):
+    set_parameter(project, "quiet_s: 0", "quiet_s: 60")
+    edit(project, "# New")
+    assert "may still be being written" in look()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 61)
+    assert isinstance(look(), dict)
+    monkeypatch.undo()
+    (project / "data/sample/documents/new.md").unlink()
+    assert "may still be being written" in look()  # as one that is being emptied
+
+
+def test_a_source_that_lost_much_waits_for_a_person(project, look):
+    watch = ProjectResource(root=str(project)).source(load_settings(project / "params.yaml"))
+    watch.write(watch.look())
+    documents = sorted((project / "data/sample/documents").iterdir())
+    for file in documents[: len(documents) // 2]:
+        file.unlink()
+    said = look()
+    assert "objects of the source are gone" in said
+    assert "uae source confirm" in said
+    confirm(watch.look().version, "me", "they are old", watch.confirmations)
+    assert isinstance(look(), dict)
+    documents[-1].unlink()  # a word holds for what was seen
+    assert "objects of the source are gone" in look()
+
+
+def test_a_run_that_failed_half_way_is_asked_for_though_the_source_went_back(project, run_chain, instance, look):
+    assert run_chain(instance=instance).success
+    edit(project, "# New")
+    assert not run_chain(instance=instance, train=failing).success
+    (project / "data/sample/documents/new.md").unlink()
+    assert isinstance(look(), dict)
+    assert run_chain(instance=instance).success
+    assert "unchanged" in look()
 
 
 def test_the_link_to_a_run_shows_no_password(monkeypatch):

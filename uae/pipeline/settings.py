@@ -66,6 +66,11 @@ class IngestSettings(Options):
         return name
 
 
+class SourceSettings(Options):
+    quiet_s: Annotated[float, Field(ge=0)]
+    max_lost_share: Fraction
+
+
 class PassageSettings(Options):
     template: str
 
@@ -287,6 +292,7 @@ class Settings(Options):
     compute: ComputeSettings
     models: ModelSettings
     teachers: Annotated[dict[Name, TeacherSettings], Field(min_length=1)]
+    source: SourceSettings
     ingest: IngestSettings
     passages: PassageSettings
     validate_: Annotated[ValidateSettings, Field(alias="validate")]
