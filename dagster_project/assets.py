@@ -21,6 +21,11 @@ from uae.pipeline.run import code_hash
 from uae.pipeline.stage import Stage
 from uae.pipeline.workspace import ARTEFACTS, Workspace
 
+# A server that is away, a lock, a full queue: after 5, 10, 20 ... 160 seconds. Other errors come back until somebody does
+# something, and are not tried again. So this is no policy of the asset, which would try those, too.
+AGAIN = dg.RetryPolicy(max_retries=6, delay=5, backoff=dg.Backoff.EXPONENTIAL)
+ACCELERATOR = "accelerator"  # the pool of the stages that load models; dagster.yaml says how many of them run at once
+_LOADS_MODELS = {"candidates", "label", "train", "fuse", "index", "evaluate", "promote"}
 FORCE = "uae/force"  # the tag of a run that runs stages which DVC knows to be current
 # An output with this key lets what is downstream go on, and is written down as no materialization. Dagster has it for sources
 # that are observed, and no public name for it: tests/dagster/test_nothing_to_do.py notices when it goes.
@@ -55,6 +60,7 @@ def stage_asset(stage: Stage[Any]) -> dg.AssetsDefinition:
         },
         code_version=code_version(stage),
         check_specs=check_specs(stage.name),
+        pool=ACCELERATOR if stage.name in _LOADS_MODELS else None,
         output_required=False,  # a stage whose data fail their suites reports its checks and materialises nothing
     )
     def asset(
@@ -67,8 +73,12 @@ def stage_asset(stage: Stage[Any]) -> dg.AssetsDefinition:
         try:
             yield from _materialise(stage, context, project, dvc, mlflow, models)
         except UaeError as error:
-            # A user can act on it: the message is enough. Only a transient error may go away by itself.
-            raise dg.Failure(str(error), allow_retries=error.transient) from None
+            if error.transient and context.retry_number < AGAIN.max_retries:
+                pause = AGAIN.calculate_delay(context.retry_number + 1)
+                context.log.warning(f"{error} (tried again in {pause:.0f} s)")
+                raise dg.RetryRequested(AGAIN.max_retries, pause) from error
+            # A user can act on it: the message is enough.
+            raise dg.Failure(str(error), allow_retries=False) from None
 
     return asset
 
@@ -90,7 +100,7 @@ def _materialise(
     with project.entered(models.folder) as workspace, dvc.holding(stage.name):
         if stage.reads_source:
             _note_confirmation(context, project.source(settings))
-        if FORCE not in context.run.tags and dvc.is_current(stage.name):
+        if FORCE not in context.run.tags and dvc.is_current(stage.name) and not stage.unfinished(workspace):
             return _current(stage, context, workspace)
         used = models.used_by(stage, settings)
         try:

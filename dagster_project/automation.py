@@ -1,6 +1,8 @@
 """When the chain runs by itself: weekly, or when the source changes. Both are off until someone turns them on."""
 
 import time
+from pathlib import Path
+from typing import NamedTuple
 
 import dagster as dg
 
@@ -8,24 +10,18 @@ from dagster_project.events import unreported
 from dagster_project.lock import LOCK
 from dagster_project.resources import DvcResource, ProjectResource
 from uae.corpus.loss import how_to_confirm, is_confirmed
+from uae.corpus.snapshot import Snapshot
 from uae.io.errors import UaeError
 from uae.pipeline.chain import CHAIN
+from uae.pipeline.settings import Settings
+from uae.pipeline.stages.label import readings_waiting
+from uae.pipeline.workspace import Workspace
 
 whole_chain = dg.define_asset_job(
     "whole_chain",
     selection=dg.AssetSelection.all(),
     description="Every stage, from the source to the Bento; a failing suite or a refused promotion stops or holds it.",
 )
-
-weekly = dg.ScheduleDefinition(
-    name="weekly",
-    job=whole_chain,
-    cron_schedule="0 3 * * 1",  # Monday 03:00 UTC
-    execution_timezone="UTC",
-    default_status=dg.DefaultScheduleStatus.STOPPED,
-    description="The whole chain, Mondays at 03:00 UTC.",
-)
-
 
 _EVERY_S = 60  # a look at 100,000 files takes less than two seconds
 _FIRST_PAUSE_S = 300
@@ -47,29 +43,85 @@ def source_changed(context: dg.SensorEvaluationContext, project: ProjectResource
     (A, B, A) is a change each time. A run has no key: Dagster would never again start one of the same key, even after a
     failure.
     """
+    found = _look(context.instance, project)
+    if isinstance(found, str):
+        return dg.SkipReason(found)
+    if found.changes is not None and found.changes < found.settings.retrain.min_documents:
+        return dg.SkipReason(_too_little(found))
+    if (wait := _pause(context.instance, found.now.version)) > 0:
+        return dg.SkipReason(f"the last run for {found.now.version} failed; the next is asked for in {wait:.0f} s")
+    return dg.RunRequest(tags=_tags(found, "source_changed"))
+
+
+@dg.schedule(
+    job=whole_chain,
+    cron_schedule="0 3 * * 1",  # Monday 03:00 UTC
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.STOPPED,
+    description="The whole chain, Mondays at 03:00 UTC, if enough is new: documents, or readings that wait for a budget.",
+)
+def weekly(context: dg.ScheduleEvaluationContext, project: ProjectResource) -> dg.RunRequest | dg.SkipReason:
+    found = _look(context.instance, project)
+    if isinstance(found, str):
+        return dg.SkipReason(found)
+    enough = found.settings.retrain
+    if found.changes is not None and found.changes < enough.min_documents and found.waiting < enough.min_readings:
+        return dg.SkipReason(_too_little(found))
+    return dg.RunRequest(tags=_tags(found, "weekly"))
+
+
+class _Found(NamedTuple):
+    settings: Settings
+    now: Snapshot
+    changes: (
+        int | None
+    )  # objects that are new, changed or gone since the chain went through; None: it never did, or not to its end
+    waiting: int  # readings that wait for a budget
+
+
+def _look(instance: dg.DagsterInstance, project: ProjectResource) -> _Found | str:
+    """What there is to do, or why nothing may be started now, whatever there is to do."""
     try:
         settings = project.settings()
         watch = project.source(settings)
-        seen = watch.look()
+        now = watch.look()
     except UaeError as error:
-        return dg.SkipReason(str(error))
-    source = settings.ingest.path
-    if seen is None:
-        return dg.SkipReason(f"{source} is pinned to a revision and does not change")
-    if project.went_through_with() == seen.version:
-        return dg.SkipReason(f"{source} is unchanged: {len(seen.contents)} objects, version {seen.version}")
-    if context.instance.get_runs(dg.RunsFilter(job_name=whole_chain.name, statuses=_UNDER_WAY), limit=1):
-        return dg.SkipReason("a run of the whole chain is under way")
-    if (quiet := time.time() - seen.changed) < settings.source.quiet_s:
-        return dg.SkipReason(
-            f"{source} changed {max(quiet, 0):.0f} s ago, and may still be being written: a run is asked for when nothing has "
-            f"changed for {settings.source.quiet_s:.0f} s (source.quiet_s)"
+        return str(error)
+    if now is None:
+        return f"{watch.path} is pinned to a revision and does not change"
+    if instance.get_runs(dg.RunsFilter(job_name=whole_chain.name, statuses=_UNDER_WAY), limit=1):
+        return "a run of the whole chain is under way"
+    if (quiet := time.time() - now.changed) < settings.source.quiet_s:
+        return (
+            f"{watch.path} changed {max(quiet, 0):.0f} s ago, and may still be being written: a run is asked for when nothing "
+            f"has changed for {settings.source.quiet_s:.0f} s (source.quiet_s)"
         )
-    if (said := watch.objects_lost(seen)) and not is_confirmed(seen.version, watch.confirmations):
-        return dg.SkipReason(f"{said}. {how_to_confirm(seen.version)}")
-    if (wait := _pause(context.instance, seen.version)) > 0:
-        return dg.SkipReason(f"the last run for {source} ({seen.version}) failed; the next is asked for in {wait:.0f} s")
-    return dg.RunRequest(tags={"source": seen.version})
+    if (said := watch.objects_lost(now)) and not is_confirmed(now.version, watch.confirmations):
+        return f"{said}. {how_to_confirm(now.version)}"
+    through = project.went_through_with()
+    changes = None if through is None else 0 if through == now.version else watch.changes(now)
+    return _Found(settings, now, changes, readings_waiting(Workspace(Path(project.root))))
+
+
+def _too_little(found: _Found) -> str:
+    enough = found.settings.retrain
+    changed = f"{found.changes} objects changed since the chain went through" if found.changes else "unchanged"
+    return (
+        f"{found.settings.ingest.path} holds {len(found.now.contents)} objects, version {found.now.version}: {changed} "
+        f"(retrain.min_documents: {enough.min_documents}). {found.waiting} readings wait for a budget "
+        f"(retrain.min_readings: {enough.min_readings}, for the schedule)"
+    )
+
+
+def _tags(found: _Found, by: str) -> dict[str, str]:
+    """Of a run: what it is for, in words that Dagster can be searched by."""
+    changes = "never went through" if found.changes is None else str(found.changes)
+    return {
+        "source": found.now.version,
+        "uae/started_by": by,
+        "uae/changed_objects": changes,
+        "uae/readings_waiting": str(found.waiting),
+    }
 
 
 def _pause(instance: dg.DagsterInstance, version: str) -> float:

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from dagster_project.lock import Lock
 from uae.corpus.watch import Watch
-from uae.io.errors import without_user_info
+from uae.io.errors import ArtefactError, without_user_info
 from uae.io.files import read_json
 from uae.pipeline.chain import CHAIN
 from uae.pipeline.run import models_of
@@ -124,7 +124,7 @@ class DvcResource(dg.ConfigurableResource[Any]):
                 return action()
             except LockError as error:
                 if time.monotonic() > deadline:
-                    raise dg.Failure(f"{stage}: DVC is busy: {error}", allow_retries=False) from None
+                    raise ArtefactError(f"{stage}: DVC is busy: {error}", transient=True) from None
                 time.sleep(0.5)
 
 

@@ -64,6 +64,11 @@ class Watch:
         gone = lost(self.before, readable(now.contents))
         return too_much("objects of the source", gone, len(self.before), self.max_lost_share)
 
+    def changes(self, now: Snapshot) -> int:
+        """How many objects are new, changed or gone since this source was last read."""
+        contents = readable(now.contents)
+        return sum(contents.get(name) != self.before.get(name) for name in contents.keys() | self.before.keys())
+
     def refuse_loss(self, documents: list[RawDocument], documents_path: Path, now: Snapshot | None) -> None:
         """
         Args:

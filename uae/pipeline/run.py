@@ -56,7 +56,8 @@ def run_chain(
             stamp = stamps / f"{stage.name}.json"
             # Before it runs: what changes meanwhile is new to the next run.
             given = _given(stage, settings, workspace, hash_model)
-            if stamp.exists() and read_json(stamp) == given | _made(stage, workspace):
+            same = stamp.exists() and read_json(stamp) == given | _made(stage, workspace)
+            if same and not stage.unfinished(workspace):
                 announce(f"[{number}/{len(CHAIN)}] {stage.name}: unchanged, skipped")
             else:
                 announce(f"[{number}/{len(CHAIN)}] {stage.name}: {stage.summary}")

@@ -71,6 +71,12 @@ class SourceSettings(Options):
     max_lost_share: Fraction
 
 
+class RetrainSettings(Options):
+    min_documents: Count
+    min_readings: Count
+    budget_readings: Count | None
+
+
 class PassageSettings(Options):
     template: str
 
@@ -293,6 +299,7 @@ class Settings(Options):
     models: ModelSettings
     teachers: Annotated[dict[Name, TeacherSettings], Field(min_length=1)]
     source: SourceSettings
+    retrain: RetrainSettings
     ingest: IngestSettings
     passages: PassageSettings
     validate_: Annotated[ValidateSettings, Field(alias="validate")]
