@@ -64,6 +64,38 @@ def test_new_questions_come_first(folder):
     known = set(candidates[["question_id", "passage_id"]].itertuples(index=False, name=None))
     more = more[[pair not in known for pair in more[["question_id", "passage_id"]].itertuples(index=False, name=None)]]
     asked = questions[questions["question_id"] == "q00"].assign(question_id="q99", text="What is new?")
+    write_table(folder / "candidates.parquet", CANDIDATES, pd.concat([candidates, more, new]))
+    write_table(folder / "questions.parquet", QUESTIONS, pd.concat([questions, asked]))
+    teacher = CountingTeacher()
+    counts = run(folder, asking(teacher), budget=PER_QUESTION + 1)
+    assert {pair.question for pair in teacher.asked} == {"What is new?"}
+    assert counts["readings_waiting"] == len(more) > 0
+    assert adds_up(counts)
+
+
+def test_training_and_report_take_the_pairs_that_are_complete(folder):
+    run(folder, asking(CountingTeacher()), budget=30)
+    pairs = pairs_to_train_on(folder)
+    # Four questions with all their passages, and the fifth with one passage beside the reading without any.
+    assert len(pairs) == 4 * PER_QUESTION + 1
+    report = report_labels(
+        **tables(folder), store_path=folder / "labels", manifest_path=folder / "labels.json",
+        report_path=folder / "report.json", page_path=folder / "page.html", histogram_path=folder / "histogram.csv",
+        **AGGREGATION, temperature=1.0,
+    )  # fmt: skip
+    wanted = {"pairs": QUESTIONS_ * PER_QUESTION, "judged": len(pairs), "readings_waiting": ALL - 30}
+    assert report["budget"] == read_json(folder / "report.json")["budget"] == wanted
+
+
+def test_check_templates_are_spent_on_last_within_a_question(folder):
+    teacher = CountingTeacher()
+    run(folder, asking(teacher, check_templates=(CHECK,)), check_questions=2, budget=PER_QUESTION + 1)
+    assert {pair.key[-2] for pair in teacher.asked} == {TEMPLATE.hash}
+
+
+def test_a_reading_that_is_missing_though_none_waits_is_an_error(folder):
+    run(folder, asking(CountingTeacher()))
+    candidates = read_table(folder / "candidates.parquet", CANDIDATES)
     unread = candidates[candidates["question_id"] == "q00"].head(1).assign(passage_id="p11")
     write_table(folder / "candidates.parquet", CANDIDATES, pd.concat([candidates, unread]))
     with pytest.raises(ArtefactError, match="readings are missing"):
