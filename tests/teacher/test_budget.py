@@ -2,11 +2,13 @@
 
 import pandas as pd
 import pytest
-from labelling import CountingTeacher, asking, run, tables, write_corpus
+from labelling import CHECK, TEMPLATE, CountingTeacher, asking, run, tables, write_corpus
 
 from uae.io.errors import ArtefactError
+from uae.io.files import read_json
 from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table, write_table
 from uae.teacher.manifest import read_label_manifest
+from uae.teacher.quality.report import report_labels
 from uae.teacher.store import LabelStore
 from uae.training.examples import labelled_pairs
 
