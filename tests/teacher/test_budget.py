@@ -89,6 +89,12 @@ def test_training_and_report_take_the_pairs_that_are_complete(folder):
     assert report["budget"] == read_json(folder / "report.json")["budget"] == wanted
 
 
+def test_a_budget_that_completes_nothing_yet_is_an_error_that_says_so(folder):
+    run(folder, asking(CountingTeacher()), budget=1)
+    with pytest.raises(ArtefactError, match=r"retrain.budget_readings\) has completed no pair yet, and 83 readings wait"):
+        pairs_to_train_on(folder)
+
+
 def test_check_templates_are_spent_on_last_within_a_question(folder):
     teacher = CountingTeacher()
     run(folder, asking(teacher, check_templates=(CHECK,)), check_questions=2, budget=PER_QUESTION + 1)

@@ -4,6 +4,7 @@ from collections.abc import Container, Sequence
 
 import pandas as pd
 
+from uae.io.errors import ArtefactError
 from uae.teacher.asking import Asked
 from uae.teacher.manifest import LabelManifest
 from uae.teacher.prompts import Template
@@ -34,11 +35,20 @@ def affordable(work: Work, done: Container[tuple[str, ...]], budget: int | None)
 
 def complete(candidates: pd.DataFrame, labels: pd.DataFrame, questions: pd.DataFrame, manifest: LabelManifest) -> pd.DataFrame:
     """The candidates that all teachers have read. Where no reading waits for the next run, these are all of them, or an error
-    says later which is missing. The tables are of their schemas."""
+    says later which is missing. The tables are of their schemas.
+
+    Raises:
+        ArtefactError: no candidate is complete yet.
+    """
     if not manifest.waiting:
         return candidates
     for source in manifest.sources:
         for template in source.templates:
             found = has_readings(labels, candidates, questions, source, template, manifest.answers_per_question)
             candidates = candidates[found]
+    if candidates.empty:
+        raise ArtefactError(
+            f"the budget (retrain.budget_readings) has completed no pair yet, and {manifest.waiting} readings wait: run "
+            "the label stage again, or raise the budget"
+        )
     return candidates.reset_index(drop=True)

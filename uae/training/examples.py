@@ -48,7 +48,7 @@ def labelled_pairs(
 
     Returns:
         columns question_id, passage_id, utility, text, question, split, document, in the candidates' order. A pair that waits for
-        the label stage's next run (``label.budget``) is left out.
+        the label stage's next run (``uae.teacher.budget``) is left out.
 
     Raises:
         ArtefactError: a candidate pair lacks a reading, and none is said to wait.
