@@ -46,6 +46,8 @@ def source_changed(context: dg.SensorEvaluationContext, project: ProjectResource
     found = _look(context.instance, project)
     if isinstance(found, str):
         return dg.SkipReason(found)
+    if found.now is None:
+        return dg.SkipReason(f"{found.settings.ingest.path} is pinned to a revision and does not change")
     if found.changes is not None and found.changes < found.settings.retrain.min_documents:
         return dg.SkipReason(_too_little(found))
     if (wait := _pause(context.instance, found.now.version)) > 0:
@@ -72,7 +74,7 @@ def weekly(context: dg.ScheduleEvaluationContext, project: ProjectResource) -> d
 
 class _Found(NamedTuple):
     settings: Settings
-    now: Snapshot
+    now: Snapshot | None  # None: it is pinned, and does not change
     changes: (
         int | None
     )  # objects that are new, changed or gone since the chain went through; None: it never did, or not to its end
@@ -87,10 +89,12 @@ def _look(instance: dg.DagsterInstance, project: ProjectResource) -> _Found | st
         now = watch.look()
     except UaeError as error:
         return str(error)
-    if now is None:
-        return f"{watch.path} is pinned to a revision and does not change"
     if instance.get_runs(dg.RunsFilter(job_name=whole_chain.name, statuses=_UNDER_WAY), limit=1):
         return "a run of the whole chain is under way"
+    waiting = readings_waiting(Workspace(Path(project.root)))
+    through = project.went_through_with()
+    if now is None:
+        return _Found(settings, now, None if through is None else 0, waiting)
     if (quiet := time.time() - now.changed) < settings.source.quiet_s:
         return (
             f"{watch.path} changed {max(quiet, 0):.0f} s ago, and may still be being written: a run is asked for when nothing "
@@ -98,16 +102,15 @@ def _look(instance: dg.DagsterInstance, project: ProjectResource) -> _Found | st
         )
     if (said := watch.objects_lost(now)) and not is_confirmed(now.version, watch.confirmations):
         return f"{said}. {how_to_confirm(now.version)}"
-    through = project.went_through_with()
-    changes = None if through is None else 0 if through == now.version else watch.changes(now)
-    return _Found(settings, now, changes, readings_waiting(Workspace(Path(project.root))))
+    return _Found(settings, now, None if through is None else 0 if through == now.version else watch.changes(now), waiting)
 
 
 def _too_little(found: _Found) -> str:
     enough = found.settings.retrain
     changed = f"{found.changes} objects changed since the chain went through" if found.changes else "unchanged"
+    holds = f"{len(found.now.contents)} objects, version {found.now.version}" if found.now else "a pinned revision"
     return (
-        f"{found.settings.ingest.path} holds {len(found.now.contents)} objects, version {found.now.version}: {changed} "
+        f"{found.settings.ingest.path} holds {holds}: {changed} "
         f"(retrain.min_documents: {enough.min_documents}). {found.waiting} readings wait for a budget "
         f"(retrain.min_readings: {enough.min_readings}, for the schedule)"
     )
@@ -117,7 +120,7 @@ def _tags(found: _Found, by: str) -> dict[str, str]:
     """Of a run: what it is for, in words that Dagster can be searched by."""
     changes = "never went through" if found.changes is None else str(found.changes)
     return {
-        "source": found.now.version,
+        "source": found.now.version if found.now else found.settings.ingest.path,
         "uae/started_by": by,
         "uae/changed_objects": changes,
         "uae/readings_waiting": str(found.waiting),

@@ -40,7 +40,7 @@ class ProjectResource(dg.ConfigurableResource[Any]):
         return dataclasses.replace(source_of(settings, Workspace(Path(self.root))), root=Path(self.root))
 
     def went_through_with(self) -> str | None:
-        """The version of the source that the whole chain last went through with, whoever ran it.
+        """The version of the source that the whole chain last went through with, whoever ran it; of a pinned one its path.
 
         None: it never did, or the last run stopped half-way.
         """
@@ -50,7 +50,8 @@ class ProjectResource(dg.ConfigurableResource[Any]):
             return None
         if hashlib.md5(report.read_bytes()).hexdigest() != lock.outputs("ingest").get(ARTEFACTS["ingestion"]):
             return None  # ingest ran, and was not recorded
-        version: str | None = read_json(report).get("source", {}).get("version")
+        read = read_json(report).get("source", {})
+        version: str | None = read.get("version") or read.get("path")
         return version
 
     @contextlib.contextmanager

@@ -83,6 +83,24 @@ def test_a_lost_or_damaged_memory_costs_a_reading_and_nothing_else(look, tmp_pat
     assert look() == first
 
 
+def test_a_look_that_is_cut_short_is_continued_by_the_next(look, monkeypatch):
+    hashed = []
+    true_hash = uae.corpus.snapshot.sha256_file
+
+    def cut_short(file):
+        if len(hashed) == 2:
+            raise KeyboardInterrupt
+        hashed.append(file)
+        return true_hash(file)
+
+    monkeypatch.setattr(uae.corpus.snapshot, "_KEEP_EVERY_S", 0)
+    monkeypatch.setattr(uae.corpus.snapshot, "sha256_file", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        look()
+    monkeypatch.setattr(uae.corpus.snapshot, "sha256_file", true_hash)
+    assert look().read == 2  # of three: the second one was not kept yet
+
+
 def test_the_last_change_is_told_where_something_was_removed(look, source):
     before = look().changed
     time.sleep(0.02)

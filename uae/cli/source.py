@@ -19,7 +19,7 @@ from uae.pipeline.workspace import Workspace
 app = typer.Typer(no_args_is_help=True, help=__doc__)
 
 Params = Annotated[Path, typer.Option(help="The parameter file.")]
-Out = Annotated[Path | None, typer.Option(help="A folder of uae run; else the project.")]
+Out = Annotated[Path | None, typer.Option(help="A folder of uae run, with the parameters of that run; else the project.")]
 _NAMED = 10
 
 
@@ -54,7 +54,7 @@ def confirm_loss(
 
 
 def _look(params: Path, out: Path | None) -> tuple[Watch, Snapshot]:
-    settings = load_settings(params)
+    settings = load_settings(out / "params.yaml" if out else params)
     watch = source_of(settings, Workspace(out, flat_reports=True) if out else Workspace(Path(".")))
     now = watch.look()
     if now is None:

@@ -15,6 +15,7 @@ from uae.io.files import sha256_bytes, sha256_file
 
 # A file can change twice within one tick of the file system's clock, and look the same both times.
 _TICK_S = 2.0
+_KEEP_EVERY_S = 10.0  # a first look at very much may be cut short: the next one goes on from what was kept
 
 
 class Snapshot(NamedTuple):
@@ -61,7 +62,7 @@ def _hashed(path: str, listing: Listing, memory: Path) -> tuple[dict[bytes, str]
     known = recall(memory)
     contents: dict[bytes, str] = {}
     settled: list[tuple[Object, str]] = []
-    read = 0
+    read, kept = 0, time.monotonic()
     for each in listing.objects:
         content = known.get((each.name, each.size, each.mark))
         if content is None:
@@ -71,6 +72,9 @@ def _hashed(path: str, listing: Listing, memory: Path) -> tuple[dict[bytes, str]
             except FileNotFoundError:
                 continue  # it went after the listing
             read += 1
+            if time.monotonic() - kept > _KEEP_EVERY_S:
+                remember(memory, settled)
+                kept = time.monotonic()
             if now - each.changed > _TICK_S:
                 settled.append((each, content))
         else:
