@@ -37,8 +37,8 @@ def too_much(what: str, gone: Sequence[str], of: int, most: float) -> str | None
 
 def how_to_confirm(version: str) -> str:
     return (
-        "If the source is away or damaged, mend it. If this is meant: uae source confirm --why REASON (with --out for a folder of "
-        f"uae run), or a Dagster run with the tag {CONFIRM_LOSS}={version}"
+        "If the source is away or damaged, mend it. If this is meant: uae source confirm --why REASON (with --out for a folder "
+        f"of uae run), or a Dagster run with the tag {CONFIRM_LOSS}={version}"
     )
 
 
