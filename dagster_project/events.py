@@ -28,6 +28,8 @@ DATA_VERSION = "dagster/data_version"
 _CODE_VERSION = "dagster/code_version"
 _GIVEN = "dagster/data_version_is_user_provided"
 _INPUT = "dagster/input_data_version"
+_INPUT_EVENT = "dagster/input_event_pointer"
+_NO_EVENT = "NULL"  # which event of the input it was: Dagster asks for that of partitions alone, and misses the tag without it
 
 
 def last_version(instance: dg.DagsterInstance, asset: str) -> str | None:
@@ -83,7 +85,10 @@ def _materialization(
     outputs: dict[str, str],
 ) -> dg.AssetMaterialization:
     told = {"reported": "DVC ran this stage; Dagster ran nothing", "dvc md5": dg.MetadataValue.json(outputs)}
-    versions = {f"{_INPUT}/{name}": given for name, given in inputs.items() if given is not None}
+    known = {name: given for name, given in inputs.items() if given is not None}
+    versions = {f"{_INPUT}/{name}": given for name, given in known.items()} | {
+        f"{_INPUT_EVENT}/{name}": _NO_EVENT for name in known
+    }
     return dg.AssetMaterialization(
         asset_key=stage.name,
         metadata=describe(stage, result, workspace) | told,

@@ -6,6 +6,7 @@ import dagster as dg
 import pytest
 
 from dagster_project.assets import FORCE
+from dagster_project.definitions import build
 from dagster_project.events import last_version, unreported
 from dagster_project.resources import ProjectResource
 from uae.pipeline.chain import CHAIN
@@ -78,6 +79,25 @@ def test_what_dvc_ran_is_shown_without_a_run(project, run_chain, instance, repor
     assert source.metadata["objects"].value == sum(path.is_file() for path in (project / "data/sample").rglob("[!.]*"))
     assert instance.get_runs() == []
     assert (ran(project), report()) == (commits, [])
+
+
+def test_what_dvc_ran_is_in_step_with_what_it_was_made_from(project, run_chain, instance, report):
+    """Else Dagster's pages call every asset "unsynced"."""
+    from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+    from dagster._core.loader import LoadingContextForTest
+
+    assert run_chain().success
+    report()
+    graph = build(project).resolve_asset_graph()
+
+    def stale() -> set[str]:
+        resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
+        return {name for name in NAMES if resolver.get_status(dg.AssetKey(name)) != StaleStatus.FRESH}
+
+    assert stale() == set()
+    (project / "data/sample/documents/new.md").write_text("# New")
+    report()  # the source is seen to have changed
+    assert "ingest" in stale()
 
 
 def test_what_dagster_ran_is_not_reported_again(run_chain, instance, report):
