@@ -77,6 +77,6 @@ check-lock: setup  ## ask the package index for a binary wheel of every pin, for
 	done
 
 clean:  ## remove what the pipeline made (models fetched and the environment stay)
-	@rm -rf data/*.parquet data/*.json data/labels data/refreshed_labels data/judgements data/vectors reports \
+	@rm -rf .uae data/*.parquet data/*.json data/labels data/refreshed_labels data/judgements data/vectors reports \
 		models/student models/.student.checkpoints models/rivals models/reward models/second_stage models/.second_stage.checkpoints \
 		models/release models/bento mlflow.db mlruns .dagster

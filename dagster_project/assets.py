@@ -2,20 +2,34 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dagster as dg
 
-from dagster_project.checks import check_results, check_specs, gate_result, quality_result, unjudged
+from dagster_project.checks import check_results, check_specs, results_of_checks, unjudged
+from dagster_project.events import last_version
+from dagster_project.lock import Lock, data_version
 from dagster_project.metadata import describe
-from dagster_project.resources import SOURCE_VERSION, DvcResource, MlflowResource, ModelsResource, ProjectResource
+from dagster_project.reports import result_on_disk
+from dagster_project.resources import DvcResource, MlflowResource, ModelsResource, ProjectResource
+from dagster_project.source import SOURCE
+from uae.corpus.loss import CONFIRM_LOSS, confirm
+from uae.corpus.watch import Watch
 from uae.io.errors import UaeError, ValidationFailed
-from uae.io.files import sha256_bytes
 from uae.pipeline.chain import run_stage, upstream
 from uae.pipeline.run import code_hash
 from uae.pipeline.stage import Stage
-from uae.pipeline.workspace import ARTEFACTS
+from uae.pipeline.workspace import ARTEFACTS, Workspace
 
+# A server that is away, a lock, a full queue: after 5, 10, 20 ... 160 seconds. Other errors come back until somebody does
+# something, and are not tried again. So this is no policy of the asset, which would try those, too.
+AGAIN = dg.RetryPolicy(max_retries=6, delay=5, backoff=dg.Backoff.EXPONENTIAL)
+ACCELERATOR = "accelerator"  # the pool of the stages that load models; dagster.yaml says how many of them run at once
+_LOADS_MODELS = {"candidates", "label", "train", "fuse", "index", "evaluate", "promote"}
+FORCE = "uae/force"  # the tag of a run that runs stages which DVC knows to be current
+# An output with this key lets what is downstream go on, and is written down as no materialization. Dagster has it for sources
+# that are observed, and no public name for it: tests/dagster/test_nothing_to_do.py notices when it goes.
+_NO_EVENT = "__source_asset_observation__"
 KINDS = {
     "ingest": {"python", "parquet"},
     "validate": {"greatexpectations"},
@@ -33,7 +47,8 @@ KINDS = {
 def stage_asset(stage: Stage[Any]) -> dg.AssetsDefinition:
     @dg.asset(
         name=stage.name,
-        deps=upstream(stage),
+        deps=[*([SOURCE] if stage.reads_source else []), *upstream(stage)],
+        dagster_type=cast(dg.DagsterType, dg.Nothing),  # what an asset makes lies in files
         description=stage.summary,
         group_name="uae",
         kinds=KINDS[stage.name],
@@ -45,6 +60,7 @@ def stage_asset(stage: Stage[Any]) -> dg.AssetsDefinition:
         },
         code_version=code_version(stage),
         check_specs=check_specs(stage.name),
+        pool=ACCELERATOR if stage.name in _LOADS_MODELS else None,
         output_required=False,  # a stage whose data fail their suites reports its checks and materialises nothing
     )
     def asset(
@@ -53,12 +69,16 @@ def stage_asset(stage: Stage[Any]) -> dg.AssetsDefinition:
         dvc: DvcResource,
         mlflow: MlflowResource,
         models: ModelsResource,
-    ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
+    ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult | dg.Output[None]]:
         try:
             yield from _materialise(stage, context, project, dvc, mlflow, models)
         except UaeError as error:
-            # A user can act on it: the message is enough. Only a transient error may go away by itself.
-            raise dg.Failure(str(error), allow_retries=error.transient) from None
+            if error.transient and context.retry_number < AGAIN.max_retries:
+                pause = AGAIN.calculate_delay(context.retry_number + 1)
+                context.log.warning(f"{error} (tried again in {pause:.0f} s)")
+                raise dg.RetryRequested(AGAIN.max_retries, pause) from error
+            # A user can act on it: the message is enough.
+            raise dg.Failure(str(error), allow_retries=False) from None
 
     return asset
 
@@ -75,32 +95,52 @@ def _materialise(
     dvc: DvcResource,
     mlflow: MlflowResource,
     models: ModelsResource,
-) -> list[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
+) -> list[dg.MaterializeResult[Any] | dg.AssetCheckResult | dg.Output[None]]:
     settings = project.settings()
     with project.entered(models.folder) as workspace, dvc.holding(stage.name):
+        if stage.reads_source:
+            _note_confirmation(context, project.source(settings))
+        if FORCE not in context.run.tags and dvc.is_current(stage.name) and not stage.unfinished(workspace):
+            return _current(stage, context, workspace)
         used = models.used_by(stage, settings)
-        # Before it is read: content that changes meanwhile is another version to the sensor.
-        source = project.source_version(settings) if stage.reads_source else None
         try:
             result = run_stage(stage, settings, workspace)
         except ValidationFailed as error:
             context.log.error(str(error))
             return [*check_results(stage.name, error.report), *([unjudged()] if stage.name == "label" else [])]
         hashes = dvc.commit(stage.name)
-        metadata = describe(stage, result, workspace) | used | {"dvc md5": dg.MetadataValue.json(hashes)}
-    if source is not None:
-        metadata[SOURCE_VERSION] = source
-    if "run_id" in result:
-        metadata["mlflow run"] = dg.MetadataValue.url(mlflow.run_url(settings, project.root, result["run_id"]))
-    checks = check_results(stage.name, result.get("validation", result))
-    if "quality" in result:
-        checks.append(quality_result(result["quality"], workspace.path("label_page").absolute()))
-    if stage.name == "promote":
-        checks.append(gate_result(result, workspace.path("gate_page").absolute()))
-    return [
-        dg.MaterializeResult(
-            metadata=metadata,
-            check_results=checks,
-            data_version=dg.DataVersion(sha256_bytes(*hashes.values())[:12]),
-        )
-    ]
+        metadata: dict[str, Any] = used | {"dvc md5": dg.MetadataValue.json(hashes)}
+        if "run_id" in result:
+            metadata["mlflow run"] = dg.MetadataValue.url(mlflow.run_url(settings, project.root, result["run_id"]))
+        return [_told(stage, result, workspace, data_version(hashes), metadata)]
+
+
+def _note_confirmation(context: dg.AssetExecutionContext, watch: Watch) -> None:
+    """Take a run's tag for a person's word that this version of the source may lack what it lacks."""
+    confirmed = context.run.tags.get(CONFIRM_LOSS)
+    now = watch.look() if confirmed else None
+    if now is not None and now.version == confirmed:
+        why = f"the tag {CONFIRM_LOSS} of the Dagster run {context.run.run_id}"
+        confirm(now.version, context.run.tags.get("user", "whoever started the run"), why, watch.confirmations)
+
+
+def _current(
+    stage: Stage[Any], context: dg.AssetExecutionContext, workspace: Workspace
+) -> list[dg.MaterializeResult[Any] | dg.AssetCheckResult | dg.Output[None]]:
+    """For a stage that DVC knows to be current: no event at all, or what DVC made where Dagster has not heard of it yet."""
+    version = Lock(workspace.root).version(stage.name)
+    context.log.info(f"{stage.name} is current (dvc.lock, {version}): nothing is run. A run with the tag {FORCE} runs it")
+    if version is None or last_version(context.instance, stage.name) == version:
+        checks = [dg.Output(None, spec.get_python_identifier()) for spec in check_specs(stage.name)]  # they stay as they are
+        return [dg.Output(None, metadata={_NO_EVENT: True}), *checks]
+    return [_told(stage, result_on_disk(stage, workspace), workspace, version, {})]
+
+
+def _told(
+    stage: Stage[Any], result: dict[str, Any], workspace: Workspace, version: str, more: dict[str, Any]
+) -> dg.MaterializeResult[Any]:
+    return dg.MaterializeResult(
+        metadata=describe(stage, result, workspace) | more,
+        check_results=results_of_checks(stage.name, result, workspace),
+        data_version=dg.DataVersion(version),
+    )

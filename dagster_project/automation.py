@@ -1,12 +1,21 @@
 """When the chain runs by itself: weekly, or when the source changes. Both are off until someone turns them on."""
 
 import time
+from pathlib import Path
+from typing import NamedTuple
 
 import dagster as dg
 
-from dagster_project.resources import SOURCE_VERSION, ProjectResource
+from dagster_project.events import unreported
+from dagster_project.lock import LOCK
+from dagster_project.resources import DvcResource, ProjectResource
+from uae.corpus.loss import how_to_confirm, is_confirmed
+from uae.corpus.snapshot import Snapshot
 from uae.io.errors import UaeError
 from uae.pipeline.chain import CHAIN
+from uae.pipeline.settings import Settings
+from uae.pipeline.stages.label import readings_waiting
+from uae.pipeline.workspace import Workspace
 
 whole_chain = dg.define_asset_job(
     "whole_chain",
@@ -14,17 +23,8 @@ whole_chain = dg.define_asset_job(
     description="Every stage, from the source to the Bento; a failing suite or a refused promotion stops or holds it.",
 )
 
-weekly = dg.ScheduleDefinition(
-    name="weekly",
-    job=whole_chain,
-    cron_schedule="0 3 * * 1",  # Monday 03:00 UTC
-    execution_timezone="UTC",
-    default_status=dg.DefaultScheduleStatus.STOPPED,
-    description="The whole chain, Mondays at 03:00 UTC.",
-)
-
-
-_EVERY_S = 300
+_EVERY_S = 60  # a look at 100,000 files takes less than two seconds
+_FIRST_PAUSE_S = 300
 _LONGEST_PAUSE_S = 24 * 3600
 _FAILED = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 _UNDER_WAY = [status for status in dg.DagsterRunStatus if status not in (*_FAILED, dg.DagsterRunStatus.SUCCESS)]
@@ -37,39 +37,94 @@ _UNDER_WAY = [status for status in dg.DagsterRunStatus if status not in (*_FAILE
     description="Starts the whole chain while the content of ingest.path is another one than the chain last went through with.",
 )
 def source_changed(context: dg.SensorEvaluationContext, project: ProjectResource) -> dg.RunRequest | dg.SkipReason:
-    """Compares the source with what was last materialised from it, not with what the last look saw.
+    """Compares the source with what the chain last went through with (dvc.lock), not with what the last look saw.
 
     So a run that failed is asked for again, after pauses that double from five minutes to a day. Content that comes back
     (A, B, A) is a change each time. A run has no key: Dagster would never again start one of the same key, even after a
     failure.
     """
+    found = _look(context.instance, project)
+    if isinstance(found, str):
+        return dg.SkipReason(found)
+    if found.now is None:
+        return dg.SkipReason(f"{found.settings.ingest.path} is pinned to a revision and does not change")
+    if found.changes is not None and found.changes < found.settings.retrain.min_documents:
+        return dg.SkipReason(_too_little(found))
+    if (wait := _pause(context.instance, found.now.version)) > 0:
+        return dg.SkipReason(f"the last run for {found.now.version} failed; the next is asked for in {wait:.0f} s")
+    return dg.RunRequest(tags=_tags(found, "source_changed"))
+
+
+@dg.schedule(
+    job=whole_chain,
+    cron_schedule="0 3 * * 1",  # Monday 03:00 UTC
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.STOPPED,
+    description="The whole chain, Mondays at 03:00 UTC, if enough is new: documents, or readings that wait for a budget.",
+)
+def weekly(context: dg.ScheduleEvaluationContext, project: ProjectResource) -> dg.RunRequest | dg.SkipReason:
+    found = _look(context.instance, project)
+    if isinstance(found, str):
+        return dg.SkipReason(found)
+    enough = found.settings.retrain
+    if found.changes is not None and found.changes < enough.min_documents and found.waiting < enough.min_readings:
+        return dg.SkipReason(_too_little(found))
+    return dg.RunRequest(tags=_tags(found, "weekly"))
+
+
+class _Found(NamedTuple):
+    settings: Settings
+    now: Snapshot | None  # None: it is pinned, and does not change
+    changes: (
+        int | None
+    )  # objects that are new, changed or gone since the chain went through; None: it never did, or not to its end
+    waiting: int  # readings that wait for a budget
+
+
+def _look(instance: dg.DagsterInstance, project: ProjectResource) -> _Found | str:
+    """What there is to do, or why nothing may be started now, whatever there is to do."""
     try:
         settings = project.settings()
-        seen = project.source_version(settings)
+        watch = project.source(settings)
+        now = watch.look()
     except UaeError as error:
-        return dg.SkipReason(str(error))
-    source = settings.ingest.path
-    if seen is None:
-        return dg.SkipReason(f"{source} is pinned to a revision and does not change")
-    if _went_through(context.instance) == seen:
-        return dg.SkipReason(f"{source} is unchanged ({seen})")
-    if context.instance.get_runs(dg.RunsFilter(job_name=whole_chain.name, statuses=_UNDER_WAY), limit=1):
-        return dg.SkipReason("a run of the whole chain is under way")
-    if (wait := _pause(context.instance, seen)) > 0:
-        return dg.SkipReason(f"the last run for {source} ({seen}) failed; the next is asked for in {wait:.0f} s")
-    return dg.RunRequest(tags={"source": seen})
+        return str(error)
+    if instance.get_runs(dg.RunsFilter(job_name=whole_chain.name, statuses=_UNDER_WAY), limit=1):
+        return "a run of the whole chain is under way"
+    waiting = readings_waiting(Workspace(Path(project.root)))
+    through = project.went_through_with()
+    if now is None:
+        return _Found(settings, now, None if through is None else 0, waiting)
+    if (quiet := time.time() - now.changed) < settings.source.quiet_s:
+        return (
+            f"{watch.path} changed {max(quiet, 0):.0f} s ago, and may still be being written: a run is asked for when nothing "
+            f"has changed for {settings.source.quiet_s:.0f} s (source.quiet_s)"
+        )
+    if (said := watch.objects_lost(now)) and not is_confirmed(now.version, watch.confirmations):
+        return f"{said}. {how_to_confirm(now.version)}"
+    return _Found(settings, now, None if through is None else 0 if through == now.version else watch.changes(now), waiting)
 
 
-def _went_through(instance: dg.DagsterInstance) -> str | None:
-    """The version of the source of which every asset was made; None where some asset was not made after ingest."""
-    last = [instance.fetch_materializations(dg.AssetKey(stage.name), limit=1).records for stage in CHAIN]
-    if not all(last):
-        return None
-    ingest, *others = [records[0] for records in last]
-    if min(other.storage_id for other in others) < ingest.storage_id or ingest.asset_materialization is None:
-        return None
-    version = ingest.asset_materialization.metadata.get(SOURCE_VERSION)
-    return None if version is None else str(version.value)
+def _too_little(found: _Found) -> str:
+    enough = found.settings.retrain
+    changed = f"{found.changes} objects changed since the chain went through" if found.changes else "unchanged"
+    holds = f"{len(found.now.contents)} objects, version {found.now.version}" if found.now else "a pinned revision"
+    return (
+        f"{found.settings.ingest.path} holds {holds}: {changed} "
+        f"(retrain.min_documents: {enough.min_documents}). {found.waiting} readings wait for a budget "
+        f"(retrain.min_readings: {enough.min_readings}, for the schedule)"
+    )
+
+
+def _tags(found: _Found, by: str) -> dict[str, str]:
+    """Of a run: what it is for, in words that Dagster can be searched by."""
+    changes = "never went through" if found.changes is None else str(found.changes)
+    return {
+        "source": found.now.version if found.now else found.settings.ingest.path,
+        "uae/started_by": by,
+        "uae/changed_objects": changes,
+        "uae/readings_waiting": str(found.waiting),
+    }
 
 
 def _pause(instance: dg.DagsterInstance, version: str) -> float:
@@ -79,5 +134,21 @@ def _pause(instance: dg.DagsterInstance, version: str) -> float:
     if not failures:
         return 0
     ended: float = max(record.end_time or record.create_timestamp.timestamp() for record in failures)
-    pause: int = min(_EVERY_S * 2 ** (len(failures) - 1), _LONGEST_PAUSE_S)
+    pause: int = min(_FIRST_PAUSE_S * 2 ** (len(failures) - 1), _LONGEST_PAUSE_S)
     return ended + pause - time.time()
+
+
+@dg.sensor(
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,  # it starts nothing
+    description="Shows what DVC ran as materialised, and what the source holds now. Runs nothing.",
+)
+def dvc_ran(context: dg.SensorEvaluationContext, project: ProjectResource, dvc: DvcResource) -> dg.SensorResult | dg.SkipReason:
+    from dvc.exceptions import DvcException
+    from dvc.lock import LockError
+
+    try:
+        events = list(unreported(context.instance, project, dvc, CHAIN))
+    except (UaeError, DvcException, LockError) as error:
+        return dg.SkipReason(str(error))
+    return dg.SensorResult(asset_events=events) if events else dg.SkipReason(f"nothing new in {LOCK}")

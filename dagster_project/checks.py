@@ -5,6 +5,8 @@ from typing import Any
 
 import dagster as dg
 
+from uae.pipeline.workspace import Workspace
+
 SUITES = {"validate": ("documents", "passages", "questions", "leakage"), "label": ("labels",)}  # stage -> the suites that it runs
 
 
@@ -38,6 +40,16 @@ def check_results(stage: str, report: dict[str, Any]) -> list[dg.AssetCheckResul
     if stage not in SUITES:
         return []
     return [_result(suite) for suite in report["suites"]]
+
+
+def results_of_checks(stage: str, result: dict[str, Any], workspace: Workspace) -> list[dg.AssetCheckResult]:
+    """All results of a stage's checks, from what the stage said."""
+    checks = check_results(stage, result.get("validation", result))
+    if "quality" in result:
+        checks.append(quality_result(result["quality"], workspace.path("label_page").absolute()))
+    if stage == "promote":
+        checks.append(gate_result(result, workspace.path("gate_page").absolute()))
+    return checks
 
 
 def unjudged() -> dg.AssetCheckResult:

@@ -7,8 +7,9 @@ from typing import Any
 import dagster as dg
 
 from dagster_project.assets import stage_asset
-from dagster_project.automation import source_changed, weekly, whole_chain
+from dagster_project.automation import dvc_ran, source_changed, weekly, whole_chain
 from dagster_project.resources import DvcResource, MlflowResource, ModelsResource, ProjectResource
+from dagster_project.source import source
 from uae.pipeline.chain import CHAIN
 from uae.pipeline.stage import Stage
 
@@ -24,10 +25,10 @@ def build(root: Path, chain: Sequence[Stage[Any]] = CHAIN, **resources: dg.Confi
         "models": ModelsResource(),
     }
     return dg.Definitions(
-        assets=[stage_asset(stage) for stage in chain],
+        assets=[source, *(stage_asset(stage) for stage in chain)],
         jobs=[whole_chain],
         schedules=[weekly],
-        sensors=[source_changed],
+        sensors=[source_changed, dvc_ran],
         resources=standard | resources,
         # A process a step frees the models' memory when it ends; one at a time, because DVC's lock allows no more.
         executor=dg.multiprocess_executor.configured({"max_concurrent": 1}),

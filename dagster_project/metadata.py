@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 
 from dagster_project import charts
+from uae.io.files import read_json
 from uae.pipeline.stage import Stage
 from uae.pipeline.workspace import Workspace
 
@@ -28,6 +29,11 @@ def _plain(result: Mapping[str, Any]) -> Metadata:
         elif isinstance(value, Mapping) and value and all(isinstance(v, str | int | float) for v in value.values()):
             plain[name] = dg.MetadataValue.json(dict(value))
     return plain
+
+
+def _ingest(result: Mapping[str, Any], workspace: Workspace) -> Metadata:
+    read = read_json(workspace.path("ingestion")).get("source", {})
+    return {"source version": read["version"]} if read.get("version") else {}
 
 
 def _candidates(result: Mapping[str, Any], workspace: Workspace) -> Metadata:
@@ -81,6 +87,7 @@ def _promote(result: Mapping[str, Any], workspace: Workspace) -> Metadata:
 
 
 _PARTICULARS: dict[str, Callable[[Mapping[str, Any], Workspace], Metadata]] = {
+    "ingest": _ingest,
     "candidates": _candidates,
     "label": _label,
     "train": _train,

@@ -1,6 +1,8 @@
 """What an asset touches besides the stage's function: the project's folder, DVC, MLflow's pages, the models."""
 
 import contextlib
+import dataclasses
+import hashlib
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -10,15 +12,18 @@ from typing import Any, TypeVar
 import dagster as dg
 from pydantic import Field
 
-from uae.io.errors import without_user_info
-from uae.io.files import sha256_tree
+from dagster_project.lock import Lock
+from uae.corpus.watch import Watch
+from uae.io.errors import ArtefactError, without_user_info
+from uae.io.files import read_json
+from uae.pipeline.chain import CHAIN
 from uae.pipeline.run import models_of
 from uae.pipeline.settings import Settings, load_settings
+from uae.pipeline.source import source_of
 from uae.pipeline.stage import Stage
-from uae.pipeline.workspace import Workspace
+from uae.pipeline.workspace import ARTEFACTS, Workspace
 
 T = TypeVar("T")
-SOURCE_VERSION = "source version"  # of the ingest asset: what the sensor compares with
 
 
 class ProjectResource(dg.ConfigurableResource[Any]):
@@ -30,14 +35,24 @@ class ProjectResource(dg.ConfigurableResource[Any]):
     def settings(self) -> Settings:
         return load_settings(Path(self.root) / self.params)
 
-    def source_version(self, settings: Settings) -> str | None:
-        """A short hash of the content of ingest.path; None for a pinned data set of the hub, which does not change.
+    def source(self, settings: Settings) -> Watch:
+        """The source, and what is known of it, from the project's folder."""
+        return dataclasses.replace(source_of(settings, Workspace(Path(self.root))), root=Path(self.root))
 
-        Raises:
-            ArtefactError: there is nothing at that path.
+    def went_through_with(self) -> str | None:
+        """The version of the source that the whole chain last went through with, whoever ran it; of a pinned one its path.
+
+        None: it never did, or the last run stopped half-way.
         """
-        source = settings.ingest.path
-        return None if source.startswith("hf:") else sha256_tree(Path(self.root) / source)[:12]
+        lock, workspace = Lock(Path(self.root)), Workspace(Path(self.root))
+        report = workspace.path("ingestion")
+        if not lock.went_through(CHAIN) or not report.exists():
+            return None
+        if hashlib.md5(report.read_bytes()).hexdigest() != lock.outputs("ingest").get(ARTEFACTS["ingestion"]):
+            return None  # ingest ran, and was not recorded
+        read = read_json(report).get("source", {})
+        version: str | None = read.get("version") or read.get("path")
+        return version
 
     @contextlib.contextmanager
     def entered(self, model_cache: str) -> Iterator[Workspace]:
@@ -84,6 +99,23 @@ class DvcResource(dg.ConfigurableResource[Any]):
 
         return self._patiently(stage, record)
 
+    def is_current(self, stage: str) -> bool:
+        """Whether DVC would run nothing: code, parameters, inputs and outputs are those of dvc.lock."""
+        from dvc.repo import Repo
+
+        def ask() -> bool:
+            with _explained(stage), Repo() as repo:
+                return not repo.status(targets=[stage])
+
+        return self._patiently(stage, ask)
+
+    def is_on_disk(self, stage: str) -> bool:
+        """Whether what stands on the disk is what dvc.lock says that the stage made. Takes no lock, and waits for nobody."""
+        from dvc.repo import Repo
+
+        with _explained(stage), Repo() as repo:
+            return not any(out.status() for out in repo.stage.load_one(name=stage).outs)
+
     def _patiently(self, stage: str, action: Callable[[], T]) -> T:
         from dvc.lock import LockError
 
@@ -93,7 +125,7 @@ class DvcResource(dg.ConfigurableResource[Any]):
                 return action()
             except LockError as error:
                 if time.monotonic() > deadline:
-                    raise dg.Failure(f"{stage}: DVC is busy: {error}", allow_retries=False) from None
+                    raise ArtefactError(f"{stage}: DVC is busy: {error}", transient=True) from None
                 time.sleep(0.5)
 
 

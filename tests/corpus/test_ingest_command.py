@@ -60,7 +60,9 @@ def test_a_good_source_is_read(project):
     done = run()
     assert (done.returncode, done.stderr) == (0, "")
     assert "ingest.documents: 4" in done.stdout
-    assert sorted(written(project)) == ["documents.parquet", "ledger.parquet", "passages.parquet", "questions.parquet"]
+    assert sorted(written(project)) == [
+        "documents.parquet", "ledger.parquet", "passages.parquet", "questions.parquet", "source.parquet",
+    ]  # fmt: skip
 
 
 def test_files_that_are_not_read_are_counted_and_named(project):

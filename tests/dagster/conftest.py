@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -9,10 +10,14 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import yaml
 
 from dagster_project.definitions import ROOT, build
 from dagster_project.resources import DvcResource, MlflowResource, ModelsResource
-from uae.pipeline.chain import CHAIN
+from uae.corpus.snapshot import take_snapshot
+from uae.io.files import sha256_tree
+from uae.io.tables import CANDIDATES, write_table
+from uae.pipeline.chain import CHAIN, STAGES
 from uae.pipeline.stage import Stage
 from uae.pipeline.workspace import ARTEFACTS
 from uae.validation.report import table_hashes
@@ -69,9 +74,19 @@ VALIDATED = {
 
 def _content(stage: Stage, artefact: str, workspace, parameters) -> dict:
     if artefact in VALIDATED:
+        suites = RESULTS["validate" if artefact == "validation" else "label"]
         tables = table_hashes({name: workspace.path(name) for name in VALIDATED[artefact]})
-        return {"tables": tables, "scope": getattr(parameters, "scope", None)}
-    return {"made by": stage.name}
+        return suites.get("validation", suites) | {"tables": tables, "scope": getattr(parameters, "scope", None)}
+    if artefact == "ingestion":
+        return {"counts": RESULTS["ingest"], "source": {"version": _source()}}
+    said = {"label_quality": QUALITY, "evaluation": RESULTS["evaluate"], "promotion": RESULTS["promote"]}
+    said |= {"fusion": RESULTS["fuse"], "release": RESULTS["index"], "bento": RESULTS["package"]}
+    read = _source() if stage.reads_source else None
+    return said.get(artefact, {"made by": stage.name, "of": read})
+
+
+def _source() -> str:
+    return take_snapshot("data/sample", Path(".uae/hashed.parquet")).version
 
 
 def _stub(stage: Stage) -> Stage:
@@ -79,8 +94,11 @@ def _stub(stage: Stage) -> Stage:
         for name in stage.makes:
             path = workspace.path(name)
             if not path.suffix:  # a folder of files
-                path = path / "part"
+                path = path / {"release": "manifest.json", "bento": "package.json"}.get(name, "part")
             path.parent.mkdir(parents=True, exist_ok=True)
+            if name == "candidates":
+                write_table(path, CANDIDATES, [])
+                continue
             path.write_text(FILES.get(name, json.dumps(_content(stage, name, workspace, parameters))), encoding="utf-8")
         return RESULTS[stage.name]
 
@@ -88,7 +106,7 @@ def _stub(stage: Stage) -> Stage:
 
 
 class RecordedDvc(DvcResource):
-    """Writes down what was committed, in commits.txt."""
+    """Keeps dvc.lock itself, by hashes of its own of data alone, and writes down what was committed, in commits.txt."""
 
     def holding(self, stage: str):
         return contextlib.nullcontext()
@@ -96,7 +114,31 @@ class RecordedDvc(DvcResource):
     def commit(self, stage: str) -> dict[str, str]:
         with open("commits.txt", "a", encoding="utf-8") as file:
             file.write(stage + "\n")
-        return {ARTEFACTS[name]: "0" * 32 for name in next(s for s in CHAIN if s.name == stage).makes}
+        lock = self._lock() | {stage: self._now(stage)}
+        Path("dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": lock}), encoding="utf-8")
+        return {entry["path"]: entry["md5"] for entry in lock[stage]["outs"]}
+
+    def is_current(self, stage: str) -> bool:
+        return self._lock().get(stage) == self._now(stage)
+
+    def is_on_disk(self, stage: str) -> bool:
+        return self._lock()[stage]["outs"] == self._now(stage)["outs"]
+
+    def _lock(self) -> dict:
+        path = Path("dvc.lock")
+        return yaml.safe_load(path.read_text(encoding="utf-8"))["stages"] if path.exists() else {}
+
+    def _now(self, name: str) -> dict:
+        stage = STAGES[name]
+        read = [*(["data/sample"] if stage.reads_source else []), *(ARTEFACTS[each] for each in stage.needs)]
+        sides = {"deps": read, "outs": [ARTEFACTS[each] for each in stage.makes]}
+        return {side: [{"path": path, "md5": _md5(Path(path))} for path in paths] for side, paths in sides.items()}
+
+
+def _md5(path: Path) -> str:
+    if not path.exists():
+        return "missing"
+    return hashlib.md5(path.read_bytes()).hexdigest() if path.is_file() else sha256_tree(path)
 
 
 class NoModels(ModelsResource):
@@ -113,6 +155,11 @@ class FakePages(MlflowResource):
 def report() -> Callable[..., dict]:
     """Make a validation report: the suites' names, and which of them are failing."""
     return make_report
+
+
+@pytest.fixture
+def recorded_dvc() -> DvcResource:
+    return RecordedDvc()
 
 
 @pytest.fixture

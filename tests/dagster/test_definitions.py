@@ -1,20 +1,27 @@
 """What Dagster loads: every asset's spec, and that nothing starts by itself."""
 
+import hashlib
+import json
+import shutil
 import time
 from types import SimpleNamespace
 
 import dagster as dg
 import pytest
+import yaml
 
 import uae.registry.tracking
 from dagster_project.automation import source_changed, weekly
-from dagster_project.definitions import build, defs
+from dagster_project.definitions import ROOT, build, defs
 from dagster_project.resources import MlflowResource, ProjectResource
+from uae.corpus.loss import confirm
 from uae.io.errors import InputError
+from uae.pipeline.settings import load_settings
 
 # asset -> (upstream, checks, kinds, room)
 SPECS = {
-    "ingest": ([], [], ["parquet", "python"], "corpus"),
+    "source": ([], [], [], "corpus"),
+    "ingest": (["source"], [], ["parquet", "python"], "corpus"),
     "validate": (["ingest"], ["documents", "leakage", "passages", "questions"], ["greatexpectations"], "validation"),
     "candidates": (["ingest", "validate"], [], ["parquet", "python"], "candidates"),
     "label": (["candidates", "ingest"], ["label_quality", "labels"], ["huggingface", "pytorch"], "teacher"),
@@ -42,7 +49,7 @@ def test_specs_of_all_assets():
         for name, spec in specs.items()
     } == SPECS
     assert {spec.group_name for spec in specs.values()} == {"uae"}
-    assert all(spec.description and spec.code_version for spec in specs.values())
+    assert all(spec.description and (spec.code_version or name == "source") for name, spec in specs.items())
 
 
 def test_every_check_is_blocking_but_those_that_judge():
@@ -52,7 +59,7 @@ def test_every_check_is_blocking_but_those_that_judge():
 
 def test_the_job_runs_every_asset():
     job = defs.resolve_job_def("whole_chain")
-    assert {key.to_user_string() for key in job.asset_layer.executable_asset_keys} == set(SPECS)
+    assert {key.to_user_string() for key in job.asset_layer.executable_asset_keys} == set(SPECS) - {"source"}
 
 
 def test_definitions_are_sound():
@@ -82,6 +89,18 @@ def look(project, instance):
         return answer.skip_message if isinstance(answer, dg.SkipReason) else {"source": answer.tags["source"]}
 
     return look
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_being_written(project):
+    set_parameter(project, "quiet_s: 60", "quiet_s: 0")
+
+
+def set_parameter(project, old: str, new: str) -> None:
+    params = project / "params.yaml"
+    text = params.read_text(encoding="utf-8")
+    assert old in text
+    params.write_text(text.replace(old, new), encoding="utf-8")
 
 
 def edit(project, text: str) -> None:
@@ -124,6 +143,21 @@ def test_the_sensor_asks_again_after_a_failed_run_in_growing_pauses(project, run
     assert "unchanged" in look()
 
 
+def test_the_stages_that_load_models_share_a_pool():
+    pools = {op.name: op.pool for op in defs.resolve_job_def("whole_chain").all_node_defs}
+    assert {name for name, pool in pools.items() if pool == "accelerator"} == {
+        "candidates", "label", "train", "fuse", "index", "evaluate", "promote",
+    }  # fmt: skip
+
+
+def test_dagster_takes_its_settings(tmp_path, monkeypatch):
+    shutil.copy(ROOT / "dagster_project/dagster.yaml", tmp_path)
+    with dg.instance_for_test(temp_dir=str(tmp_path), overrides=yaml.safe_load((tmp_path / "dagster.yaml").read_text())) as found:
+        assert found.get_concurrency_config().pool_config.default_pool_limit == 1
+        assert found.run_monitoring_settings["max_runtime_seconds"] == 86400
+        assert found.run_monitoring_settings["free_slots_after_run_end_seconds"] == 60
+
+
 def test_the_sensor_waits_for_a_run_that_is_under_way(instance, look):
     instance.add_run(dg.DagsterRun(job_name="whole_chain", run_id="1", status=dg.DagsterRunStatus.STARTED))
     assert "under way" in look()
@@ -140,9 +174,94 @@ def test_a_source_that_changes_while_it_is_read_is_another_version(project, run_
 
 @pytest.mark.parametrize(("path", "reason"), [("hf:name@revision", "pinned"), ("nowhere", "does not exist")])
 def test_sensor_skips_with_a_reason_where_there_is_nothing_to_watch(project, look, path, reason):
-    params = project / "params.yaml"
-    params.write_text(params.read_text(encoding="utf-8").replace("data/sample", path), encoding="utf-8")
+    set_parameter(project, "data/sample", path)
     assert reason in look()
+
+
+def test_files_that_are_being_written_wait_until_they_are_quiet(project, look, monkeypatch):
+    set_parameter(project, "quiet_s: 0", "quiet_s: 60")
+    edit(project, "# New")
+    assert "may still be being written" in look()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 61)
+    assert isinstance(look(), dict)
+    monkeypatch.undo()
+    (project / "data/sample/documents/new.md").unlink()
+    assert "may still be being written" in look()  # as one that is being emptied
+
+
+def test_a_source_that_lost_much_waits_for_a_person(project, look):
+    watch = ProjectResource(root=str(project)).source(load_settings(project / "params.yaml"))
+    watch.write(watch.look())
+    documents = sorted((project / "data/sample/documents").iterdir())
+    for file in documents[: len(documents) // 2]:
+        file.unlink()
+    said = look()
+    assert "objects of the source are gone" in said
+    assert "uae source confirm" in said
+    confirm(watch.look().version, "me", "they are old", watch.confirmations)
+    assert isinstance(look(), dict)
+    documents[-1].unlink()  # a word holds for what was seen
+    assert "objects of the source are gone" in look()
+
+
+def test_few_documents_wait_for_more(project, run_chain, instance, look):
+    set_parameter(project, "min_documents: 1", "min_documents: 2")
+    assert run_chain(instance=instance).success
+    edit(project, "# New")
+    assert "1 objects changed since the chain went through (retrain.min_documents: 2)" in look()
+    (project / "data/sample/documents/newer.md").write_text("# Newer")
+    assert isinstance(look(), dict)
+
+
+@pytest.fixture
+def cron(project, instance):
+    """What the schedule answers now: the tags of the run that it asks for, or why it asks for none."""
+
+    def tick() -> dict[str, str] | str:
+        resources = {"project": ProjectResource(root=str(project))}
+        context = dg.build_schedule_context(instance=instance, resources=resources)
+        answer = weekly(context)
+        return answer.skip_message if isinstance(answer, dg.SkipReason) else answer.tags
+
+    return tick
+
+
+def test_the_schedule_starts_only_when_enough_is_new(project, run_chain, instance, cron):
+    assert cron()["uae/changed_objects"] == "never went through"
+    assert run_chain(instance=instance).success
+    assert "unchanged" in cron()
+    edit(project, "# New")
+    tags = cron()
+    assert (tags["uae/started_by"], tags["uae/changed_objects"], tags["uae/readings_waiting"]) == ("weekly", "1", "0")
+    instance.add_run(dg.DagsterRun(job_name="whole_chain", run_id="1", status=dg.DagsterRunStatus.STARTED))
+    assert "under way" in cron()  # two triggers, one run
+
+
+def test_the_schedule_starts_for_readings_that_wait_and_the_sensor_does_not(project, run_chain, instance, cron, look):
+    set_parameter(project, "min_readings: 1", "min_readings: 10")
+    assert run_chain(instance=instance).success
+    for waiting, starts in ((9, False), (10, True)):
+        manifest = {"format": 2, "teachers": [], "answers_per_question": 1, "waiting": waiting}
+        (project / "data/labels.json").write_text(json.dumps(manifest))
+        lock = yaml.safe_load((project / "dvc.lock").read_text())
+        for stage in lock["stages"].values():
+            for entry in stage["deps"] + stage["outs"]:
+                if entry["path"] == "data/labels.json":
+                    entry["md5"] = hashlib.md5((project / "data/labels.json").read_bytes()).hexdigest()
+        (project / "dvc.lock").write_text(yaml.safe_dump(lock))
+        assert isinstance(cron(), dict) == starts
+        assert f"{waiting} readings wait" in look()
+
+
+def test_a_run_that_failed_half_way_is_asked_for_though_the_source_went_back(project, run_chain, instance, look):
+    assert run_chain(instance=instance).success
+    edit(project, "# New")
+    assert not run_chain(instance=instance, train=failing).success
+    (project / "data/sample/documents/new.md").unlink()
+    assert isinstance(look(), dict)
+    assert run_chain(instance=instance).success
+    assert "unchanged" in look()
 
 
 def test_the_link_to_a_run_shows_no_password(monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from dagster_project.definitions import ROOT, defs
+from dagster_project.source import SOURCE
 from uae.pipeline.chain import CHAIN, upstream
 from uae.pipeline.settings import load_settings
 from uae.pipeline.stage import Stage
@@ -70,7 +71,8 @@ def test_the_source_that_dvc_watches_is_the_one_that_is_read():
 def test_dagster_edges_are_those_of_the_chain():
     specs = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
     edges = {name: {dep.asset_key.to_user_string() for dep in spec.deps} for name, spec in specs.items()}
-    assert edges == {stage.name: set(upstream(stage)) for stage in CHAIN}
+    source = {stage.name: {SOURCE} if stage.reads_source else set() for stage in CHAIN}
+    assert edges == {SOURCE: set()} | {stage.name: source[stage.name] | set(upstream(stage)) for stage in CHAIN}
 
 
 @each_stage

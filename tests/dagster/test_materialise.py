@@ -8,8 +8,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from dagster_project.assets import AGAIN
 from dagster_project.checks import quality_result
-from uae.io.errors import InputError, ValidationFailed
+from uae.io.errors import ArtefactError, InputError, ValidationFailed
 from uae.pipeline.chain import CHAIN
 
 NAMES = [stage.name for stage in CHAIN]
@@ -105,6 +106,50 @@ def test_a_user_error_is_a_failure_with_its_message_alone(project, run_chain):
     assert failure.user_failure_data.description == "questions.jsonl:3: no answer"
     assert failure.error.cause is None
     assert "in run(" not in failure.error.to_string()  # the stage's own frames are left out
+
+
+@pytest.fixture
+def no_pauses(monkeypatch):
+    monkeypatch.setattr("dagster_project.assets.AGAIN", dg.RetryPolicy(max_retries=2, delay=0))
+
+
+@pytest.mark.parametrize(("outage", "tries", "success"), [(2, 3, True), (3, 3, False)])
+def test_what_may_go_away_by_itself_is_tried_again(project, run_chain, no_pauses, outage, tries, success, results):
+    tried = []
+
+    def run(parameters, workspace):
+        tried.append(True)
+        if len(tried) <= outage:
+            raise ArtefactError("the server is away", transient=True)
+        return make_promotion(workspace, results)
+
+    result = run_chain(promote=run)
+    assert (len(tried), result.success) == (tries, success)
+    if not success:
+        assert result.failure_data_for_node("promote").user_failure_data.description == "the server is away"
+
+
+def make_promotion(workspace, results):
+    workspace.path("promotion").write_text("{}")
+    return results["promote"]
+
+
+@pytest.mark.parametrize("error", [InputError("bad data"), ZeroDivisionError("a bug")])
+def test_what_comes_back_until_somebody_does_something_is_not_tried_again(run_chain, no_pauses, error):
+    tried = []
+
+    def run(parameters, workspace):
+        tried.append(True)
+        raise error
+
+    assert not run_chain(ingest=run).success
+    assert len(tried) == 1
+
+
+def test_the_pauses_outlast_a_minute():
+    pauses = [AGAIN.calculate_delay(number) for number in range(1, AGAIN.max_retries + 1)]
+    assert pauses == sorted(pauses)
+    assert sum(pauses) > 120
 
 
 @pytest.mark.parametrize(("asked_for", "status"), [(True, "CANCELED"), (False, "FAILURE")])

@@ -93,3 +93,19 @@ def test_each_stage_answers_for_the_models_that_its_parameters_name():
     named = {name: set(models_of(STAGES[name], settings)) for name in ("ingest", "candidates", "label", "evaluate")}
     everything = set(model_references(settings))
     assert named == {"ingest": set(), "candidates": {"student"}, "label": {"teacher main"}, "evaluate": everything}
+
+
+def test_a_stage_that_left_work_runs_again_though_nothing_changed(tmp_path, monkeypatch):
+    left = [2]
+
+    def work(p, workspace):
+        left[0] -= 1
+        write_text(workspace.path("documents"), "x")
+
+    stage = Stage(
+        "ingest", "Read.", work, Source, needs=(), makes=("documents",), code=(), unfinished=lambda workspace: left[0] > 0
+    )
+    monkeypatch.setattr(uae.pipeline.run, "CHAIN", (stage,))
+    for expected in (1, 0, 0):
+        run_chain(load_settings(PARAMS), tmp_path / "out", tmp_path / "models", lambda line: None, "ingest")
+        assert left == [expected]

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from uae.cli import release as release_commands
+from uae.cli import source as source_commands
 from uae.cli.signals import Stopping
 from uae.io.errors import ConfigError, UaeError
 from uae.pipeline.chain import CHAIN, STAGES, model_references, run_stage
@@ -225,6 +226,7 @@ def rollback(
 
 
 app.add_typer(release_commands.app, name="release")
+app.add_typer(source_commands.app, name="source")
 
 
 @app.command()

@@ -14,12 +14,13 @@ import pandas as pd
 import pyarrow as pa
 
 from uae.corpus.accounting import account, refuse_empty
-from uae.corpus.adapters import ADAPTERS
 from uae.corpus.chunking import cut
 from uae.corpus.ledger import DOCUMENT, DRAWN, QUESTION, Ledger
 from uae.corpus.records import RawDocument, RawQuestion, Source
 from uae.corpus.repeated_questions import RepeatedQuestions, RepeatRule, told
+from uae.corpus.source import read_source
 from uae.corpus.splits import SPLITS
+from uae.corpus.watch import Watch
 from uae.io.errors import InputError
 from uae.io.files import sha256_bytes, write_json
 from uae.io.tables import DOCUMENTS, PASSAGES, QUESTIONS, write_table
@@ -43,6 +44,7 @@ def ingest(
     seed: int,
     repeated: RepeatRule,
     skip_empty: bool = False,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Read ``path`` as ``format`` and write the three tables and a report of what was read and what was left out.
 
@@ -53,17 +55,22 @@ def ingest(
         split: the shares of train, validation and test, for what neither the source nor the ledger puts in a split.
         repeated: what becomes of a question that stands in two splits. Where it is kept, validation stops the run.
         skip_empty: leave out documents without text, and count them; else they are an error that names them all.
+        watch: the same source as it was read before. Where much of it is gone, a person has to confirm that. None: it lies on
+            this machine, and is compared with nothing.
 
     Returns:
         Counts for people to read.
 
     Raises:
-        InputError: the source is not what it claims to be; nothing is written then.
-        ArtefactError: the ledger is damaged.
+        InputError: the source is not what it claims to be, or lost more than it may; nothing is written then.
+        ArtefactError: the ledger is damaged, or a store does not answer.
     """
+    now = watch.look() if watch else None  # before it is read: what changes meanwhile is new to the next look
     ledger = Ledger.read(ledger_path, documents_path, questions_path, split, seed)
-    source = ADAPTERS[format](path)
+    source = read_source(path, format, watch.mirror if watch else None)
     refuse_empty(source, skip_empty)
+    if watch:
+        watch.refuse_loss(source.documents, documents_path, now)
     ids = ledger.documents(_texts(source.documents))
     documents = _documents(source, ids, max_documents)
     passages = {key: _passages(doc_id, raw, passage_words) for key, (doc_id, raw) in documents.items()}
@@ -88,7 +95,15 @@ def ingest(
     write_table(documents_path, DOCUMENTS, rows)
     write_table(passages_path, PASSAGES, flat)
     write_table(questions_path, QUESTIONS, questions)
-    write_json(report_path, account(source, counts) | {"dropped_questions": dropped})
+    if watch:
+        watch.write(now)
+    read = {
+        "path": path,
+        "format": format,
+        "version": now.version if now else None,
+        "objects": len(now.contents) if now else None,
+    }
+    write_json(report_path, account(source, counts) | {"source": read, "dropped_questions": dropped})
     return counts
 
 

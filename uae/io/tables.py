@@ -49,6 +49,12 @@ QUESTIONS = _schema(
     origin=pa.string(),  # human, feedback or synthetic
     source=pa.string(),
 )
+SOURCE = _schema(  # the objects that ingest read: what the next look at the source is compared with
+    path=pa.string(),  # ingest.path
+    format=pa.string(),
+    name=pa.string(),  # from there
+    content=pa.string(),  # hash of a file's content, or an object's ETag
+)
 LEDGER = _schema(  # of splits: every document, and every question without one, that was ever read
     kind=pa.string(),  # document or question
     id=pa.string(),  # hash of the first source key (of a question: of its text); it stays when the source key changes

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from uae.corpus.objects import is_pinned, is_remote
 from uae.io.errors import ConfigError
 from uae.pipeline.workspace import ARTEFACTS, Workspace
 
@@ -15,7 +16,7 @@ def check_source(path: str, workspace: Workspace) -> None:
     Raises:
         ConfigError: it is.
     """
-    if path.startswith("hf:"):
+    if is_pinned(path) or is_remote(path):
         return
     check_name(path)
     source = _real(Path(path))

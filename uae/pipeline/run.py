@@ -16,6 +16,7 @@ from uae.io.models import fingerprint, parse_reference
 from uae.pipeline.chain import CHAIN, model_references, run_stage
 from uae.pipeline.places import check_name, check_source
 from uae.pipeline.settings import Settings, dump_settings
+from uae.pipeline.source import source_of
 from uae.pipeline.stage import Stage
 from uae.pipeline.workspace import Workspace
 from uae.registry.place import check_root
@@ -55,7 +56,8 @@ def run_chain(
             stamp = stamps / f"{stage.name}.json"
             # Before it runs: what changes meanwhile is new to the next run.
             given = _given(stage, settings, workspace, hash_model)
-            if stamp.exists() and read_json(stamp) == given | _made(stage, workspace):
+            same = stamp.exists() and read_json(stamp) == given | _made(stage, workspace)
+            if same and not stage.unfinished(workspace):
                 announce(f"[{number}/{len(CHAIN)}] {stage.name}: unchanged, skipped")
             else:
                 announce(f"[{number}/{len(CHAIN)}] {stage.name}: {stage.summary}")
@@ -115,12 +117,12 @@ def _given(stage: Stage[Any], settings: Settings, workspace: Workspace, hash_mod
     A model reference of another kind names a content that never changes, so its text in the parameters is enough.
     """
     paths = {name: workspace.path(name) for name in stage.needs}
-    if stage.reads_source and not settings.ingest.path.startswith("hf:"):
-        paths["source"] = Path(settings.ingest.path)
+    source = source_of(settings, workspace).look() if stage.reads_source else None
     local = {role: text for role, text in models_of(stage, settings).items() if text.strip().startswith("path:")}
     models = {f"model {role}": hash_model(Path(parse_reference(text).name).expanduser()) for role, text in local.items()}
     parameters = sha256_bytes(repr(stage.parameters.of(settings)))
-    return _hashes(paths) | models | {"params": parameters, "code": code_hash(stage)}
+    read = {"source": source.version} if source is not None else {}
+    return read | _hashes(paths) | models | {"params": parameters, "code": code_hash(stage)}
 
 
 def code_hash(stage: Stage[Any]) -> str:

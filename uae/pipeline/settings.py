@@ -66,6 +66,17 @@ class IngestSettings(Options):
         return name
 
 
+class SourceSettings(Options):
+    quiet_s: Annotated[float, Field(ge=0)]
+    max_lost_share: Fraction
+
+
+class RetrainSettings(Options):
+    min_documents: Count
+    min_readings: Count
+    budget_readings: Count | None
+
+
 class PassageSettings(Options):
     template: str
 
@@ -292,6 +303,8 @@ class Settings(Options):
     compute: ComputeSettings
     models: ModelSettings
     teachers: Annotated[dict[Name, TeacherSettings], Field(min_length=1)]
+    source: SourceSettings
+    retrain: RetrainSettings
     ingest: IngestSettings
     passages: PassageSettings
     validate_: Annotated[ValidateSettings, Field(alias="validate")]

@@ -9,6 +9,7 @@ ARTEFACTS = {
     "passages": "data/passages.parquet",
     "questions": "data/questions.parquet",
     "ledger": "data/ledger.parquet",
+    "source": "data/source.parquet",
     "ingestion": "reports/ingest.json",
     "validation": "reports/validation.json",
     "candidates": "data/candidates.parquet",
@@ -56,3 +57,8 @@ class Workspace:
     def path(self, artefact: str) -> Path:
         relative = ARTEFACTS[artefact]
         return self.root / (relative.removeprefix("reports/") if self.flat_reports else relative)
+
+    @property
+    def cache(self) -> Path:
+        """A folder for what this machine keeps beside the artefacts. It may be deleted at any time."""
+        return self.root / ".uae"

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from uae.io.errors import ArtefactError
 from uae.io.tables import CANDIDATES, DOCUMENTS, PASSAGES, QUESTIONS, read_table
 from uae.teacher.asking import Asked, sample, wanted
+from uae.teacher.budget import affordable
 from uae.teacher.earlier_keys import EarlierKeys
 from uae.teacher.manifest import write_label_manifest
 from uae.teacher.parts import KEY
@@ -40,18 +41,21 @@ def label(
     readings_per_part: int,
     adopts: Sequence[Path] = (),
     documents_path: Path | None = None,
+    budget: int | None = None,
 ) -> dict[str, int]:
     """``ask``, and write the manifest, which says which readings of the store count. Returns counts.
 
     Args:
         adopts: stores of readings that were asked for elsewhere (training asks while it refreshes candidates). What this stage
             needs of them is copied, so that no pair is paid for twice and the store still holds all that its manifest names.
+        budget: as ``ask`` has it.
     """
     counts = ask(
         candidates_path, passages_path, questions_path, store_path, teachers, answers_per_question, check_questions,
-        readings_per_part, adopts=adopts, documents_path=documents_path,
+        readings_per_part, adopts=adopts, documents_path=documents_path, budget=budget,
     )  # fmt: skip
-    write_label_manifest(manifest_path, teachers, answers_per_question, check_questions, LabelStore(store_path))
+    waiting = counts["readings_waiting"]
+    write_label_manifest(manifest_path, teachers, answers_per_question, check_questions, LabelStore(store_path), waiting)
     return counts
 
 
@@ -67,6 +71,7 @@ def ask(
     others: Sequence[Path] = (),
     adopts: Sequence[Path] = (),
     documents_path: Path | None = None,
+    budget: int | None = None,
 ) -> dict[str, int]:
     """Append readings of all pairs never labelled with these teachers and templates. Returns counts.
 
@@ -77,6 +82,7 @@ def ask(
         others: stores whose readings are not asked again.
         adopts: stores whose readings are copied instead of being asked again.
         documents_path: the table of documents. It is read where an earlier version stored readings by ids (``EarlierKeys``).
+        budget: the most readings that are asked for now (``uae.teacher.budget``); None: all. The counts say how many wait.
     """
     candidates = read_table(candidates_path, CANDIDATES)
     passages = read_table(passages_path, PASSAGES)
@@ -97,8 +103,11 @@ def ask(
         done = store.keys()
         held = len(done)
         done |= stored_keys(others)
-        missing = len(asked_for - done)
-        with tqdm(total=missing, desc="labelling", unit="pair", smoothing=0.1) as bar:
+        missing = asked_for - done
+        chosen = affordable(work, done, budget)
+        if len(chosen) < len(missing):
+            work = [(asked, template, [p for p in pairs if p.key in chosen or p.key in done]) for asked, template, pairs in work]
+        with tqdm(total=len(chosen), desc="labelling", unit="pair", smoothing=0.1) as bar:
             for _, of_teacher in groupby(work, key=lambda item: item[0].name):
                 read_missing(store, list(of_teacher), done, bar)
         store.seal()
@@ -106,9 +115,12 @@ def ask(
         damaged = len(store.damaged)
     return {
         "pairs": len(candidates),
-        "readings_asked_now": missing,
+        "readings_wanted": len(asked_for),
+        "readings_stored_before": len(asked_for) - len(missing) - adopted,
         "readings_adopted": adopted,
-        "readings_in_store": held + missing,
+        "readings_asked_now": len(chosen),
+        "readings_waiting": len(missing) - len(chosen),
+        "readings_in_store": held + len(chosen),
         "truncated": truncated,
         "damaged_parts": damaged,
     }

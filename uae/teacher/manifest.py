@@ -25,10 +25,11 @@ class LabelManifest:
     answers_per_question: int
     check_questions: int  # questions that the check templates were asked about
     read_as: PassageTemplate  # what the teachers read of a passage
+    waiting: int = 0  # readings that were beyond the run's budget: the next run asks for them
 
 
 def write_label_manifest(
-    path: Path, teachers: Sequence[Asked], answers_per_question: int, check_questions: int, store: LabelStore
+    path: Path, teachers: Sequence[Asked], answers_per_question: int, check_questions: int, store: LabelStore, waiting: int = 0
 ) -> None:
     """
     Raises:
@@ -43,6 +44,7 @@ def write_label_manifest(
             "answers_per_question": answers_per_question,
             "check_questions": check_questions,
             "provenances": store.provenances(),
+            "waiting": waiting,
         },
     )
 
@@ -63,7 +65,13 @@ def read_label_manifest(path: Path) -> LabelManifest:
         if written < 2:
             _tell_number_formats(content)
         sources = tuple(Source.from_manifest(entry) for entry in content["teachers"])
-        return LabelManifest(sources, content["answers_per_question"], content.get("check_questions", 0), _read_as(content))
+        return LabelManifest(
+            sources=sources,
+            answers_per_question=content["answers_per_question"],
+            check_questions=content.get("check_questions", 0),
+            read_as=_read_as(content),
+            waiting=content.get("waiting", 0),
+        )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ArtefactError(
             f"{path} is no label manifest ({type(error).__name__}: {error}): run `uae label`, it asks for nothing that the label "

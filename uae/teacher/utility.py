@@ -98,6 +98,44 @@ def template_utilities(
     the expected grade, ``log sum_g g p_g - log sum_g (G - 1 - g) p_g`` over grades 0 .. G - 1, for two grades the log-odds of
     the better one.
     """
+    pairs = _readings(labels, candidates, questions, source, template, answers_per_question)
+    table = candidates[["question_id", "passage_id"]].reset_index(drop=True)
+    if source.method == "judgement":
+        _require(pairs["nll_sum"])
+        by_grade = pairs.pivot(index="row", columns="place", values="nll_sum").to_numpy()
+        values = pd.Series(_log_odds(by_grade), index=sorted(pairs["row"].unique()))
+    else:
+        pairs["utility"] = pairs["alone"] - pairs["nll"]
+        _require(pairs["utility"])
+        values = pairs.groupby("row")["utility"].agg({"mean": "mean", "best": "max"}[answers])
+    return table.assign(utility=values.to_numpy())
+
+
+def has_readings(
+    labels: pd.DataFrame,
+    candidates: pd.DataFrame,
+    questions: pd.DataFrame,
+    source: Source,
+    template: str,
+    answers_per_question: int,
+) -> pd.Series:
+    """Whether each candidate pair has all readings of one teacher under one template, by the candidates' index."""
+    pairs = _readings(labels, candidates, questions, source, template, answers_per_question)
+    needed = ["nll_sum"] if source.method == "judgement" else ["nll", "alone"]
+    found = pairs[needed].notna().all(axis=1).groupby(pairs["row"]).all()
+    return pd.Series(found.to_numpy(), index=candidates.index)
+
+
+def _readings(
+    labels: pd.DataFrame,
+    candidates: pd.DataFrame,
+    questions: pd.DataFrame,
+    source: Source,
+    template: str,
+    answers_per_question: int,
+) -> pd.DataFrame:
+    """A row for each reading that is asked for, with NaN where it is missing. ``row`` is the candidate's place, ``place`` the
+    answer's; ``alone`` is the NLL per token without any passage, where the method asks for it."""
     asked = pd.DataFrame(
         [
             (question_id, answer_id(text), place)
@@ -111,19 +149,12 @@ def template_utilities(
     pairs = table.reset_index(names="row").merge(asked, on="question_id", how="left")  # a question not asked about is missing
     columns = ["question_id", "passage_id", "answer_id", "nll_sum", "n_tokens"]
     pairs = pairs.merge(read[columns], on=columns[:3], how="left")
-    if source.method == "judgement":
-        _require(pairs["nll_sum"])
-        by_grade = pairs.pivot(index="row", columns="place", values="nll_sum").to_numpy()
-        values = pd.Series(_log_odds(by_grade), index=sorted(pairs["row"].unique()))
-    else:
+    if source.method != "judgement":
         pairs["nll"] = pairs["nll_sum"] / pairs["n_tokens"]
         alone = read[read["passage_id"] == ""]
         alone = alone.assign(alone=alone["nll_sum"] / alone["n_tokens"])[["question_id", "answer_id", "alone"]]
         pairs = pairs.merge(alone, on=["question_id", "answer_id"], how="left")
-        pairs["utility"] = pairs["alone"] - pairs["nll"]
-        _require(pairs["utility"])
-        values = pairs.groupby("row")["utility"].agg({"mean": "mean", "best": "max"}[answers])
-    return table.assign(utility=values.to_numpy())
+    return pairs
 
 
 def _log_odds(nll: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

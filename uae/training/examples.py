@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from uae.io.errors import ArtefactError
+from uae.teacher.budget import complete
 from uae.teacher.keys import by_ids
 from uae.teacher.manifest import read_label_manifest
 from uae.teacher.store import read_stores
@@ -46,15 +47,17 @@ def labelled_pairs(
         plain: the passages as ingest wrote them, by which the teacher's readings are known; None: ``passages``.
 
     Returns:
-        columns question_id, passage_id, utility, text, question, split, document, in the candidates' order.
+        columns question_id, passage_id, utility, text, question, split, document, in the candidates' order. A pair that waits for
+        the label stage's next run (``uae.teacher.budget``) is left out.
 
     Raises:
-        ArtefactError: a candidate pair lacks a reading.
+        ArtefactError: a candidate pair lacks a reading, and none is said to wait.
     """
     manifest = read_label_manifest(manifest_path)
     texts, by_id = passages.set_index("passage_id")["text"], questions.set_index("question_id")
     taught = manifest.read_as.by_id(passages if plain is None else plain)
     labels = by_ids(read_stores(stores), candidates, questions, taught)
+    candidates = complete(candidates, labels, questions, manifest)
     derived = utilities(labels, candidates, questions, manifest.sources, manifest.answers_per_question, **aggregation)
     return derived.assign(
         text=derived["passage_id"].map(texts),

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from uae.io.options import NearDuplicate
+from uae.io.options import Fraction, NearDuplicate
 from uae.pipeline.places import check_source
 from uae.pipeline.settings import IngestSettings, Scope
 from uae.pipeline.shared_code import TABLES
@@ -14,12 +14,14 @@ class IngestParameters(Parameters):
     seed: int
     scope: Scope
     near_duplicate: Annotated[NearDuplicate, Key("validate.near_duplicate")]
+    max_lost_share: Annotated[Fraction, Key("source.max_lost_share")]
     ingest: IngestSettings
 
 
 def run(p: IngestParameters, w: Workspace) -> dict[str, Any]:
     from uae.corpus.ingest import ingest
     from uae.corpus.repeated_questions import RepeatRule
+    from uae.pipeline.source import watch_source
 
     check_source(p.ingest.path, w)
     return ingest(
@@ -36,6 +38,7 @@ def run(p: IngestParameters, w: Workspace) -> dict[str, Any]:
         seed=p.seed,
         repeated=RepeatRule(p.ingest.repeated_questions == "drop_training_copy", p.scope, p.near_duplicate),
         skip_empty=p.ingest.skip_empty,
+        watch=watch_source(p.ingest.path, p.ingest.format, p.max_lost_share, w),
     )
 
 
@@ -45,8 +48,8 @@ STAGE = Stage(
     run=run,
     parameters=IngestParameters,
     needs=(),
-    makes=("documents", "passages", "questions", "ledger", "ingestion"),
-    keeps=("documents", "questions", "ledger"),
+    makes=("documents", "passages", "questions", "ledger", "source", "ingestion"),
+    keeps=("documents", "questions", "ledger", "source"),
     reads_source=True,
     code=(
         "uae/corpus",
@@ -55,6 +58,7 @@ STAGE = Stage(
         "uae/text/words.py",
         *TABLES,
         "uae/pipeline/places.py",
+        "uae/pipeline/source.py",
         "uae/pipeline/stages/ingest.py",
     ),
 )

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Annotated, Any, TypedDict
 
+from uae.io.errors import UaeError
+from uae.io.options import Count
 from uae.pipeline.settings import ComputeSettings, LabelSettings, PassageSettings, TeacherSettings, UtilitySettings
 from uae.pipeline.shared_code import MODELS, TABLES
-from uae.pipeline.stage import Parameters, Stage
+from uae.pipeline.stage import Key, Parameters, Stage
 from uae.pipeline.teachers import asked_teachers
 from uae.pipeline.workspace import Workspace
 
@@ -17,6 +19,7 @@ class LabelParameters(Parameters):
     passages: PassageSettings
     label: LabelSettings
     utility: UtilitySettings
+    budget: Annotated[Count | None, Key("retrain.budget_readings")]
 
 
 def run(p: LabelParameters, w: Workspace) -> dict[str, Any]:
@@ -34,6 +37,7 @@ def run(p: LabelParameters, w: Workspace) -> dict[str, Any]:
         readings_per_part=p.label.readings_per_part,
         adopts=_asked_by_training(w),
         documents_path=w.path("documents"),  # no input: it tells only what the ids of an earlier version were
+        budget=p.budget,
     )
     asked = {name: w.path(name) for name in ("label_manifest", "candidates", "passages", "questions")}
     validation = validate_labels(w.path("labels"), w.path("label_validation"), asked)
@@ -70,6 +74,17 @@ def plan_labels(p: LabelParameters, w: Workspace, calibration_s: float) -> Seque
     )
 
 
+def readings_waiting(w: Workspace) -> int:
+    """Readings that the last run had no budget for."""
+    from uae.teacher.manifest import read_label_manifest
+
+    path = w.path("label_manifest")
+    try:
+        return read_label_manifest(path).waiting if path.exists() else 0
+    except UaeError:
+        return 0  # the stage makes it anew
+
+
 def _asked_by_training(w: Workspace) -> list[Path]:
     """Where training keeps what it asked. Its readings are those that this stage would ask for, so it is no input."""
     return [path for path in [w.path("refreshed_labels")] if path.is_dir()]
@@ -99,6 +114,7 @@ STAGE = Stage(
     needs=("candidates", "passages", "questions"),
     makes=("labels", "label_manifest", "label_validation", "utility_histogram", "label_quality", "label_page"),
     keeps=("labels",),
+    unfinished=lambda w: readings_waiting(w) > 0,
     code=(
         "uae/teacher",
         "uae/text/passage_template.py",

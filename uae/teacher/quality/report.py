@@ -9,12 +9,13 @@ import pandas as pd
 from uae.io.files import write_json, write_text
 from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table
 from uae.teacher.asking import sample
+from uae.teacher.budget import complete
 from uae.teacher.keys import by_ids
 from uae.teacher.manifest import LabelManifest, read_label_manifest
 from uae.teacher.noise import noise_of
 from uae.teacher.quality.assess import assess
 from uae.teacher.store import read_stores
-from uae.teacher.utility import Source, template_utilities, utilities
+from uae.teacher.utility import Source, has_readings, template_utilities, utilities
 
 _CONFIDENCE, _RESAMPLES, _SEED = 0.95, 2000, 0  # of the intervals: a report on labels needs no parameters of its own
 
@@ -46,15 +47,18 @@ def report_labels(
     sources, number = manifest.sources, manifest.answers_per_question
     passages = read_table(passages_path, PASSAGES)
     labels = by_ids(read_stores([store_path]), candidates, questions, manifest.read_as.by_id(passages))
+    all_candidates = candidates
+    candidates = complete(candidates, labels, questions, manifest)
     derived = utilities(labels, candidates, questions, sources, number, answers, templates, teachers)
-    by_template = _by_template(labels, candidates, questions, manifest, answers)
+    by_template = _by_template(labels, candidates, all_candidates, questions, manifest, answers)
     tokens = _answer_tokens(labels, candidates, sources[0])
     tables = (derived, by_template, candidates, questions, tokens)
     noise = noise_of(name for source in sources for name in source.number_formats) if teachers == "none" else None
-    report = assess(*tables, temperature, _CONFIDENCE, _RESAMPLES, _SEED, noise)
+    report: dict[str, Any] = assess(*tables, temperature, _CONFIDENCE, _RESAMPLES, _SEED, noise)
     texts = dict(zip(passages["passage_id"], passages["text"], strict=True))
     write_text(histogram_path, _histogram(derived["utility"]))
     write_text(page_path, page(report, *tables, texts))
+    report["budget"] = {"pairs": len(all_candidates), "judged": len(candidates), "readings_waiting": manifest.waiting}
     write_json(report_path, report)
     return report
 
@@ -62,6 +66,7 @@ def report_labels(
 def _by_template(
     labels: pd.DataFrame,
     candidates: pd.DataFrame,
+    all_candidates: pd.DataFrame,
     questions: pd.DataFrame,
     manifest: LabelManifest,
     answers: str,
@@ -70,7 +75,10 @@ def _by_template(
     tables = []
     for source in manifest.sources:
         for template in (*source.templates, *source.check_templates):
-            covered = candidates if template in source.templates else sample(candidates, manifest.check_questions)
+            covered = candidates if template in source.templates else sample(all_candidates, manifest.check_questions)
+            if manifest.waiting and len(covered):
+                read = has_readings(labels, covered, questions, source, template, manifest.answers_per_question)
+                covered = covered[read].reset_index(drop=True)
             if len(covered):
                 each = template_utilities(labels, covered, questions, source, template, manifest.answers_per_question, answers)
                 tables.append(each.assign(teacher=source.name, template=template))
