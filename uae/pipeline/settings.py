@@ -310,6 +310,15 @@ class Settings(Options):
         return found
 
     @model_validator(mode="after")
+    def _the_student_is_served_as_it_is_trained(self) -> "Settings":
+        if self.train.lexical_weight and self.fusion.form in ("none", "ranks"):
+            raise ValueError(
+                f"train.lexical_weight: the student learns what BM25 lacks in a sum of scores, and "
+                f"fusion.form={self.fusion.form} serves no such sum: set fusion.form to auto or scores, or lexical_weight to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _the_gate_can_measure(self) -> "Settings":
         """The champion is measured anew, by retrieval only: nobody asks a reader LLM what it answers from its passages."""
         from uae.measures.metrics import retrieval_metric_names

@@ -18,7 +18,7 @@ from sklearn.model_selection import GroupKFold
 from uae.io.files import write_json
 from uae.io.models import fingerprint
 from uae.measures.best_fusion import FUSIONS, Quality, average_precision, best_fusion
-from uae.measures.fusion import SCORES, Aligned, Fusion, aligned
+from uae.measures.fusion import ALONE, Aligned, Fusion, aligned
 from uae.retrievers.kinds import open_dense
 from uae.retrievers.lexical import rank_bm25
 from uae.retrievers.retriever import rankings
@@ -26,12 +26,11 @@ from uae.training.checkpoints import identity
 from uae.training.data import TrainingData
 from uae.training.examples import Example
 from uae.training.fit import fit
+from uae.training.lexical import lexical_part
 from uae.training.options import TrainOptions
 from uae.vectors.store import VectorStore
 
 log = logging.getLogger(__name__)
-
-ALONE = Fusion(SCORES, 0.0)
 
 
 class FusionTerms(NamedTuple):
@@ -138,14 +137,15 @@ def _asked(
             found.update(aligned(dense, words))
 
     ask(student_path, asked[asked["split"] == "validation"], vectors)
+    added = lexical_part(data.passages, scope, options.lexical_weight)
     parts = list(folds(examples["train"], terms.folds))
     for number, (seen, held) in enumerate(parts):
         announce(f"fold {number + 1} of {len(parts)}")
         fitted_to = {"train": seen, "validation": examples["validation"]}
-        student = folder / identity(fitted_to, base_path, options, teacher_temperature, seed)
+        student = folder / identity(fitted_to, base_path, options, teacher_temperature, seed, added=added)
         if not student.exists():
             checkpoints = folder / f"{student.name}.checkpoints"
-            fit(fitted_to, base_path, student, checkpoints, options, teacher_temperature, device, seed)
+            fit(fitted_to, base_path, student, checkpoints, options, teacher_temperature, device, seed, added=added)
         # Nobody asks a fold's student again: what it encodes is counted, and goes with the folder.
         of_fold = VectorStore(folder / "vectors", vectors.counted) if vectors else None
         ask(student, asked[asked["question_id"].isin(held)], of_fold)
