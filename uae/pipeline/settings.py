@@ -200,6 +200,11 @@ class FusionSettings(Options):
         return self
 
 
+class UsefulSettings(Options):
+    least_utility: Annotated[float, Field(ge=0)] | Literal["chance"] | None
+    least_probability: Annotated[float, Field(gt=0, lt=1)]
+
+
 class SecondStageSettings(Options):
     depth: Count
     weight: Annotated[float, Field(ge=0)] | None
@@ -295,6 +300,7 @@ class Settings(Options):
     utility: UtilitySettings
     train: TrainOptions
     fusion: FusionSettings
+    useful: UsefulSettings
     index: IndexSettings
     second_stage: SecondStageSettings
     evaluate: EvaluateSettings
