@@ -23,6 +23,7 @@ from uae.evaluation.testset import BASE, choose_questions
 from uae.experiments.compare import compare_recipes, parse_contender
 from uae.experiments.contenders import rankings_path
 from uae.io.tables import PASSAGES, QUESTIONS, RUNS, read_table, write_table
+from uae.measures.fusion import ALONE, Fusion
 from uae.measures.metrics import retrieval_metrics
 from uae.measures.statistics import Resampling
 from uae.pipeline.settings import load_settings
@@ -73,7 +74,8 @@ def main(
             students = [(f"{name}-{seed}", folder / "students" / f"{name}-{seed}") for seed in found["seeds"]]
             each = []
             for label, encoder in [(BASE, base)] if name == BASE else students:
-                path = rankings_path(folder, label, encoder, asked, passages, settings.scope)
+                fusion = ALONE if name == BASE else Fusion(**found["training"][name]["measured_with_bm25"])
+                path = rankings_path(folder, label, encoder, asked, passages, settings.scope, fusion)
                 rows = read_table(path, RUNS)
                 ranked = dict(zip(rows["question_id"], rows["passage_ids"], strict=True))
                 each.append(retrieval_metrics(ranked, evidence, settings.evaluate.cutoffs))

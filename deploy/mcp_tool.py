@@ -51,6 +51,8 @@ class ToolPassage(BaseModel):
 class ToolResult(BaseModel):
     release: str = Field(description="fingerprint of the one release that all passages come from")
     score_is: str = Field(description="the formula of the scores")
+    useful: bool | None = Field(description="false: probably none of these passages helps to answer; null: not known")
+    useful_probability: float | None = Field(description="that the first passage helps to answer")
     passages: list[ToolPassage] = Field(description="best first")
 
 
@@ -120,11 +122,18 @@ def _refused(reason: str) -> CallToolResult:
 
 
 def _result(found: Found) -> CallToolResult:
+    (answer,) = found.answers
     passages = [
         ToolPassage(source=hit.source, title=hit.title, section=hit.section, text=hit.text, score=hit.score)
-        for hit in found.hits[0]
+        for hit in answer.hits
     ]
-    result = ToolResult(release=found.release, score_is=found.score_is, passages=passages)
+    result = ToolResult(
+        release=found.release,
+        score_is=found.score_is,
+        useful=answer.useful,
+        useful_probability=answer.useful_probability,
+        passages=passages,
+    )
     # The text says the same as the structure: older clients show only text to their model.
     return CallToolResult(
         content=[TextContent(type="text", text=result.model_dump_json())], structured_content=result.model_dump()

@@ -21,8 +21,7 @@ from deploy.schemas import ApiError
 from uae.io.errors import InputError
 from uae.release.legs.protocol import Queries
 from uae.release.manifest import UAE
-from uae.release.open import Release
-from uae.release.passages import Hit
+from uae.release.open import Answer, Release
 from uae.release.store import ReleaseStore, read_origin
 from uae.retrievers.protocol import Side
 from uae.serving.batching import Closed, MicroBatcher, QueueFull, Vectors
@@ -39,7 +38,7 @@ class Found(NamedTuple):
     release: str  # fingerprint
     system: str
     score_is: str  # the formula of the scores
-    hits: list[list[Hit]]  # of each query, best first
+    answers: list[Answer]  # one a query
 
 
 def model_names(served: Served) -> dict[str, str]:
@@ -138,8 +137,8 @@ class Retrieval:
                 call.more_time(math.ceil(len(queries) * depth / self.config.batch_texts))
 
             def answer() -> T:
-                hits = release.find(asked, body.k, rows, body.min_score, system)
-                return render(Found(release.fingerprint, system, release.score(system), hits))
+                answers = release.answer(asked, body.k, rows, body.min_score, system)
+                return render(Found(release.fingerprint, system, release.score(system), answers))
 
             return await self.finding.run(answer)
 

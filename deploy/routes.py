@@ -155,7 +155,9 @@ class _BodyRoute(APIRoute):
 
 def _found(found: Found, queries: Sequence[str], request_id: str) -> bytes:
     results = [
-        {"query": query, "passages": [hit._asdict() for hit in hits]} for query, hits in zip(queries, found.hits, strict=True)
+        {"query": query, "passages": [hit._asdict() for hit in answer.hits]}
+        | {"useful": answer.useful, "useful_probability": answer.useful_probability}
+        for query, answer in zip(queries, found.answers, strict=True)
     ]
     answer = {
         "release": found.release,

@@ -55,6 +55,10 @@ class Passage(BaseModel):
 class QueryResult(BaseModel):
     query: str
     passages: list[Passage] = Field(description="best first")
+    useful: bool | None = Field(
+        description="whether the first passage is likely to help an LLM to answer; null where release or system does not say"
+    )
+    useful_probability: float | None = Field(description="of that; 0 where nothing was found")
 
 
 class SearchResponse(BaseModel):

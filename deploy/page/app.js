@@ -105,7 +105,8 @@ async function search(query, system, signal) {
   const filters = filter ? { doc_id: filter.id } : {};
   const reply = await call("v1/search", { query, k: Number($("k").value), system, filters }, signal);
   const took = performance.now() - started;
-  return { system, release: reply.release, scoreIs: reply.score_is, passages: reply.results[0].passages, took };
+  const { passages, useful, useful_probability: likely } = reply.results[0];
+  return { system, release: reply.release, scoreIs: reply.score_is, passages, useful, likely, took };
 }
 
 // ---- showing
@@ -115,7 +116,14 @@ function show(found) {
   $("results").classList.toggle("one", found?.length === 1);
   $("legend").hidden = !segmenter || !found?.some((side) => side.passages.length);
   $("legend").replaceChildren(make("mark", "", "Marked"), ": the sentence nearest to the question, by this release’s encoder. It need not hold the answer.");
-  $("status").textContent = found ? summary(found) : "";
+  $("status").textContent = found ? `${doubt(found)}${summary(found)}` : "";
+}
+
+// What UAE knows of its first passage: that it probably does not help.
+function doubt(found) {
+  const uae = found.find((side) => side.system === "uae");
+  if (!uae?.passages.length || uae.useful !== false) return "";
+  return `Probably nothing here helps to answer (${Math.round(100 * uae.likely)} % that the first passage does). `;
 }
 
 function summary(found) {

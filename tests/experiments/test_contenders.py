@@ -13,9 +13,11 @@ from uae.experiments.contenders import Contender, compare
 from uae.io.errors import ArtefactError, ConfigError
 from uae.io.files import write_json
 from uae.io.tables import CANDIDATES, LABELS, PASSAGES, QUESTIONS, read_table, write_table
+from uae.measures.fusion import ALONE, SCORES, Fusion, fuse
 from uae.measures.metrics import retrieval_metrics
 from uae.measures.statistics import Resampling, holm
 from uae.pipeline.settings import load_settings
+from uae.retrievers.lexical import rank_bm25
 from uae.teacher.keys import answer_id, text_key
 from uae.teacher.store import LabelStore
 from uae.training.data import TrainingData
@@ -35,8 +37,8 @@ OPTIONS = load_settings(PARAMS).train.model_copy(
 AGGREGATION = {"answers": "mean", "templates": "mean", "teachers": "none"}
 
 
-def contender(name: str, **changes) -> Contender:
-    return Contender(name, OPTIONS.model_copy(update=changes), 0.5, AGGREGATION)
+def contender(name: str, fusion: Fusion | None = None, **changes) -> Contender:
+    return Contender(name, OPTIONS.model_copy(update=changes), 0.5, AGGREGATION, fusion)
 
 
 UAE, GOLD = contender("uae"), contender("gold", objective="infonce")
@@ -105,6 +107,29 @@ def test_figures_are_those_of_the_fitted_students(project, tiny_encoder):
     assert result["gains"]["uae"]["map"]["absolute"]["mean"] == pytest.approx(np.mean(means) - base)
     assert result["gains_over"]["uae"]["gold"]["map"]["questions"] == result["questions"] == 6
     assert set(result["systems"]) == {"base", "uae", "gold"}
+
+
+def test_a_contender_is_measured_with_bm25_as_it_says_and_else_as_it_was_trained(project, tiny_encoder):
+    weight = Fusion(SCORES, 0.4)
+    contenders = [
+        contender("alone"),
+        contender("served", fusion=weight),
+        contender("sum", lexical_weight=0.4),
+        contender("bare", fusion=ALONE, lexical_weight=0.4),
+    ]
+    result = run(project, tiny_encoder, contenders, seeds=(1,))
+    asked = choose_questions(read_table(project / "questions.parquet", QUESTIONS))
+    passages = read_table(project / "passages.parquet", PASSAGES)
+    evidence = dict(zip(asked["question_id"], asked["evidence"], strict=True))
+    words = rank_bm25(asked, passages, "document", None)
+    for name, fusion in (("alone", ALONE), ("served", weight), ("sum", weight), ("bare", ALONE)):
+        dense = rank_with(project / "out" / "students" / f"{name}-1", asked, passages, "document", "cpu", "")
+        ranked = fuse(dense, words, fusion) if fusion.weight else dense
+        found = retrieval_metrics({key: ids for key, (ids, _) in ranked.items()}, evidence, [1, 5])["map"].mean()
+        assert result["systems"][name]["map"]["mean"] == pytest.approx(found)
+        assert result["training"][name]["measured_with_bm25"] == fusion._asdict()
+    of = {name: one["runs"][0]["fingerprint"] for name, one in result["training"].items()}
+    assert of["alone"] == of["served"] != of["sum"] == of["bare"]
 
 
 def test_gains_are_corrected_for_the_number_of_contenders(project, tiny_encoder):

@@ -19,6 +19,7 @@ import deploy.retrieval
 from deploy.app import create_app
 from deploy.config import Config
 from uae.release.legs.protocol import Queries
+from uae.release.open import Answer
 from uae.release.passages import Hit
 
 _DIMENSION = 512
@@ -50,6 +51,7 @@ def service(
     base: bool = True,
     origin: dict | None = None,
     systems: Sequence[str] | None = None,
+    likely: float | None = None,
     **settings: Any,
 ) -> Iterator[str]:
     """The application over ``passages``, each {"doc_id", "title", "text"} and maybe "section" and "metadata".
@@ -58,9 +60,10 @@ def service(
         base: whether the release holds the base encoder.
         origin: what the registry knows of the release; None: it came from none.
         systems: that it has; None: uae, and base where it holds that.
+        likely: the probability that the first passage helps, as the release tells it; None: it does not.
         settings: of ``deploy.config.Config``.
     """
-    opened = WordRelease(passages, systems or (("uae", "base") if base else ("uae",)))
+    opened = WordRelease(passages, systems or (("uae", "base") if base else ("uae",)), likely)
     root = folder / opened.fingerprint
     root.mkdir()
     (root / "manifest.json").write_text(json.dumps({"fingerprint": opened.fingerprint}))
@@ -88,7 +91,8 @@ def scripted(*responses: Any) -> tuple[Starlette, list[dict]]:
 class WordRelease:
     """As ``uae.release.open.Release``; base and bm25 count all words, the trained encoder those that say something."""
 
-    def __init__(self, passages: Sequence[dict], systems: Sequence[str]):
+    def __init__(self, passages: Sequence[dict], systems: Sequence[str], likely: float | None = None):
+        self.likely = likely
         self.passages = [
             {"passage_id": f"p{n}", "source": passage["doc_id"] + ".md", "section": "", "start": 0, "end": len(passage["text"])}
             | {"metadata": {}}
@@ -149,6 +153,11 @@ class WordRelease:
             hits = [self._hit(row, float(scores[row])) for row in best if min_score is None or scores[row] >= min_score]
             found.append(hits)
         return found
+
+    def answer(self, queries: Queries, k: int, rows=None, min_score=None, system: str = "uae") -> list[Answer]:
+        useful = self.likely if system == "uae" else None
+        says = None if useful is None else useful >= 0.5
+        return [Answer(hits, says, useful) for hits in self.find(queries, k, rows, min_score, system)]
 
     def search(self, queries: Sequence[str], k: int, doc_id: str | None = None, system: str = "uae") -> list[list[Hit]]:
         return self.find(Queries(queries, self.encode(queries, "query", system)), k, system=system)

@@ -33,11 +33,12 @@ def test_a_shared_passage_is_one_column_and_a_candidate_of_both():
     batch = collate()
     assert batch["question_input_ids"].tolist() == [[2], [3]]
     assert batch["passage_input_ids"].tolist() == [[3], [2], [5]]  # aa, b, cccc once each, with their prompt
-    utilities, candidates, negatives, evidence = batch["label"]
+    utilities, candidates, negatives, evidence, added = batch["label"]
     assert utilities.tolist() == [[1.0, -0.5, 0.0], [0.0, 0.25, 2.0]]
     assert candidates.tolist() == [[1, 1, 0], [0, 1, 1]]
     assert negatives.tolist() == [[0, 0, 1], [1, 0, 0]]
     assert not evidence.any()
+    assert not added.any()
 
 
 def test_without_in_batch_negatives_only_the_named_ones_count():

@@ -77,7 +77,7 @@ def choose(tmp_path, monkeypatch, tiny_encoder):
     """The stage over ``Data``, with students that are not fitted; ``asked`` says which student ranked which questions."""
     fitted, asked, dimensions = [], [], []
 
-    def fit(parts, base, student, *rest):
+    def fit(parts, base, student, *rest, added):
         fitted.append(set(parts["train"]))
         student.mkdir(parents=True)
 
@@ -87,7 +87,7 @@ def choose(tmp_path, monkeypatch, tiny_encoder):
         return {key: (["near", "words"], [0.5, 0.3]) for key in questions["question_id"]}
 
     monkeypatch.setattr(stage, "fit", fit)
-    monkeypatch.setattr(stage, "identity", lambda parts, *rest: "-".join(sorted(parts["train"])))
+    monkeypatch.setattr(stage, "identity", lambda parts, *rest, added: "-".join(sorted(parts["train"])))
     monkeypatch.setattr(stage, "rankings", ranked)
     monkeypatch.setattr(
         stage,
@@ -100,7 +100,8 @@ def choose(tmp_path, monkeypatch, tiny_encoder):
     def run(evidence=None, terms=IN_TWO):
         found = choose_fusion(
             Data(evidence or {}), base_path=tiny_encoder, student_path=tiny_encoder, fusion_path=tmp_path / "fusion.json",
-            terms=terms, options=None, teacher_temperature=1.0, scope="corpus", device="cpu", seed=13,
+            terms=terms, options=SimpleNamespace(lexical_weight=0.0), teacher_temperature=1.0, scope="corpus",
+            device="cpu", seed=13,
         )  # fmt: skip
         assert json.loads((tmp_path / "fusion.json").read_text()) == found
         assert set(dimensions) <= {terms.dimension}

@@ -38,7 +38,7 @@ def batch(encoder):
 def of_beginnings(encoder, batch, dimension):
     features, labels = batch
     questions, passages = (normalize(encoder(dict(part))["sentence_embedding"][:, :dimension], dim=-1) for part in features)
-    masks = Masks(*(plane > 0 for plane in labels[1:]))
+    masks = Masks(*(plane > 0 for plane in labels[1:4]))
     return OBJECTIVE(ScoredBatch(questions @ passages.T, labels[0], masks, 0.5, 0.05))
 
 

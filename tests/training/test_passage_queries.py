@@ -56,8 +56,8 @@ def test_they_are_further_questions_of_the_batch():
     collator = UtilityCollator(preprocess_fn=preprocess, examples=dict(enumerate(ROWS)), passage_queries=0.5)
     batch = collator([{"key": 0}, {"key": 1}])
     assert len(batch["question_input_ids"]) == 3
-    assert batch["label"].shape == (4, 3, 3)
-    _, candidates, negatives, _ = batch["label"][:, 2]
+    assert batch["label"].shape == (5, 3, 3)
+    _, candidates, negatives, _, _ = batch["label"][:, 2]
     assert candidates.sum() == 1
     assert negatives.sum() == 2
 

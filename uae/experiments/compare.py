@@ -38,7 +38,8 @@ def compare_recipes(
 
     Args:
         questions_path: None: the workspace's.
-        contenders: ``NAME: KEY=VALUE ...``, parameters of train or utility; or an objective's name alone. Empty: all objectives.
+        contenders: ``NAME: KEY=VALUE ...``, parameters of train, utility or fusion; or an objective's name alone. Empty: all
+            objectives.
         seeds: how many, counted from the parameter file's.
         split: whose questions measure.
 
@@ -46,6 +47,7 @@ def compare_recipes(
         ConfigError: a contender cannot be read, or two have one name.
     """
     from uae.experiments.contenders import Contender, compare
+    from uae.measures.fusion import Fusion
     from uae.measures.statistics import Resampling
     from uae.retrievers.prompts import base_encoder
     from uae.vectors.store import VectorStore
@@ -54,8 +56,11 @@ def compare_recipes(
     entered = []
     for text in contenders or OBJECTIVES:
         name, changes = parse_contender(text)
-        its_own = TrainParameters.of(load_settings(params, [*overrides, *changes]))
-        entered.append(Contender(name, its_own.train, its_own.utility.temperature, its_own.utility.aggregation()))
+        its_own_settings = load_settings(params, [*overrides, *changes])
+        its_own = TrainParameters.of(its_own_settings)
+        how = its_own_settings.fusion
+        fusion = None if how.weight is None else Fusion(how.form, how.weight)
+        entered.append(Contender(name, its_own.train, its_own.utility.temperature, its_own.utility.aggregation(), fusion))
     names = [contender.name for contender in entered]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError(f"two contenders have the name {sorted(twice)[0]!r}: give each its own")
@@ -91,6 +96,8 @@ def parse_contender(text: str) -> tuple[str, list[str]]:
         raise ConfigError(
             f"--contender {text!r}: expected 'NAME: KEY=VALUE ...' or one of the objectives {', '.join(OBJECTIVES)}"
         )
-    if foreign := [key for key in keys if not key.startswith(("train.", "utility."))]:
-        raise ConfigError(f"--contender {text!r}: {foreign[0]} is the same for all; use --set, or a key of train or utility")
+    if foreign := [key for key in keys if not key.startswith(("train.", "utility.", "fusion."))]:
+        raise ConfigError(
+            f"--contender {text!r}: {foreign[0]} is the same for all; use --set, or a key of train, utility or fusion"
+        )
     return name, keys

@@ -13,12 +13,15 @@ from uae.evaluation.testset import BASE, choose_questions, rank_with, test_set_h
 from uae.io.files import read_json, sha256_bytes, write_json, write_text
 from uae.io.models import fingerprint
 from uae.io.tables import RUNS, read_table, write_table
+from uae.measures.fusion import ALONE, SCORES, Fusion, fuse
 from uae.measures.metrics import retrieval_metrics
 from uae.measures.statistics import Resampling, bonferroni, holm
+from uae.retrievers.lexical import rank_bm25
 from uae.training.checkpoints import checkpoints_beside, identity
 from uae.training.curve import learning_curve
 from uae.training.data import TrainingData
 from uae.training.fit import fit
+from uae.training.lexical import LexicalPart, lexical_part
 from uae.training.options import TrainOptions
 from uae.training.refresh import MoreLabels
 from uae.training.train import Prepared, prepare
@@ -31,6 +34,11 @@ class Contender:
     options: TrainOptions
     teacher_temperature: float  # nats per token
     aggregation: Mapping[str, str]  # see ``TrainingData``
+    fusion: Fusion | None = None  # how BM25 joins the student where it is measured. None: as in training, ``lexical_weight``
+
+    @property
+    def measured_with(self) -> Fusion:
+        return self.fusion or Fusion(SCORES, self.options.lexical_weight)
 
 
 def compare(
@@ -50,6 +58,8 @@ def compare(
     """Fit every contender with every seed and measure it on the questions of a split. Finished parts are kept in ``folder``.
 
     A recipe that was chosen on the test questions has no honest figure on them: choose on ``validation``.
+
+    A contender is measured with BM25 as its ``measured_with`` says, the base encoder alone.
 
     A question's metric is its mean over seeds; intervals and p-values are over questions or documents, as
     ``comparison.independent_units`` says. Each contender stands against the base encoder and against the first contender. Among
@@ -90,14 +100,16 @@ def compare(
                 seed,
             )
             student = folder / "students" / one
-            summaries.append(_fitted(student, prepared, base_path, contender.options, seed, device))
-            each.append(retrieval_metrics(rank(f"{contender.name}-{seed}", student), evidence, cutoffs))
+            added = lexical_part(data.passages, more.scope, contender.options.lexical_weight)
+            summaries.append(_fitted(student, prepared, base_path, contender.options, seed, device, added))
+            each.append(retrieval_metrics(rank(one, student, fusion=contender.measured_with), evidence, cutoffs))
         scores[contender.name] = sum(each[1:], each[0]) / len(each)
         by_seed[contender.name] = {metric: [float(table[metric].mean()) for table in each] for metric in base.columns}
         questions = len(prepared.examples["train"])
         training[contender.name] = {
             "recipe": contender.options.for_questions(questions).model_dump(mode="json")
             | {"teacher_temperature": prepared.teacher_temperature, "aggregation": dict(contender.aggregation)},
+            "measured_with_bm25": contender.measured_with._asdict(),
             "questions": questions,
             "runs": summaries,
         }
@@ -146,17 +158,25 @@ def _family(
     return gains
 
 
-def _fitted(student: Path, prepared: Prepared, base_path: Path, options: TrainOptions, seed: int, device: str) -> dict[str, Any]:
+def _fitted(
+    student: Path,
+    prepared: Prepared,
+    base_path: Path,
+    options: TrainOptions,
+    seed: int,
+    device: str,
+    added: LexicalPart | None,
+) -> dict[str, Any]:
     """Fit a student unless the very same one is there. Returns what the run was like."""
     stamp = student.with_name(f"{student.name}.json")
     examples, temperature, refresher = prepared.examples, prepared.teacher_temperature, prepared.refresher
-    run = identity(examples, base_path, options, temperature, seed, refresher.terms if refresher else None)
+    run = identity(examples, base_path, options, temperature, seed, refresher.terms if refresher else None, added)
     if stamp.exists() and student.is_dir():
         kept: dict[str, Any] = read_json(stamp)
         if kept["identity"] == run and kept["fingerprint"] == fingerprint(student):
             return kept
     checkpoints = checkpoints_beside(student)
-    fitted = fit(examples, base_path, student, checkpoints, options, temperature, device, seed, refresher=refresher)
+    fitted = fit(examples, base_path, student, checkpoints, options, temperature, device, seed, refresher=refresher, added=added)
     write_text(student.with_name(f"{student.name}.csv"), learning_curve(fitted.before, fitted.history))
     summary = {
         "identity": run,
@@ -174,13 +194,23 @@ def _fitted(student: Path, prepared: Prepared, base_path: Path, options: TrainOp
     return summary
 
 
-def rankings_path(folder: Path, name: str, encoder: Path, asked: pd.DataFrame, passages: pd.DataFrame, scope: str) -> Path:
+def rankings_path(
+    folder: Path,
+    name: str,
+    encoder: Path,
+    asked: pd.DataFrame,
+    passages: pd.DataFrame,
+    scope: str,
+    fusion: Fusion = ALONE,
+) -> Path:
     """Where a comparison keeps this encoder's rankings of these questions.
 
     Args:
         passages: as the encoder reads them (``PassageTemplate.applied``).
+        fusion: how BM25 joins it.
     """
-    of = sha256_bytes(test_set_hash(asked, passages, scope), fingerprint(encoder), *passages["text"])[:12]
+    with_words = [fusion.form, str(fusion.weight)] if fusion.weight else []
+    of = sha256_bytes(test_set_hash(asked, passages, scope), fingerprint(encoder), *passages["text"], *with_words)[:12]
     return folder / "runs" / f"{name}-{of}.parquet"
 
 
@@ -190,10 +220,14 @@ class _Ranker:
     def __init__(self, folder: Path, asked: pd.DataFrame, passages: pd.DataFrame, scope: str, device: str):
         self.folder, self.asked, self.passages, self.scope, self.device = folder, asked, passages, scope, device
 
-    def __call__(self, name: str, encoder: Path, vectors: VectorStore | None = None) -> dict[str, list[str]]:
-        path = rankings_path(self.folder, name, encoder, self.asked, self.passages, self.scope)
+    def __call__(
+        self, name: str, encoder: Path, vectors: VectorStore | None = None, fusion: Fusion = ALONE
+    ) -> dict[str, list[str]]:
+        path = rankings_path(self.folder, name, encoder, self.asked, self.passages, self.scope, fusion)
         if not path.exists():
             rankings = rank_with(encoder, self.asked, self.passages, self.scope, self.device, f"{name}: passages", vectors)
+            if fusion.weight:
+                rankings = fuse(rankings, rank_bm25(self.asked, self.passages, self.scope, None), fusion)
             rows = [
                 {"system": name, "question_id": key, "passage_ids": ids, "scores": scores, "metrics": [], "answer": ""}
                 for key, (ids, scores) in rankings.items()

@@ -24,6 +24,8 @@ class Fusion(NamedTuple):
     weight: float  # of the lexical system, beside 1 of the dense one; 0: it does not join
 
 
+ALONE = Fusion(SCORES, 0.0)
+
 _Number = TypeVar("_Number", float, npt.NDArray[np.float64])
 
 

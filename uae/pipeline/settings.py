@@ -211,6 +211,11 @@ class FusionSettings(Options):
         return self
 
 
+class UsefulSettings(Options):
+    least_utility: Annotated[float, Field(ge=0)] | Literal["chance"] | None
+    least_probability: Annotated[float, Field(gt=0, lt=1)]
+
+
 class SecondStageSettings(Options):
     depth: Count
     weight: Annotated[float, Field(ge=0)] | None
@@ -313,6 +318,7 @@ class Settings(Options):
     utility: UtilitySettings
     train: TrainOptions
     fusion: FusionSettings
+    useful: UsefulSettings
     index: IndexSettings
     second_stage: SecondStageSettings
     evaluate: EvaluateSettings
@@ -326,6 +332,15 @@ class Settings(Options):
         for name in key.split("."):
             found = getattr(found, "validate_" if name == "validate" else name)
         return found
+
+    @model_validator(mode="after")
+    def _the_student_is_served_as_it_is_trained(self) -> "Settings":
+        if self.train.lexical_weight and self.fusion.form in ("none", "ranks"):
+            raise ValueError(
+                f"train.lexical_weight: the student learns what BM25 lacks in a sum of scores, and "
+                f"fusion.form={self.fusion.form} serves no such sum: set fusion.form to auto or scores, or lexical_weight to 0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _the_gate_can_measure(self) -> "Settings":

@@ -22,6 +22,7 @@ RELEASE = (
     "uae/measures/fusion.py",
     "uae/measures/ranking.py",
     "uae/measures/reranking.py",
+    "uae/measures/usefulness.py",
     "uae/retrievers/bm25_index.py",
     "uae/index",
     "uae/retrievers/onnx_encoder.py",

@@ -1,5 +1,6 @@
 """Building a release: its legs, its passages and documents, and the manifest that puts all of it under one fingerprint."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from uae.release.build_dense import DenseBuild, IndexRecipe, build_dense
 from uae.release.build_lexical import build_lexical
 from uae.release.build_second_stage import BuiltSecondStage, SecondStageRecipe, build_second_stage
 from uae.release.legs.protocol import LegEntry
-from uae.release.manifest import BASE, DENSE, LEXICAL, RERANKED, UAE, FusionEntry, Manifest, SystemEntry
+from uae.release.manifest import BASE, DENSE, LEXICAL, RERANKED, UAE, FusionEntry, Manifest, SystemEntry, UsefulEntry
 from uae.release.material import Material
 from uae.release.migrations import FORMAT
 from uae.release.tables import RELEASE_DOCUMENTS, RELEASE_PASSAGES
@@ -66,7 +67,8 @@ def build_release(
         previous_path: the earlier release; None: the one at ``release_path``, if there is one.
         read_as: what the encoder and BM25 read of a passage.
         trained_on_path: what the encoder was trained on (TRAINED_ON), for the release to carry; None: it does not say.
-        fusion_path: how BM25 joins the encoder, as ``uae.training.fusion`` writes it; None: it does not.
+        fusion_path: how BM25 joins the encoder and when its first passage helps, as ``uae.training.fusion`` writes it; None: it
+            does not join, and the release does not say.
         second_stage: what re-ranks the first passages of ``uae`` under a name of its own, ``uae_reranked``; None: nothing does.
         vectors: where vectors of passages are kept.
 
@@ -78,7 +80,9 @@ def build_release(
     passages = read_table(passages_path, PASSAGES)
     material = Material(passages, read_as, _parity_questions(questions_path, passages), scope)
     previous = release_path if previous_path is None else previous_path
-    fused = _fused_system(fusion_path, encoder_path)
+    fusion = {"weight": 0.0} if fusion_path is None else _fusion(fusion_path, encoder_path)
+    fused = _fused_system(fusion)
+    useful = UsefulEntry.model_validate(fusion["useful"]) if fusion.get("useful") else None
     with atomic_path(release_path) as partial:
         partial.mkdir()
         trained = build_dense(partial, DENSE, DenseBuild(encoder_path, True, recipe, device, vectors), material, (), previous)
@@ -100,6 +104,7 @@ def build_release(
                 systems=systems if more is None else systems | {RERANKED: fused.model_copy(update={"rerank": more.rerank})},
                 legs=legs,
                 second_stage=None if more is None else more.entry,
+                useful=useful,
                 chunking={"passage_words": passage_words},
                 passages=len(passages),
                 passage_texts=sha256_parts(passages["text"]),
@@ -120,18 +125,23 @@ def _hashes(release: Path) -> dict[str, str]:
     return {path.relative_to(release).as_posix(): sha256_file(path) for path in files}
 
 
-def _fused_system(path: Path | None, encoder_path: Path) -> SystemEntry:
-    """The promoted system."""
-    found: dict[str, Any] = {"weight": 0.0} if path is None else read_json(path)
-    if not found["weight"]:
-        return SystemEntry(legs={DENSE: 1.0}, fusion=None)
-    if found["student"] != fingerprint(encoder_path):
+def _fusion(path: Path, encoder_path: Path) -> dict[str, Any]:
+    """What the stage fuse says of the encoder."""
+    found: dict[str, Any] = read_json(path)
+    if (found["weight"] or found.get("useful")) and found["student"] != fingerprint(encoder_path):
         raise ArtefactError(
             f"{path} was chosen for the encoder {found['student'][:12]}, and {encoder_path} is {fingerprint(encoder_path)[:12]}: "
             "run the stage fuse again (uae fuse)"
         )
+    return found
+
+
+def _fused_system(fusion: Mapping[str, Any]) -> SystemEntry:
+    """The promoted system."""
+    if not fusion["weight"]:
+        return SystemEntry(legs={DENSE: 1.0}, fusion=None)
     return SystemEntry(
-        legs={DENSE: 1.0, LEXICAL: found["weight"]}, fusion=FusionEntry(form=found["form"], chosen=found["chosen"])
+        legs={DENSE: 1.0, LEXICAL: fusion["weight"]}, fusion=FusionEntry(form=fusion["form"], chosen=fusion["chosen"])
     )
 
 

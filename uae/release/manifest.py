@@ -22,6 +22,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, field_validator, mo
 from uae.io.errors import ArtefactError
 from uae.io.files import read_json, sha256_bytes, sha256_file
 from uae.measures.fusion import RANKS, RRF_K, SCORES, Fusion
+from uae.measures.usefulness import Usefulness
 from uae.release.legs.dense import DenseEntry
 from uae.release.legs.kinds import KINDS
 from uae.release.legs.protocol import LegEntry, Part
@@ -70,6 +71,20 @@ class SystemEntry(Part):
         return self
 
 
+class UsefulEntry(Part):
+    """From which scores on the first passage of the promoted system is likely to help: ``uae.measures.usefulness``."""
+
+    intercept: float = Field(allow_inf_nan=False)
+    cosine: float = Field(allow_inf_nan=False)
+    bm25: float = Field(allow_inf_nan=False)
+    least_probability: float = Field(gt=0, lt=1)
+    chosen: dict[str, Any]  # what it was fitted to
+
+    @property
+    def usefulness(self) -> Usefulness:
+        return Usefulness(self.intercept, self.cosine, self.bm25)
+
+
 class Manifest(Part):
     """A manifest in this version's format, whatever format its file has."""
 
@@ -77,6 +92,7 @@ class Manifest(Part):
     systems: dict[str, SystemEntry]
     legs: dict[str, SerializeAsAny[LegEntry]]
     second_stage: SecondStageEntry | None = None
+    useful: UsefulEntry | None = None  # null: it does not say
     chunking: dict[str, int]
     passages: int = Field(ge=0)
     passage_texts: str  # hash of the passages' plain texts, in their order
@@ -111,6 +127,8 @@ class Manifest(Part):
                 raise ValueError(f"system {system!r} fuses legs of the kinds {', '.join(kinds)}, not a dense and a lexical one")
             if len(kinds) > 1 and self._weight(entry, DENSE) != 1:
                 raise ValueError(f"system {system!r}: the weight of a dense leg in a fusion is 1")
+        if self.useful is not None and not {DENSE, LEXICAL} <= set(self.legs):
+            raise ValueError(f"useful needs the legs {DENSE} and {LEXICAL}, by whose scores it tells")
         return self
 
     def fusion(self, system: str = UAE) -> Fusion:

@@ -2,22 +2,31 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from uae.io.errors import InputError
+from uae.measures.usefulness import Usefulness
 from uae.release.legs.dense import DenseLeg
 from uae.release.legs.fused import FusedLegs
 from uae.release.legs.kinds import KINDS
 from uae.release.legs.lexical import LexicalLeg
 from uae.release.legs.protocol import Encoding, Leg, Opening, Queries, Rows
-from uae.release.manifest import UAE, read_manifest
+from uae.release.manifest import DENSE, LEXICAL, UAE, read_manifest
 from uae.release.passages import Hit, Passages
 from uae.release.reranked import RerankedLegs
 from uae.release.second_stage import SecondStage
 from uae.retrievers.protocol import Side, Vectors
+
+
+class Answer(NamedTuple):
+    """What was found for a query."""
+
+    hits: list[Hit]  # best first
+    useful: bool | None  # whether the first one is likely to help, ``min_score`` aside; None: release or system does not say
+    useful_probability: float | None  # of that; 0: nothing was found
 
 
 class Release:
@@ -137,7 +146,18 @@ class Release:
         min_score: float | None = None,
         system: str = UAE,
     ) -> list[list[Hit]]:
-        """The best ``k`` passages of each query, best first, equal scores by passage_id.
+        """The best ``k`` passages of each query, best first, equal scores by passage_id. Arguments as ``answer``."""
+        return [answer.hits for answer in self.answer(queries, k, rows, min_score, system)]
+
+    def answer(
+        self,
+        queries: Queries,
+        k: int,
+        rows: npt.NDArray[np.int64] | None = None,
+        min_score: float | None = None,
+        system: str = UAE,
+    ) -> list[Answer]:
+        """``find``, and whether it is likely that the first passage helps.
 
         Args:
             queries: texts, and their vectors by ``encode`` of the same system where it has any.
@@ -147,10 +167,15 @@ class Release:
         cleaned = Queries(clean(queries.texts), queries.vectors)
         scores, found = self._system(system).find(cleaned, k, rows)
         least = -np.inf if min_score is None else min_score
-        return [
+        hits = [
             [self._passages.hit(row, score) for row, score in zip(of_one, values, strict=True) if row >= 0 and score >= least]
             for of_one, values in zip(found.tolist(), scores.tolist(), strict=True)
         ]
+        entry = self.manifest.useful
+        if entry is None or system != UAE:
+            return [Answer(of_one, None, None) for of_one in hits]
+        likely = [self._likely(cleaned, place, of_one[:1], entry.usefulness) for place, of_one in enumerate(found)]
+        return [Answer(one, value >= entry.least_probability, value) for one, value in zip(hits, likely, strict=True)]
 
     def search(self, queries: Sequence[str], k: int, doc_id: str | None = None, system: str = UAE) -> list[list[Hit]]:
         """The best ``k`` passages of each query, best first; ``doc_id`` limits the search to one document.
@@ -172,6 +197,16 @@ class Release:
             self._second = None
         self._systems = {}
         self._passages.close()
+
+    def _likely(self, queries: Queries, place: int, first: Rows, usefulness: Usefulness) -> float:
+        """That a query's first passage helps; 0 where none was found."""
+        dense, lexical, vectors = self._legs[DENSE], self._legs[LEXICAL], queries.vectors
+        if vectors is None or not isinstance(dense, DenseLeg) or not isinstance(lexical, LexicalLeg):
+            raise ValueError("whether a passage helps is told by both legs, and by the queries' vectors")
+        if not len(first) or first[0] < 0:
+            return 0.0
+        cosine = float(dense.score(vectors[place : place + 1], first)[0])
+        return round(usefulness.probability(cosine, float(lexical.all_scores(queries.texts[place])[first[0]])), 4)
 
     def _opened_system(self, name: str) -> Leg:
         legs = [self._legs[leg] for leg in self.manifest.systems[name].legs]

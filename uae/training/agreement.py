@@ -14,6 +14,7 @@ from uae.retrievers.dense import encode
 from uae.training.batches import label_rows
 from uae.training.device import full_precision
 from uae.training.examples import Example
+from uae.training.lexical import LexicalPart
 from uae.training.objectives.contract import target_weights
 
 METRIC = "validation_ndcg"
@@ -35,6 +36,7 @@ class Agreement(BaseEvaluator):
         teacher_temperature: float,
         evidence_share: float,
         frozen: Callable[[list[str]], torch.Tensor] | None = None,
+        added: LexicalPart | None = None,
     ):
         """
         Args:
@@ -42,6 +44,7 @@ class Agreement(BaseEvaluator):
             teacher_temperature: nats per token.
             evidence_share: of the target. 0: no evidence label is read.
             frozen: gives the passages' vectors where training leaves them as they are; None: the model encodes them each time.
+            added: to the cosines. None: nothing is.
 
         Raises:
             ArtefactError: there is nothing to rank.
@@ -57,6 +60,7 @@ class Agreement(BaseEvaluator):
             key: _gains(example, self.judged[key], teacher_temperature, evidence_share) for key, example in self.examples.items()
         }
         self.gains = {key: values for key, values in gains.items() if len(values) > 1 and values.any()}
+        self.added = None if added is None else self._lexical(added)
         self.passages = list(dict.fromkeys(text for texts in self.judged.values() for text in texts))
         if not self.gains:
             raise ArtefactError(
@@ -80,7 +84,7 @@ class Agreement(BaseEvaluator):
         return {key: float(ndcg_score([gains], [scores[key]])) for key, gains in self.gains.items()}
 
     def scores(self, model: SentenceTransformer) -> dict[str, npt.NDArray[np.float32]]:
-        """question_id -> cosine similarity of each of its passages."""
+        """question_id -> score of each of its passages: its cosine similarity, and what BM25 adds to it."""
         if not all(bool(torch.isfinite(weights).all()) for weights in model.parameters()):
             raise ArtefactError(
                 "training has made weights of the student infinite or NaN: take a lower train.learning_rate, a longer "
@@ -91,9 +95,16 @@ class Agreement(BaseEvaluator):
         if found is None or found.shape[1] != questions.shape[1]:  # the model is measured at another dimension
             found = encode(model, self.passages, "document")
         vectors = dict(zip(self.passages, found, strict=True))
-        return {
+        cosines = {
             key: np.stack([vectors[text] for text in self.judged[key]]) @ question
             for key, question in zip(self.examples, questions, strict=True)
+        }
+        return cosines if self.added is None else {key: values + self.added[key] for key, values in cosines.items()}
+
+    def _lexical(self, added: LexicalPart) -> dict[str, npt.NDArray[np.float32]]:
+        return {
+            key: added(example.question, example.document, self.judged[key]).astype(np.float32)
+            for key, example in self.examples.items()
         }
 
 

@@ -12,6 +12,7 @@ from sentence_transformers.sentence_transformer.data_collator import SentenceTra
 from torch import Tensor
 
 from uae.training.examples import Example
+from uae.training.lexical import LexicalPart
 from uae.training.objectives.contract import Masks
 from uae.training.passage_queries import passage_queries
 
@@ -22,14 +23,16 @@ class UtilityCollator(SentenceTransformerDataCollator):
 
     Passage queries (see ``passage_queries``) follow the questions, as questions of their own.
 
-    The label tensor has shape (4, questions, passages): utilities and the three ``Masks``. As columns are distinct passages, a
-    passage that is a candidate of two questions is never a false negative of either. ``examples`` may be changed between batches.
+    The label tensor has shape (5, questions, passages): utilities, the three ``Masks``, and what is added to the
+    cosines. As columns are distinct passages, a passage that is a candidate of two questions is never a false negative of
+    either. ``examples`` may be changed between batches.
     """
 
     examples: Mapping[str, Example] = field(default_factory=dict, repr=False)
     in_batch_negatives: bool = True
     passage_queries: float = 0.0  # for each question of the batch
     prompts_by_kind: Mapping[str, str | None] = field(default_factory=dict)
+    added: LexicalPart | None = field(default=None, repr=False)  # None: nothing is added to the cosines
     # text -> vector of passages whose encoder does not change; None: they are encoded in every batch
     passage_vectors: Callable[[list[str]], Tensor] | None = None
 
@@ -39,13 +42,20 @@ class UtilityCollator(SentenceTransformerDataCollator):
             rows += passage_queries(rows, number)
         distinct = list(dict.fromkeys(text for row in rows for text in row.passages))
         utilities, masks = label_rows(rows, distinct, self.in_batch_negatives)
-        batch = {"label": torch.stack([utilities, *(mask.to(utilities.dtype) for mask in masks)])}
+        planes = [utilities, *(mask.to(utilities.dtype) for mask in masks), self._added(rows, distinct)]
+        batch = {"label": torch.stack(planes)}
         self._add(batch, "question", "query", [row.question for row in rows])
         if self.passage_vectors is None:
             self._add(batch, "passage", "document", distinct)
         else:
             batch["passage_sentence_embedding"] = self.passage_vectors(distinct)
         return batch
+
+    def _added(self, rows: list[Example], distinct: list[str]) -> Tensor:
+        if self.added is None:
+            return torch.zeros(len(rows), len(distinct))
+        values = [self.added(row.question, row.document, distinct) for row in rows]
+        return torch.from_numpy(np.stack(values)).to(torch.float32)
 
     def _add(self, batch: dict[str, Any], column: str, kind: str, texts: list[str]) -> None:
         for key, value in self.preprocess_fn(texts, prompt=self.prompts_by_kind.get(kind) or None, task=kind).items():

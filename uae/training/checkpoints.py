@@ -12,6 +12,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from uae.io.files import sha256_bytes, write_text
 from uae.io.models import fingerprint
 from uae.training.examples import Example
+from uae.training.lexical import LexicalPart
 from uae.training.options import LearningOptions
 
 
@@ -22,11 +23,13 @@ def identity(
     teacher_temperature: float,
     seed: int,
     refresh_terms: Sequence[int] | None = None,
+    added: LexicalPart | None = None,
 ) -> str:
     """Hash of all that decides where a run ends: of ``fit.fit``, or of ``second_stage.fit``."""
     options = options.for_questions(len(examples["train"]))
     rows = sorted((split, key, repr(_plain(example))) for split, part in examples.items() for key, example in part.items())
     facts = [options.fit_facts(), teacher_temperature, seed, fingerprint(base_path), list(refresh_terms or [])]
+    facts += [added.identity] if added else []
     return sha256_bytes(json.dumps(facts, sort_keys=True), *(part for row in rows for part in row))[:16]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from uae.retrievers.dense import load_encoder
 from uae.training.agreement import METRIC, Agreement
 from uae.training.examples import Example
+from uae.training.lexical import LexicalPart
 
 _SHOWN_QUESTIONS = 10
 
@@ -35,13 +36,14 @@ def changed_most(
     teacher_temperature: float,
     evidence_share: float,
     device: str,
+    added: LexicalPart | None = None,
 ) -> list[dict[str, Any]]:
     """Up to ten validation questions: those that lost and those that gained most, with what stood first before and after.
 
     Args:
-        teacher_temperature, evidence_share: see ``Agreement``.
+        teacher_temperature, evidence_share, added: see ``Agreement``.
     """
-    evaluator = Agreement(examples, teacher_temperature, evidence_share)
+    evaluator = Agreement(examples, teacher_temperature, evidence_share, added)
     base, student = (load_encoder(path, device) for path in (base_path, student_path))
     before, old = evaluator.by_question(base), evaluator.scores(base)
     after, new = evaluator.by_question(student), evaluator.scores(student)

@@ -20,6 +20,7 @@ from uae.training.callbacks import Bar, Clock, Log, RefreshCallback, Report
 from uae.training.checkpoints import epochs_if_ended, identity, open_checkpoints
 from uae.training.examples import Example
 from uae.training.interpolation import interpolate
+from uae.training.lexical import LexicalPart
 from uae.training.loss import ObjectiveLoss
 from uae.training.options import FitOptions
 from uae.training.pairs_loss import set_dropout
@@ -58,6 +59,7 @@ def fit(
     log_metrics: Log = _log_nothing,
     refresher: Refresher | None = None,
     vectors: VectorStore | None = None,
+    added: LexicalPart | None = None,
 ) -> Fitted:
     """Fit a student, keep the checkpoint that agrees best with the validation examples, save it in sentence-transformers' layout.
 
@@ -71,12 +73,16 @@ def fit(
         teacher_temperature: nats per token.
         refresher: None: the examples stay as they are.
         vectors: where the passages' vectors are kept that ``options.towers`` leaves as the base has them.
+        added: to the cosines, in the objective and in the validation score, with ``options.lexical_weight``. None: nothing.
 
     Raises:
         ArtefactError: the validation examples cannot tell two students apart, or training made the weights infinite.
         ConfigError: this machine does not have the device.
         ModelError: the base cannot be loaded.
+        ValueError: ``added`` has another weight than ``options.lexical_weight``.
     """
+    if (added.weight if added else 0.0) != options.lexical_weight:
+        raise ValueError("what is added to the cosines and options.lexical_weight do not belong together")
     device = pick_device(device)
     seed_everything(seed)
     options = options.for_questions(len(examples["train"]))
@@ -86,16 +92,17 @@ def fit(
     frozen = None
     if frozen_documents(encoder):
         frozen = FrozenVectors(encoder, encoded=PassageVectors(encoder, base_path, vectors))
-    evaluator = Agreement(examples["validation"], teacher_temperature, objective.evidence_in_target, frozen)
+    evaluator = Agreement(examples["validation"], teacher_temperature, objective.evidence_in_target, frozen, added)
     collator = UtilityCollator(
         preprocess_fn=encoder.preprocess,
         examples=examples["train"],
         in_batch_negatives=options.in_batch_negatives,
         passage_queries=options.passage_queries,
         prompts_by_kind={side: encoder.prompts.get(side) for side in ("query", "document")},
+        added=added,
         passage_vectors=frozen,
     )
-    run = identity(examples, base_path, options, teacher_temperature, seed, refresher.terms if refresher else None)
+    run = identity(examples, base_path, options, teacher_temperature, seed, refresher.terms if refresher else None, added)
     open_checkpoints(checkpoints, run)
     last: str | None = get_last_checkpoint(str(checkpoints))  # type: ignore[no-untyped-call]
     before = evaluator(encoder)[METRIC]

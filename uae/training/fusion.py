@@ -18,7 +18,7 @@ from sklearn.model_selection import GroupKFold
 from uae.io.files import write_json
 from uae.io.models import fingerprint
 from uae.measures.best_fusion import FUSIONS, Quality, average_precision, best_fusion
-from uae.measures.fusion import SCORES, Aligned, Fusion, aligned
+from uae.measures.fusion import ALONE, Aligned, Fusion, aligned
 from uae.retrievers.kinds import open_dense
 from uae.retrievers.lexical import rank_bm25
 from uae.retrievers.retriever import rankings
@@ -26,12 +26,14 @@ from uae.training.checkpoints import identity
 from uae.training.data import TrainingData
 from uae.training.examples import Example
 from uae.training.fit import fit
+from uae.training.lexical import lexical_part
 from uae.training.options import TrainOptions
+from uae.training.usefulness import UsefulTerms, beyond_chance, calibrate, first_passage, foreign_documents, without
 from uae.vectors.store import VectorStore
 
 log = logging.getLogger(__name__)
 
-ALONE = Fusion(SCORES, 0.0)
+_ELSEWHERE = "elsewhere:"  # before the id of a question that is asked where it does not belong
 
 
 class FusionTerms(NamedTuple):
@@ -41,6 +43,7 @@ class FusionTerms(NamedTuple):
     weight: float | None  # None: it is chosen
     folds: int  # 0: the validation questions alone choose
     dimension: int | None = None  # of a student's vectors, as the release will serve them; None: all
+    useful: UsefulTerms | None = None  # None: the release does not say whether anything helps
 
 
 def choose_fusion(
@@ -65,23 +68,31 @@ def choose_fusion(
     Students of folds learn from the utilities as they were read: no reward model smooths them, the temperature is not
     calibrated, and no candidates are refreshed.
 
+    The same questions, and the same asked of documents that they are not about, tell from which scores on a first passage is
+    useful (``uae.training.usefulness``). Where form or weight are given, validation questions alone tell that.
+
     Args:
         vectors: where the student's vectors of passages are kept.
 
     Returns:
-        ``{"form", "weight", "student", "chosen": null or {"measure", "value", "questions", "folds", "tried"}}``; it is also
-        written to ``fusion_path``.
+        ``{"form", "weight", "student", "chosen": null or {"measure", "value", "questions", "folds", "tried"}, "useful"}``. The
+        last is what ``calibrate`` says, or null. It is also written to ``fusion_path``.
 
     Raises:
         ArtefactError: labels are missing, or one of the splits is empty.
     """
+    given = None
     if terms.form == "none" or terms.weight is not None:
-        fusion = ALONE if terms.form == "none" else Fusion(terms.form, terms.weight or 0.0)
-        return _written(fusion_path, fusion, student_path, None)
+        given = ALONE if terms.form == "none" else Fusion(terms.form, terms.weight or 0.0)
+        if terms.useful is None:
+            return _written(fusion_path, given, student_path, None, None)
+        terms = terms._replace(folds=0)
     asked = _asked(data, base_path, student_path, terms, options, teacher_temperature, scope, device, seed, announce, vectors)
+    if given is not None:
+        return _written(fusion_path, given, student_path, None, asked.useful(given, terms.useful))
     if not asked.rankings:
         log.warning("no labelled question could choose how BM25 joins the student: it stays alone. Give fusion.form and weight")
-        return _written(fusion_path, ALONE, student_path, None)
+        return _written(fusion_path, ALONE, student_path, None, asked.useful(ALONE, terms.useful))
     chosen = best_fusion(asked.rankings, asked.quality, [fusion for fusion in FUSIONS if terms.form in ("auto", fusion.form)])
     found = {
         "measure": asked.measure,
@@ -90,11 +101,13 @@ def choose_fusion(
         "folds": asked.folds,
         "tried": [fusion._asdict() | {"value": round(value, 4)} for fusion, value in chosen.tried],
     }
-    return _written(fusion_path, chosen.fusion, student_path, found)
+    return _written(fusion_path, chosen.fusion, student_path, found, asked.useful(chosen.fusion, terms.useful))
 
 
-def _written(path: Path, fusion: Fusion, student_path: Path, chosen: dict[str, Any] | None) -> dict[str, Any]:
-    found = fusion._asdict() | {"student": fingerprint(student_path), "chosen": chosen}
+def _written(
+    path: Path, fusion: Fusion, student_path: Path, chosen: dict[str, Any] | None, useful: dict[str, Any] | None
+) -> dict[str, Any]:
+    found = fusion._asdict() | {"student": fingerprint(student_path), "chosen": chosen, "useful": useful}
     write_json(path, found)
     return found
 
@@ -106,6 +119,24 @@ class _Asked(NamedTuple):
     measure: str
     quality: Quality
     folds: int  # that were asked of students of their own
+    everywhere: dict[str, Aligned]  # question_id -> all passages of its scope
+    foreign: dict[str, Aligned]  # the same questions' passages where they do not belong
+    utilities: Mapping[str, Mapping[str, float]]  # question_id -> passage_id -> nats per token
+    by_chance: float | None  # ``usefulness.beyond_chance``; None where it is not asked for, or unknown
+
+    def useful(self, fusion: Fusion, terms: UsefulTerms | None) -> dict[str, Any] | None:
+        """What ``usefulness.calibrate`` says of the questions' first passages."""
+        least = self.by_chance if terms is None or terms.least_utility is None else terms.least_utility
+        if terms is None or least is None:
+            return None
+        own = [first_passage(ranked, fusion, self.utilities[key], True) for key, ranked in self.everywhere.items()]
+        foreign = [first_passage(ranked, fusion, self.utilities[key], False) for key, ranked in self.foreign.items()]
+        return calibrate(
+            [first for first in own if first is not None],
+            [first for first in foreign if first is not None],
+            least,
+            terms.least_probability,
+        )
 
 
 def _asked(
@@ -128,33 +159,56 @@ def _asked(
     examples = data.by_split(pairs, options)
     folder = student_path.with_name(".fusion.folds")  # kept until all are done: a call after a kill goes on
     found: dict[str, Aligned] = {}
+    foreign: dict[str, Aligned] = {}
 
     def ask(student: Path, questions: pd.DataFrame, kept: VectorStore | None) -> None:
-        if len(questions):
-            dense = rankings(
-                open_dense(student, device, kept, terms.dimension), questions, data.passages, scope, None, "passages"
-            )
-            words = rank_bm25(questions, data.passages, scope, None)
-            found.update(aligned(dense, words))
+        if not len(questions):
+            return
+        elsewhere = questions[:0] if terms.useful is None or scope == "corpus" else _elsewhere(questions, data.passages)
+        everywhere = pd.concat([questions, elsewhere], ignore_index=True)  # at once: passages are encoded once
+        opened = open_dense(student, device, kept, terms.dimension)
+        dense = rankings(opened, everywhere, data.passages, scope, None, "passages")
+        both = aligned(dense, rank_bm25(everywhere, data.passages, scope, None))
+        found.update({key: both[key] for key in questions["question_id"]})
+        foreign.update({key.removeprefix(_ELSEWHERE): both[key] for key in elsewhere["question_id"]})
+        if terms.useful is not None and scope == "corpus":
+            ids = {str(doc_id): rows["passage_id"].to_numpy(object) for doc_id, rows in data.passages.groupby("doc_id")}
+            for key, doc_id in zip(questions["question_id"], questions["doc_id"], strict=True):
+                if doc_id in ids:  # a question of no document may be answered by any
+                    foreign[key] = without(both[key], ids[doc_id])
 
     ask(student_path, asked[asked["split"] == "validation"], vectors)
+    added = lexical_part(data.passages, scope, options.lexical_weight)
     parts = list(folds(examples["train"], terms.folds))
     for number, (seen, held) in enumerate(parts):
         announce(f"fold {number + 1} of {len(parts)}")
         fitted_to = {"train": seen, "validation": examples["validation"]}
-        student = folder / identity(fitted_to, base_path, options, teacher_temperature, seed)
+        student = folder / identity(fitted_to, base_path, options, teacher_temperature, seed, added=added)
         if not student.exists():
             checkpoints = folder / f"{student.name}.checkpoints"
-            fit(fitted_to, base_path, student, checkpoints, options, teacher_temperature, device, seed)
+            fit(fitted_to, base_path, student, checkpoints, options, teacher_temperature, device, seed, added=added)
         # Nobody asks a fold's student again: what it encodes is counted, and goes with the folder.
         of_fold = VectorStore(folder / "vectors", vectors.counted) if vectors else None
         ask(student, asked[asked["question_id"].isin(held)], of_fold)
     shutil.rmtree(folder, ignore_errors=True)
-    if len(known):
-        return _Asked(found, "map", average_precision(_evidence(asked)), len(parts))
     judged = {str(key): rows for key, rows in pairs.groupby("question_id")}
-    found = {key: _only(of_one, judged[key]["passage_id"]) for key, of_one in found.items()}
-    return _Asked(found, "utility_ndcg", utility_ndcg(judged), len(parts))
+    utilities = {key: dict(zip(rows["passage_id"], rows["utility"], strict=True)) for key, rows in judged.items()}
+    by_chance = None
+    if terms.useful is not None and terms.useful.least_utility is None:
+        by_chance = beyond_chance(pairs, data.candidates)
+    told = (found, foreign, utilities, by_chance)
+    if len(known):
+        return _Asked(found, "map", average_precision(_evidence(asked)), len(parts), *told)
+    some = {key: _only(of_one, judged[key]["passage_id"]) for key, of_one in found.items()}
+    return _Asked(some, "utility_ndcg", utility_ndcg(judged), len(parts), *told)
+
+
+def _elsewhere(questions: pd.DataFrame, passages: pd.DataFrame) -> pd.DataFrame:
+    """The questions, asked of documents that they are not about, under other ids."""
+    documents = foreign_documents(questions, passages)
+    return questions.loc[documents.index].assign(
+        doc_id=documents, question_id=_ELSEWHERE + questions.loc[documents.index, "question_id"]
+    )
 
 
 def folds(train: Mapping[str, Example], number: int) -> Iterator[tuple[dict[str, Example], set[str]]]:

@@ -53,7 +53,7 @@ class ObjectiveLoss(torch.nn.Module):
         """
         Args:
             sentence_features: of the questions and of the passages.
-            labels: shape (4, questions, passages), see ``UtilityCollator``.
+            labels: shape (5, questions, passages), see ``UtilityCollator``.
 
         Returns:
             a scalar.
@@ -73,9 +73,9 @@ class ObjectiveLoss(torch.nn.Module):
     def _objective(self, questions: torch.Tensor, passages: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return self.objective(
             ScoredBatch(
-                scores=questions @ passages.T,
+                scores=questions @ passages.T + labels[4],
                 utilities=labels[0],
-                masks=Masks(*(plane > 0 for plane in labels[1:])),
+                masks=Masks(*(plane > 0 for plane in labels[1:4])),
                 teacher_temperature=self.teacher_temperature,
                 student_temperature=self.student_temperature,
                 representations=Representations(questions, passages) if self.objective.asks_for_representations else None,

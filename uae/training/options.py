@@ -109,6 +109,9 @@ class FitOptions(LearningOptions):
     towers: Literal["both", "query", "adapter"]
     student_temperature: Positive  # of cosine similarities
     in_batch_negatives: bool
+    lexical_weight: Annotated[
+        float, Field(ge=0, le=100)
+    ]  # of BM25 beside the cosines that are trained; see ``uae.training.lexical``
     matryoshka: MatryoshkaOptions
     passage_queries: Annotated[float, Field(ge=0, le=4)]  # for each question
     base_share: Fraction  # of the base's weights in the student that is kept; see ``uae.training.interpolation``

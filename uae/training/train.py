@@ -18,6 +18,7 @@ from uae.training.curve import changed_most, learning_curve
 from uae.training.data import TrainingData
 from uae.training.examples import Example, evidence_texts
 from uae.training.fit import Fitted, fit
+from uae.training.lexical import lexical_part
 from uae.training.options import TrainOptions
 from uae.training.refresh import MoreLabels, Refresher
 from uae.training.reward import denoised_utilities
@@ -123,9 +124,10 @@ def train(
     prepared = prepare(data, base_path, options, teacher_temperature, reward_path, more, device, seed)
     teacher_temperature, examples = prepared.teacher_temperature, prepared.examples
     checkpoints = checkpoints_beside(student_path)
+    added = lexical_part(data.passages, more.scope, options.lexical_weight)
     fitted = fit(
         examples, base_path, student_path, checkpoints / "student", options, teacher_temperature, device, seed, log_metrics,
-        prepared.refresher, vectors,
+        prepared.refresher, vectors, added,
     )  # fmt: skip
     pairs = prepared.pairs if prepared.refresher is None else prepared.refresher.all_pairs()
     with atomic_path(rivals_path) as partial:
@@ -135,7 +137,7 @@ def train(
             rival = options.rival(name)
             its_own = fit(
                 data.by_split(pairs, rival), base_path, partial / name, checkpoints / name, rival, teacher_temperature, device,
-                seed, vectors=vectors,
+                seed, vectors=vectors, added=added,
             )  # fmt: skip
             scores[name] = {
                 "steps": its_own.steps, "validation_ndcg_before": its_own.before, "validation_ndcg": its_own.after,
@@ -144,7 +146,7 @@ def train(
     re_ranker = _fit_second_stage(second, data, pairs, options, teacher_temperature, device, seed)
     write_text(curve_path, learning_curve(fitted.before, fitted.history))
     share = options.chosen_objective().evidence_in_target
-    log_examples(changed_most(examples["validation"], base_path, student_path, teacher_temperature, share, device))
+    log_examples(changed_most(examples["validation"], base_path, student_path, teacher_temperature, share, device, added))
     shutil.rmtree(checkpoints)
     return _summary(fitted, prepared, options) | re_ranker | {"fingerprint": fingerprint(student_path)}
 

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from uae.io.options import Count
-from uae.pipeline.settings import FusionSettings, PassageSettings, Scope, UtilitySettings
+from uae.pipeline.settings import FusionSettings, PassageSettings, Scope, UsefulSettings, UtilitySettings
 from uae.pipeline.shared_code import ENCODER, MODELS, RETRIEVERS, TABLES
 from uae.pipeline.stage import Key, Parameters, Stage
 from uae.pipeline.workspace import Workspace
@@ -21,6 +21,7 @@ class FuseParameters(Parameters):
     utility: UtilitySettings
     train: TrainOptions
     fusion: FusionSettings
+    useful: UsefulSettings
     dimension: Annotated[Count | None, Key("index.dimension")]
 
 
@@ -29,8 +30,13 @@ def run(p: FuseParameters, w: Workspace) -> dict[str, Any]:
     from uae.text.passage_template import PassageTemplate
     from uae.training.data import TrainingData
     from uae.training.fusion import FusionTerms, choose_fusion
+    from uae.training.usefulness import UsefulTerms
     from uae.vectors.store import VectorStore
 
+    useful = None
+    if p.useful.least_utility is not None:
+        least = None if p.useful.least_utility == "chance" else p.useful.least_utility
+        useful = UsefulTerms(least, p.useful.least_probability)
     data = TrainingData.read(
         candidates_path=w.path("candidates"),
         passages_path=w.path("passages"),
@@ -46,7 +52,7 @@ def run(p: FuseParameters, w: Workspace) -> dict[str, Any]:
         base_path=base_encoder(p.student, p.student_prompts, w.model_cache),
         student_path=w.path("student"),
         fusion_path=w.path("fusion"),
-        terms=FusionTerms(p.fusion.form, p.fusion.weight, p.fusion.folds, p.dimension),
+        terms=FusionTerms(p.fusion.form, p.fusion.weight, p.fusion.folds, p.dimension, useful),
         options=p.train,
         teacher_temperature=p.utility.temperature,
         scope=p.scope,

@@ -145,7 +145,7 @@ def _documents(found: Found) -> dict[str, list[Document]]:
                 id=passage["passage_id"],
                 content=passage["text"],
                 score=passage["score"],
-                meta={name: value for name, value in passage.items() if name != "text"} | {"release": found.release},
+                meta={name: value for name, value in passage.items() if name != "text"} | found.about(),
             )
             for passage in found.passages
         ]

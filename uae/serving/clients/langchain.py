@@ -81,7 +81,7 @@ def _documents(found: Found) -> list[Document]:
         Document(
             id=passage["passage_id"],
             page_content=passage["text"],
-            metadata={name: value for name, value in passage.items() if name != "text"} | {"release": found.release},
+            metadata={name: value for name, value in passage.items() if name != "text"} | found.about(),
         )
         for passage in found.passages
     ]

@@ -74,11 +74,11 @@ class UaeRetriever(BaseRetriever):
 
 
 def _nodes(found: Found) -> list[NodeWithScore]:
-    return [_node(found.release, passage) for passage in found.passages]
+    return [_node(found, passage) for passage in found.passages]
 
 
-def _node(release: str, passage: dict[str, Any]) -> NodeWithScore:
-    metadata = {name: value for name, value in passage.items() if name not in ("text", "score")} | {"release": release}
+def _node(found: Found, passage: dict[str, Any]) -> NodeWithScore:
+    metadata = {name: value for name, value in passage.items() if name not in ("text", "score")} | found.about()
     hidden = [name for name in metadata if name not in _SHOWN]
     node = TextNode(
         id_=passage["passage_id"],

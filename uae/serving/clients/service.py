@@ -43,6 +43,13 @@ class Found(NamedTuple):
 
     release: str  # the fingerprint of the release that answered
     passages: list[dict[str, Any]]  # best first, as the service sent them
+    useful: bool | None = None  # whether the first one is likely to help; None: the service does not say
+    useful_probability: float | None = None
+
+    def about(self) -> dict[str, Any]:
+        """What a client says of each passage beside what the service does: ``release``, and ``useful`` where that is known."""
+        known = {"useful": self.useful, "useful_probability": self.useful_probability}
+        return {"release": self.release} | {name: value for name, value in known.items() if value is not None}
 
 
 class SearchService:
@@ -142,7 +149,7 @@ class SearchService:
         try:
             body = response.json()
             (result,) = body["results"]
-            return Found(body["release"], result["passages"])
+            return Found(body["release"], result["passages"], result.get("useful"), result.get("useful_probability"))
         except (ValueError, KeyError, TypeError) as error:
             reason = f"{self._shown}/v1/search answered, but not as this service does: {response.text[:200]!r}"
             raise ServiceError(reason) from error

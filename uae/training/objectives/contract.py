@@ -35,7 +35,7 @@ class Representations(NamedTuple):
 class ScoredBatch:
     """A batch of questions and distinct passages, as an objective sees it."""
 
-    scores: Tensor  # cosine similarities, shape (questions, passages)
+    scores: Tensor  # cosine similarities, with what BM25 adds where ``lexical_weight`` says so, shape (questions, passages)
     utilities: Tensor  # nats per answer token, same shape; to be read at candidates only
     masks: Masks  # of the same shape
     teacher_temperature: float  # nats per token
