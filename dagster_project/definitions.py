@@ -8,6 +8,7 @@ import dagster as dg
 
 from dagster_project.assets import stage_asset
 from dagster_project.automation import source_changed, weekly, whole_chain
+from dagster_project.drift import drift, every_day, watch_queries
 from dagster_project.resources import DvcResource, MlflowResource, ModelsResource, ProjectResource
 from uae.pipeline.chain import CHAIN
 from uae.pipeline.stage import Stage
@@ -24,9 +25,9 @@ def build(root: Path, chain: Sequence[Stage[Any]] = CHAIN, **resources: dg.Confi
         "models": ModelsResource(),
     }
     return dg.Definitions(
-        assets=[stage_asset(stage) for stage in chain],
-        jobs=[whole_chain],
-        schedules=[weekly],
+        assets=[*(stage_asset(stage) for stage in chain), drift],
+        jobs=[whole_chain, watch_queries],
+        schedules=[weekly, every_day],
         sensors=[source_changed],
         resources=standard | resources,
         # A process a step frees the models' memory when it ends; one at a time, because DVC's lock allows no more.

@@ -36,6 +36,8 @@ ARTEFACTS = {
     "judgements": "data/judgements",
     "promotion": "reports/promotion.json",
     "bento": "models/bento",
+    "drift": "reports/drift.json",
+    "drift_picture": "reports/drift.png",
 }
 
 
