@@ -19,7 +19,7 @@ from uae.pipeline.workspace import Workspace
 
 whole_chain = dg.define_asset_job(
     "whole_chain",
-    selection=dg.AssetSelection.all(),
+    selection=dg.AssetSelection.all() - dg.AssetSelection.assets("drift"),
     description="Every stage, from the source to the Bento; a failing suite or a refused promotion stops or holds it.",
 )
 

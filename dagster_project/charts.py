@@ -40,6 +40,11 @@ def recall_curve(path: Path) -> dg.MarkdownMetadataValue:
     return _inline(figure, "Recall at k")
 
 
+def picture(path: Path, title: str) -> dg.MarkdownMetadataValue:
+    """A PNG that stands in a file."""
+    return _shown(path.read_bytes(), title)
+
+
 def _canvas(x_label: str, y_label: str) -> tuple[Figure, Axes]:
     # Not pyplot: it keeps figures in a global, and picks a window system.
     figure = Figure(figsize=(6, 3), layout="constrained")
@@ -52,4 +57,8 @@ def _canvas(x_label: str, y_label: str) -> tuple[Figure, Axes]:
 def _inline(figure: Figure, title: str) -> dg.MarkdownMetadataValue:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90)
-    return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})")
+    return _shown(buffer.getvalue(), title)
+
+
+def _shown(png: bytes, title: str) -> dg.MarkdownMetadataValue:
+    return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})")

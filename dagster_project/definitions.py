@@ -8,6 +8,7 @@ import dagster as dg
 
 from dagster_project.assets import stage_asset
 from dagster_project.automation import dvc_ran, source_changed, weekly, whole_chain
+from dagster_project.drift import drift, every_day, watch_queries
 from dagster_project.resources import DvcResource, MlflowResource, ModelsResource, ProjectResource
 from dagster_project.source import source
 from uae.pipeline.chain import CHAIN
@@ -25,9 +26,9 @@ def build(root: Path, chain: Sequence[Stage[Any]] = CHAIN, **resources: dg.Confi
         "models": ModelsResource(),
     }
     return dg.Definitions(
-        assets=[source, *(stage_asset(stage) for stage in chain)],
-        jobs=[whole_chain],
-        schedules=[weekly],
+        assets=[source, *(stage_asset(stage) for stage in chain), drift],
+        jobs=[whole_chain, watch_queries],
+        schedules=[weekly, every_day],
         sensors=[source_changed, dvc_ran],
         resources=standard | resources,
         # A process a step frees the models' memory when it ends; one at a time, because DVC's lock allows no more.

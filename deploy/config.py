@@ -67,6 +67,11 @@ class Config(BaseModel):
     metrics_open: bool = True  # whether /metrics answers without a key
     log_queries: bool = False  # whether the log holds the texts of queries
 
+    # A log of queries and what was found for them, for `uae drift`; see uae/serving/query_log.py.
+    query_log: Path | None = None  # its folder; None: there is none
+    query_log_days: Count = 30  # how long a query is kept
+    query_log_bytes: Annotated[int, Field(ge=1_000_000)] = 1_000_000_000  # beyond it the oldest queries go
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.store and self.release:

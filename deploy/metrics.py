@@ -43,6 +43,7 @@ class Metrics:
         self._in_flight = Gauge("uae_in_flight_requests", "Requests at work.", registry=registry)
         self._unsent = Gauge("uae_unsent_bytes", "Bytes of answers that clients have still to read.", registry=registry)
         self._finds = Gauge("uae_queue_finds", "Searches of the index that wait for a thread.", registry=registry)
+        self._unlogged = Counter("uae_query_log_dropped", "Queries that the log of queries could not keep.", registry=registry)
         self._children: dict[tuple[str, int], Any] = {}
 
     def answered(self, route: str, status: int, seconds: float) -> None:
@@ -56,6 +57,9 @@ class Metrics:
 
     def auth_failed(self) -> None:
         self._auth_failures.inc()
+
+    def queries_dropped(self, queries: int) -> None:
+        self._unlogged.inc(queries)
 
     def batch(self, batch: Batch) -> None:
         self._batch_texts.observe(batch.texts)

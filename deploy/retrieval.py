@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -25,6 +25,7 @@ from uae.release.open import Answer, Release
 from uae.release.store import ReleaseStore, read_origin
 from uae.retrievers.protocol import Side
 from uae.serving.batching import Closed, MicroBatcher, QueueFull, Vectors
+from uae.serving.query_log import Logged, QueryLog
 from uae.serving.switch import NotReady, Served, Switch
 
 # Tokenising so many characters on the event loop takes less time than handing them to a thread.
@@ -58,6 +59,7 @@ class Retrieval:
         self.switch = Switch(self._open, config.drain_seconds)
         self.finding = Finding(config.find_threads, config.queue_finds)
         self._loaded_at: dict[str, datetime] = {}
+        self._query_log: QueryLog | None = None
 
     def _open(self, folder: Path) -> Served:
         config = self.config
@@ -80,10 +82,14 @@ class Retrieval:
         """Serve the configured release, and what is activated in the configured store, until the context ends.
 
         Raises:
-            UaeError: the release cannot be served, or the store's active one cannot.
+            UaeError: the release cannot be served, or the store's active one cannot, or the log of queries cannot be written.
         """
-        watching = None
+        watching, config = None, self.config
         try:
+            if config.query_log:
+                self._query_log = QueryLog(
+                    config.query_log, config.query_log_days, config.query_log_bytes, self.metrics.queries_dropped
+                )
             if self.config.store:
                 store = ReleaseStore(self.config.store)
                 if active := await asyncio.to_thread(store.active):
@@ -97,6 +103,8 @@ class Retrieval:
                 watching.cancel()
             await self.switch.close()
             self.finding.close()
+            if self._query_log:
+                await asyncio.to_thread(self._query_log.close)
 
     @contextlib.asynccontextmanager
     async def leased(self, call: Call) -> AsyncIterator[Served]:
@@ -138,7 +146,10 @@ class Retrieval:
 
             def answer() -> T:
                 answers = release.answer(asked, body.k, rows, body.min_score, system)
-                return render(Found(release.fingerprint, system, release.score(system), answers))
+                found = Found(release.fingerprint, system, release.score(system), answers)
+                if self._query_log:
+                    self._query_log.add(_logged(found, release.encoder, queries, body))
+                return render(found)
 
             return await self.finding.run(answer)
 
@@ -164,3 +175,24 @@ class Retrieval:
 
     def loaded_at(self, served: Served) -> datetime:
         return self._loaded_at[served.fingerprint]
+
+
+def _logged(found: Found, encoder: str, queries: Sequence[str], body: SearchRequest) -> Iterator[Logged]:
+    now = datetime.now(UTC)
+    for text, answer in zip(queries, found.answers, strict=True):
+        hits = answer.hits
+        yield Logged(
+            time=now,
+            text=text,
+            system=found.system,
+            score_is=found.score_is,
+            best_score=hits[0].score if hits else None,
+            k=body.k,
+            min_score=body.min_score,
+            filtered=bool(body.filters),
+            passage_ids=[hit.passage_id for hit in hits],
+            doc_ids=[hit.doc_id for hit in hits],
+            sources=[hit.source for hit in hits],
+            release=found.release,
+            encoder=encoder,
+        )

@@ -12,7 +12,7 @@ FILES = sorted((ROOT / "uae").rglob("*.py"))
 # The rooms of uae/ in their order. A room imports only from rooms that stand before it.
 ROOMS = (
     "io", "text", "measures", "vectors", "retrievers", "pages", "corpus", "candidates", "teacher", "validation", "training",
-    "index", "release", "evaluation", "registry", "serving", "pipeline", "experiments", "cli",
+    "index", "release", "evaluation", "registry", "serving", "drift", "pipeline", "experiments", "cli",
 )  # fmt: skip
 OUTER = {"pipeline", "experiments", "cli"}  # they alone know params.yaml
 

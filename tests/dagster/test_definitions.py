@@ -31,6 +31,7 @@ SPECS = {
     "evaluate": (["index", "ingest", "train"], [], ["huggingface", "python"], "evaluation"),
     "promote": (["candidates", "evaluate", "index", "ingest", "label"], ["gate"], ["mlflow"], "registry"),
     "package": (["promote"], [], ["bentoml"], "registry"),
+    "drift": ([], ["no_drift"], ["python"], "drift"),
 }
 
 
@@ -48,18 +49,19 @@ def test_specs_of_all_assets():
         )
         for name, spec in specs.items()
     } == SPECS
-    assert {spec.group_name for spec in specs.values()} == {"uae"}
+    assert {name: spec.group_name for name, spec in specs.items()} == dict.fromkeys(SPECS, "uae") | {"drift": "watch"}
     assert all(spec.description and (spec.code_version or name == "source") for name, spec in specs.items())
 
 
 def test_every_check_is_blocking_but_those_that_judge():
     graph = defs.resolve_asset_graph()
-    assert {key.name for key in graph.asset_check_keys if not graph.get_check_spec(key).blocking} == {"label_quality", "gate"}
+    judging = {"label_quality", "gate", "no_drift"}
+    assert {key.name for key in graph.asset_check_keys if not graph.get_check_spec(key).blocking} == judging
 
 
-def test_the_job_runs_every_asset():
+def test_the_job_runs_every_asset_of_the_chain():
     job = defs.resolve_job_def("whole_chain")
-    assert {key.to_user_string() for key in job.asset_layer.executable_asset_keys} == set(SPECS) - {"source"}
+    assert {key.to_user_string() for key in job.asset_layer.executable_asset_keys} == set(SPECS) - {"source", "drift"}
 
 
 def test_definitions_are_sound():

@@ -225,6 +225,20 @@ def rollback(
     say("uae release follow has it served; uae package builds its Bento")
 
 
+@app.command()
+def drift(
+    params: Params = Path("params.yaml"),
+    overrides: Overrides = _NONE,
+    store: Annotated[Path | None, typer.Option(help="The store of releases; else models/serving.")] = None,
+) -> None:
+    """Say whether users ask for other things than they did, from the service's log of queries (drift.log)."""
+    from uae.cli.show import print_drift
+    from uae.pipeline.drift import watch_drift
+
+    workspace = Workspace(Path("."))
+    print_drift(watch_drift(load_settings(params, overrides), workspace, store), workspace)
+
+
 app.add_typer(release_commands.app, name="release")
 app.add_typer(source_commands.app, name="source")
 

@@ -201,6 +201,26 @@ def print_history(model: str, alias: str, now: int | None, events: Sequence["Eve
     console.print(table)
 
 
+def print_drift(report: dict[str, Any], workspace: Workspace) -> None:
+    """Whether queries have changed, why that is said, and what has no good answer."""
+    if "why_not" in report:
+        say(f"Not watched yet: {report['why_not']}.")
+        return
+    say(f"Drift, seen at {report['drifted_at']}." if report["drifted"] else "No drift.")
+    for reason in report["reasons"]:
+        say(f"  - {reason}")
+    low, before = report["recent"]["low"], report["reference"]["low"]
+    say(
+        f"{low['share']:.1%} [{low['low']:.1%}, {low['high']:.1%}] of the last {low['of']} distinct queries have no passage as "
+        f"near as {report['low_is_below']:.3f}; {before['share']:.1%} of the reference."
+    )
+    for each in report["clusters"]:
+        say(f"  {each['queries']} about {', '.join(each['words']) or 'no telling word'}: {each['examples'][0]}")
+    if report["retrain"]:
+        say("A retraining is asked for (drift.retrain_share).")
+    say(f"Report {workspace.path('drift')}, picture {workspace.path('drift_picture')}")
+
+
 def print_releases(installed: Sequence["Installed"], store: Path) -> None:
     """A row a release, newest first."""
     from uae.release.manifest import system_names

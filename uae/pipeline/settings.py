@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from pydantic_core import ErrorDetails
 
 from uae.corpus.adapters import ADAPTERS
+from uae.drift.options import DriftOptions
 from uae.io.errors import ConfigError, without_user_info
 from uae.io.options import Count, Fraction, NearDuplicate, Options, Positive
 from uae.retrievers.prompts import Prompts
@@ -325,6 +326,7 @@ class Settings(Options):
     promote: PromoteSettings
     package: PackageSettings
     tracking: TrackingSettings
+    drift: DriftOptions
 
     def value(self, key: str) -> Any:
         """The value under a dotted key of params.yaml: a section, or one parameter."""

@@ -38,6 +38,8 @@ ARTEFACTS = {
     "promotion": "reports/promotion.json",
     "gate_page": "reports/promotion.html",
     "bento": "models/bento",
+    "drift": "reports/drift.json",
+    "drift_picture": "reports/drift.png",
 }
 
 

@@ -1,6 +1,6 @@
 """A release, opened: legs, passages and systems under one fingerprint. It opens only if its parts fit."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,8 @@ from uae.release.passages import Hit, Passages
 from uae.release.reranked import RerankedLegs
 from uae.release.second_stage import SecondStage
 from uae.retrievers.protocol import Side, Vectors
+
+_SLICE = 1000  # passages whose texts are Python objects at once
 
 
 class Answer(NamedTuple):
@@ -96,6 +98,17 @@ class Release:
     def passage_count(self) -> int:
         """How many there are."""
         return self.manifest.passages
+
+    @property
+    def encoder(self) -> str:
+        """Fingerprint of the trained encoder."""
+        return self.manifest.dense().encoder
+
+    def texts(self) -> Iterator[str]:
+        """Everything that is said of each passage: its document's title, the headings above it, its text."""
+        for start in range(0, len(self._passages), _SLICE):
+            rows = range(start, min(start + _SLICE, len(self._passages)))
+            yield from self._passages.read("{title}\n{section}\n{text}", rows)
 
     @property
     def data_hash(self) -> str:
