@@ -29,6 +29,7 @@ _SERVING = (
     "bentoml", "fastapi", "starlette", "structlog", "prometheus-client", "pydantic", "faiss-cpu", "onnxruntime", "tokenizers",
     "numpy", "pandas", "pyarrow", "filelock", "mcp", "mcp-types", "bm25s", "PyStemmer", "regex",
 )  # fmt: skip
+_DATABASE = ("psycopg[binary]", "pgvector")  # the extra postgres
 _TORCH = ("torch", "transformers", "sentence-transformers", "tqdm")
 _HERE = Path(__file__).resolve().parent
 
@@ -99,8 +100,17 @@ def copy_code(target: Path) -> None:
 
 
 def requirements(with_torch: bool) -> tuple[str, ...]:
-    """The packages that serving a release imports: torch and its like only where an encoder in it is served by torch."""
-    return (*_SERVING, *_TORCH) if with_torch else _SERVING
+    """The packages that serving a release imports.
+
+    Torch and its like only where an encoder in it is served by torch. The client of a database only where it is installed here.
+    """
+    try:
+        importlib.metadata.distribution("psycopg")
+    except importlib.metadata.PackageNotFoundError:
+        database: tuple[str, ...] = ()
+    else:
+        database = _DATABASE
+    return (*_SERVING, *database, *(_TORCH if with_torch else ()))
 
 
 def pinned(packages: Iterable[str]) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from uae.io.errors import ConfigError
 
@@ -29,6 +29,13 @@ class Config(BaseModel):
     store: Path | None = None  # a folder that `uae release` acts on; followed
     release: Path | None = None  # a release folder
     watch_seconds: Seconds = 1.0  # how often the store is looked at
+    # A database with pgvector that vectors are searched in. With a store: what is active in the collection is served, not in the
+    # store, which has its files.
+    database: SecretStr | None = (
+        None  # postgresql://user@host:port/database; what is missing, libpq takes from PGPASSFILE and such
+    )
+    collection: str = "uae"  # that `uae release publish` wrote to
+    database_seconds: Seconds = 5.0  # in which the database has to answer a search
     drain_seconds: Seconds = 60.0  # after a swap, how long until the log says that the old release still has requests
 
     # The model.
@@ -76,6 +83,8 @@ class Config(BaseModel):
     def _fits_together(self) -> Self:
         if self.store and self.release:
             raise ValueError("UAE_STORE and UAE_RELEASE are both set: a store is followed, a release is fixed; set one")
+        if "collection" in self.model_fields_set and self.database is None:
+            raise ValueError("UAE_COLLECTION is set, and UAE_DATABASE is not: name the database that the collection is in")
         piece = self.batch_texts * self.model_workers
         if self.queue_texts < min(piece, max(self.max_queries, self.max_inputs)):
             raise ValueError(f"UAE_QUEUE_TEXTS is smaller than {piece}, a batch for each worker: a long request never finds room")

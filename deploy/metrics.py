@@ -10,6 +10,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from deploy.vectors import VectorPlace
 from uae.serving.batching import Batch
 from uae.serving.switch import Switch
 
@@ -74,6 +75,12 @@ class Metrics:
         self._finds.set_function(finds)
         self._unsent.set_function(unsent)
         self.registry.register(_Serving(switch))
+
+    def watch_database(self, vectors: VectorPlace) -> None:
+        """Tell whether the database of vectors answers, where there is one."""
+        if vectors.state is not None:
+            up = Gauge("uae_database_up", "1 while the database of vectors answers.", registry=self.registry)
+            up.set_function(lambda: int(vectors.state == "answers"))
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import math
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -18,11 +19,12 @@ from deploy.logs import Call
 from deploy.metrics import Metrics
 from deploy.requests import SearchRequest
 from deploy.schemas import ApiError
-from uae.io.errors import InputError
+from deploy.vectors import VectorPlace
+from uae.io.errors import DatabaseError, InputError
 from uae.release.legs.protocol import Queries
 from uae.release.manifest import UAE
 from uae.release.open import Answer, Release
-from uae.release.store import ReleaseStore, read_origin
+from uae.release.store import read_origin
 from uae.retrievers.protocol import Side
 from uae.serving.batching import Closed, MicroBatcher, QueueFull, Vectors
 from uae.serving.query_log import Logged, QueryLog
@@ -30,6 +32,7 @@ from uae.serving.switch import NotReady, Served, Switch
 
 # Tokenising so many characters on the event loop takes less time than handing them to a thread.
 _INLINE_CHARACTERS = 4000
+log = logging.getLogger("uae.retrieval")
 T = TypeVar("T")
 
 
@@ -58,13 +61,15 @@ class Retrieval:
         self.config, self.metrics = config, metrics
         self.switch = Switch(self._open, config.drain_seconds)
         self.finding = Finding(config.find_threads, config.queue_finds)
+        self.vectors = VectorPlace(config)
+        metrics.watch_database(self.vectors)
         self._loaded_at: dict[str, datetime] = {}
         self._query_log: QueryLog | None = None
 
     def _open(self, folder: Path) -> Served:
         config = self.config
         origin = read_origin(folder)  # before the release is opened: where it cannot be read, nothing has to be closed
-        release = Release(folder, config.device, config.threads or None)
+        release = Release(folder, config.device, config.threads or None, self.vectors.source)
         batcher = MicroBatcher(
             release.encode,
             max_texts=config.batch_texts,
@@ -82,36 +87,44 @@ class Retrieval:
         """Serve the configured release, and what is activated in the configured store, until the context ends.
 
         Raises:
-            UaeError: the release cannot be served, or the store's active one cannot, or the log of queries cannot be written.
+            UaeError: the release cannot be served, or the store's active one cannot, or the log of queries cannot be written. A
+                database that is away is waited for, but not by a service whose release is fixed.
         """
-        watching, config = None, self.config
+        config = self.config
+        watching = [asyncio.create_task(self.vectors.watch())]
         try:
             if config.query_log:
                 self._query_log = QueryLog(
                     config.query_log, config.query_log_days, config.query_log_bytes, self.metrics.queries_dropped
                 )
             if self.config.store:
-                store = ReleaseStore(self.config.store)
-                if active := await asyncio.to_thread(store.active):
-                    await self.switch.to(active.folder)
-                watching = asyncio.create_task(self.switch.watch(store, self.config.watch_seconds))
+                alias = self.vectors.alias(self.config.store)
+                try:
+                    if active := await asyncio.to_thread(alias.active):
+                        await self.switch.to(active.folder)
+                except DatabaseError as error:
+                    if not error.transient:
+                        raise
+                watching.append(asyncio.create_task(self.switch.watch(alias, self.config.watch_seconds)))
             elif self.config.release:
                 await self.switch.to(self.config.release)
             yield
         finally:
-            if watching:
-                watching.cancel()
+            for task in watching:
+                task.cancel()
             await self.switch.close()
             self.finding.close()
             if self._query_log:
                 await asyncio.to_thread(self._query_log.close)
+            self.vectors.close()
 
     @contextlib.asynccontextmanager
     async def leased(self, call: Call) -> AsyncIterator[Served]:
         """What is served, for one request.
 
         Raises:
-            ApiError: 503 while nothing is, 429 where the queue is full, 422 where the release knows no such thing.
+            ApiError: 503 while nothing is, or while the database is away, 429 where the queue is full, 422 where the release
+                knows no such thing.
         """
         try:
             async with self.switch.lease() as served:
@@ -121,6 +134,9 @@ class Retrieval:
             raise ApiError(503, "not_ready", "no release is loaded yet", headers={"Retry-After": "5"}) from None
         except Closed as error:
             raise ApiError(503, "not_ready", str(error), headers={"Retry-After": "1"}) from None
+        except DatabaseError as error:
+            log.error("%s", error)
+            raise _database_away() from None
         except QueueFull as error:
             raise ApiError(429, "queue_full", str(error), headers={"Retry-After": str(error.retry_after_s)}) from None
 
@@ -139,6 +155,8 @@ class Retrieval:
             rows = await self._rows(served, body.filters) if body.filters else None
             vectors = None
             if release.has_vectors(system):
+                if self.vectors.away:
+                    raise _database_away()
                 vectors, _ = await self.encode(call, served, queries, "query", system)
             asked = Queries(queries, vectors)
             if call.more_time and (depth := release.rerank_depth(system)):  # the second stage reads so many pairs
@@ -173,6 +191,12 @@ class Retrieval:
             lengths = await self.finding.run(served.release.token_lengths, texts, kind)
         return await served.batcher.encode(texts, lengths, kind, system), sum(lengths)
 
+    def why_not_ready(self) -> str | None:
+        """For the readiness probe, which anybody may ask: no names of places."""
+        if self.switch.current is None:
+            return "no release is loaded yet"
+        return "the database of vectors does not answer" if self.vectors.away else None
+
     def loaded_at(self, served: Served) -> datetime:
         return self._loaded_at[served.fingerprint]
 
@@ -196,3 +220,8 @@ def _logged(found: Found, encoder: str, queries: Sequence[str], body: SearchRequ
             release=found.release,
             encoder=encoder,
         )
+
+
+def _database_away() -> ApiError:
+    message = "the database of vectors does not answer: try again later"
+    return ApiError(503, "database_away", message, headers={"Retry-After": "5"})

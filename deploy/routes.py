@@ -36,7 +36,7 @@ _ERRORS = {
     415: "The body is not application/json, or is compressed",
     422: "A field is missing, out of its limits, or nearly one of the known ones",
     429: "The queue is full: try again after Retry-After seconds",
-    503: "No release is loaded yet, or the answer took too long",
+    503: "No release is loaded yet, the database of vectors does not answer, or the answer took too long",
 }
 
 
@@ -202,4 +202,5 @@ def _described(served: Served, retrieval: Retrieval) -> dict[str, Any]:
         "systems": release.systems,
         "loaded_at": retrieval.loaded_at(served).isoformat(timespec="seconds"),
         "loading": retrieval.switch.loading is not None,
+        "database": retrieval.vectors.state,
     }

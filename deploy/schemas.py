@@ -117,3 +117,6 @@ class ReleaseResponse(BaseModel):
     systems: list[System]
     loaded_at: str
     loading: bool = Field(description="whether another release is being loaded beside this one")
+    database: Literal["answers", "away"] | None = Field(
+        description="that vectors are searched in; null: in the release's indexes"
+    )

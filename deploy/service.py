@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import bentoml
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deploy.app import create_app
@@ -67,4 +68,6 @@ class Retriever:
         gc.freeze()
 
     def __is_ready__(self) -> bool:
-        return _app.state.retrieval.switch.current is not None
+        if reason := _app.state.retrieval.why_not_ready():
+            raise HTTPException(503, reason)  # BentoML's own answer would not say why
+        return True

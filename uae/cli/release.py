@@ -1,8 +1,13 @@
-"""``uae release``: which release the service serves. It acts on a store folder, which the service watches."""
+"""``uae release``: which release the service serves. It acts on a store folder, which the service watches.
+
+With ``--to`` it acts on a collection in a database instead: the vectors of releases, for a service that searches there.
+"""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -12,36 +17,55 @@ from uae.pipeline.settings import Settings, load_settings
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from uae.release.collections.collection import Collection
     from uae.release.store import ReleaseStore
 
-app = typer.Typer(no_args_is_help=True, help="Which release the service serves: list, activate, rollback, follow, prune.")
+
+app = typer.Typer(
+    no_args_is_help=True, help="Which release the service serves: list, activate, publish, rollback, follow, prune."
+)
 
 Store = Annotated[Path, typer.Option(help="The service's folder of releases.")]
 Params = Annotated[Path, typer.Option(help="The parameter file: where MLflow is, and the model's name.")]
 Root = Annotated[Path, typer.Option(help="The project, or a folder of uae run: where a relative tracking.uri counts from.")]
 
+Version = Annotated[
+    str,
+    typer.Argument(
+        metavar="VERSION",
+        help="An MLflow version's number, an alias, a fingerprint in the store (8 digits will do), or a folder.",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="A database instead of the store: postgresql://user@host:port/database. The password is libpq's (PGPASSFILE).",
+    ),
+]
+CollectionName = Annotated[str, typer.Option(help="The collection in the database: a schema of its own.")]
+
 _STORE = Path("models/serving")
+_COLLECTION = "uae"
 _PARAMS = Path("params.yaml")
 
 
 @app.command("list")
-def list_releases(store: Store = _STORE) -> None:
-    """Print the releases in the store, where they came from, and which one is active."""
-    from uae.cli.show import print_releases
+def list_releases(store: Store = _STORE, to: Address = None, collection: CollectionName = _COLLECTION) -> None:
+    """Print the releases in the store, where they came from, and which one is active. Or those in a collection."""
+    from uae.cli.show import print_publications, print_releases
     from uae.release.store import ReleaseStore
 
+    if to is not None:
+        with _collection(to, collection) as found:
+            print_publications(found.publications())
+        return
     print_releases(ReleaseStore(store).installed(), store)
 
 
 @app.command()
 def activate(
-    version: Annotated[
-        str,
-        typer.Argument(
-            metavar="VERSION",
-            help="An MLflow version's number, an alias, a fingerprint in the store (8 digits will do), or a folder.",
-        ),
-    ],
+    version: Version,
     store: Store = _STORE,
     params: Params = _PARAMS,
     root: Root = Path("."),
@@ -56,11 +80,43 @@ def activate(
 
 
 @app.command()
-def rollback(store: Store = _STORE) -> None:
-    """Go back to the release that was active before; once more, to the one before that."""
-    from uae.cli.show import print_active
+def publish(
+    version: Version,
+    to: Annotated[str, typer.Option(metavar="ADDRESS", help="The database: postgresql://user@host:port/database.")],
+    collection: CollectionName = _COLLECTION,
+    search: Annotated[
+        Literal["auto", "exact", "hnsw"], typer.Option(help="auto: exactly, or by a graph that has the recall wanted.")
+    ] = "auto",
+    store: Store = _STORE,
+    params: Params = _PARAMS,
+    root: Root = Path("."),
+) -> None:
+    """Load a release's vectors into a database with pgvector, beside those of the others, and make it the active one there.
+
+    What the newest release there has already is not loaded again. All of it is one transaction.
+    """
+    from uae.cli.show import print_published
+    from uae.release.collections.publish import publish
     from uae.release.store import ReleaseStore
 
+    with _collection(to, collection) as target:
+        releases = ReleaseStore(store)
+        folder = releases.path(_bring(version, releases, params, root))
+        print_published(publish(folder, target, search), target.where)
+
+
+@app.command()
+def rollback(store: Store = _STORE, to: Address = None, collection: CollectionName = _COLLECTION) -> None:
+    """Go back to the release that was active before; once more, to the one before that."""
+    from uae.cli.show import print_active, say
+    from uae.release.store import ReleaseStore
+
+    if to is not None:
+        from uae.release.collections.publish import rollback
+
+        with _collection(to, collection) as target:
+            say(f"active in {target.where}: {rollback(target)[:12]}")
+        return
     releases = ReleaseStore(store)
     releases.rollback()
     print_active(releases)
@@ -96,13 +152,35 @@ def follow(
 def prune(
     keep: Annotated[int, typer.Option(min=0, help="How many of the newest stay; the active one and the one before always do.")],
     store: Store = _STORE,
+    to: Address = None,
+    collection: CollectionName = _COLLECTION,
 ) -> None:
-    """Remove old releases from the store."""
+    """Remove old releases from the store, or their vectors from a collection."""
     from uae.cli.show import say
     from uae.release.store import ReleaseStore
 
-    for fingerprint in ReleaseStore(store).prune(keep):
+    if to is None:
+        removed = ReleaseStore(store).prune(keep)
+    else:
+        from uae.release.collections.publish import prune
+
+        with _collection(to, collection) as target:
+            removed = prune(target, keep)
+    for fingerprint in removed:
         say(f"removed {fingerprint[:12]}")
+
+
+@contextmanager
+def _collection(address: str, name: str) -> "Iterator[Collection]":
+    """A collection, to be changed or listed: a publication may take as long as it takes."""
+    from uae.io.postgres import Database
+    from uae.release.collections.collection import Collection
+
+    database = Database(address, statement_s=0, read_only=False)
+    try:
+        yield Collection(database, name)
+    finally:
+        database.close()
 
 
 def _bring(version: str, store: "ReleaseStore", params: Path, root: Path) -> str:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Container, Sequence
-from datetime import timedelta
+from datetime import UTC, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ from uae.pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
     from uae.registry.history import Event
+    from uae.release.collections.publish import Published
+    from uae.release.collections.tables import Publication
     from uae.release.store import Installed, ReleaseStore
     from uae.vectors.store import Held
 
@@ -255,6 +257,34 @@ def print_releases(installed: Sequence["Installed"], store: Path) -> None:
             f"{each.installed_at:%Y-%m-%d %H:%M}",
         )
     console.print(table)
+
+
+def print_publications(found: Sequence["Publication"]) -> None:
+    """A row a release that a collection holds, newest first."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("", "release", "version", "passages", "published (UTC)"):
+        table.add_column(heading, no_wrap=True)
+    for each in found:
+        state = "active" if each.is_active else "before" if each.is_before else ""
+        at = f"{each.published_at.astimezone(UTC):%Y-%m-%d %H:%M}"
+        table.add_row(state, each.release[:12], str(each.version), f"{each.passages:,}", at)
+    Console(highlight=False, width=None if Console().is_terminal else 220).print(table)
+
+
+def print_published(published: "Published", where: str) -> None:
+    """What is active now, what became of every leg's rows, and how they are searched."""
+    say(f"active in {where}: {published.release[:12]}")
+    for name, change in published.changes.items():
+        how = (
+            "every vector is compared"
+            if change.breadth is None
+            else f"HNSW with ef_search {change.breadth}, recall@10 {change.recall:.4f}"
+        )
+        say(f"  {name}: {change.added:,} added, {change.ended:,} ended, {change.kept:,} kept; {how}")
+    if not published.changes:
+        say("  it was there already: nothing was loaded")
+    if published.before and published.before != published.release:
+        say(f"uae release rollback --to goes to: {published.before[:12]}")
 
 
 def print_active(store: "ReleaseStore") -> None:

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import faiss
 import numpy as np
 
-from uae.index.nearest import MOST_BREADTH, Vectors, search, search_parameters
+from uae.index.nearest import MOST_BREADTH, search, search_parameters
+from uae.index.stored import Vectors
 from uae.io.errors import ConfigError
 
 __all__ = ["Tuned", "build_index", "built_with", "dtype", "index_recall", "plan_factory", "search", "search_parameters", "tune"]
@@ -20,7 +21,7 @@ FLAT_NUMBERS = 10_000_000
 HNSW_NUMBERS = 80_000_000
 SQ8_RECALL = 0.97  # recall@10 that 8-bit codes reach at any effort
 POINTS_PER_LIST = 64  # that k-means learns a list's centre from; FAISS asks for 39 to 256, and its time grows with them
-_TIE = 1e-6  # a row whose score is this near the k-th best is as good
+TIE = 1e-6  # a row whose score is this near the k-th best is as good
 _DTYPES = {
     faiss.ScalarQuantizer.QT_8bit: "int8",
     faiss.ScalarQuantizer.QT_8bit_direct: "int8",
@@ -142,7 +143,7 @@ def recall_above(index: faiss.Index, vectors: Vectors, queries: Vectors, kth: Ve
     """``index_recall``, with the exact ``kth_scores`` at hand: they are what takes the time."""
     _, found = search(index, queries, k, None, parameters)
     scores = np.einsum("nd,nkd->nk", queries, vectors[found])
-    return float((scores >= kth[:, None] - _TIE).mean())
+    return float((scores >= kth[:, None] - TIE).mean())
 
 
 def tune(index: faiss.Index, vectors: Vectors, queries: Vectors, k: int, recall_target: float) -> Tuned:
@@ -168,7 +169,7 @@ def tune(index: faiss.Index, vectors: Vectors, queries: Vectors, k: int, recall_
     if name is None:
         found = recall(None)
         return Tuned("", found, found >= recall_target)
-    value, found = _smallest(recall, least, most, recall_target)
+    value, found = smallest(recall, least, most, recall_target)
     return Tuned(f"{name}={value}", found, found >= recall_target)
 
 
@@ -184,7 +185,7 @@ def _effort(index: faiss.Index, k: int) -> tuple[str | None, int, int]:
     return None, 0, 0
 
 
-def _smallest(recall: Callable[[int], float], least: int, most: int, target: float) -> tuple[int, float]:
+def smallest(recall: Callable[[int], float], least: int, most: int, target: float) -> tuple[int, float]:
     """The smallest value from ``least`` to ``most`` with the target's recall, which grows with the value, and that recall."""
     seen = {least: recall(least)}
     low, high = least, least

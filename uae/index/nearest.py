@@ -1,15 +1,14 @@
-"""Searching a FAISS index of any kind: filters, ties, and enough results.
+"""Searching stored vectors, in a FAISS index of any kind or elsewhere (``uae.index.stored``): filters, ties, and enough results.
 
-What FAISS finds is scored anew from the stored vectors, in double precision. So equal vectors get equal scores, and ties can be
-seen and broken by a given order. A query gets the same scores alone and in a batch, for which FAISS takes different code paths.
+What an index finds is scored anew from the stored vectors, in double precision. So equal vectors get equal scores, and ties can
+be seen and broken by a given order. A query gets the same scores alone and in a batch, for which FAISS takes different code
+paths. And it gets the same scores from another index that holds the same vectors.
 """
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 
-Vectors = npt.NDArray[np.float32]
-Rows = npt.NDArray[np.int64]
+from uae.index.stored import Readable, Rows, Stored, Vectors
 
 # A filter that allows this many rows is answered by comparing all of them; with more the graph or the lists are used.
 # From benchmarks/index.py; see docs/decisions.md.
@@ -25,6 +24,38 @@ _FILTERABLE_LISTS = (faiss.IndexIVFFlat, faiss.IndexIVFScalarQuantizer, faiss.In
 _SCANS = (faiss.IndexFlat, faiss.IndexScalarQuantizer)
 
 
+class InMemory:
+    """A FAISS index with the parameters of its searches. Implements ``stored.Stored``."""
+
+    def __init__(self, index: faiss.Index, parameters: str):
+        """
+        Args:
+            parameters: as ``ann.tune`` gives them, such as "nprobe=8"; "": the index's own.
+        """
+        self._index, self._parameters = index, parameters
+
+    @property
+    def ntotal(self) -> int:
+        return self._index.ntotal
+
+    @property
+    def d(self) -> int:
+        return self._index.d
+
+    @property
+    def is_exhaustive(self) -> bool:
+        return is_exhaustive(self._index)
+
+    def exhaustive(self, vectors: Vectors, k: int, rows: Rows | None) -> tuple[Vectors, Rows]:
+        return exhaustive(self._index, vectors, k, rows)
+
+    def approximate(self, vectors: Vectors, k: int, rows: Rows | None) -> Rows:
+        return approximate(self._index, vectors, k, rows, self._parameters)
+
+    def reconstruct_batch(self, rows: Rows, /) -> Vectors:
+        return self._index.reconstruct_batch(rows)
+
+
 def search(
     index: faiss.Index,
     vectors: Vectors,
@@ -33,60 +64,68 @@ def search(
     parameters: str,
     order: Rows | None = None,
 ) -> tuple[Vectors, Rows]:
+    """``search_stored`` in a FAISS index.
+
+    Args:
+        parameters: as ``tune`` gives them, such as "nprobe=8"; "": the index's own.
+    """
+    return search_stored(InMemory(index, parameters), vectors, k, rows, order)
+
+
+def search_stored(stored: Stored, vectors: Vectors, k: int, rows: Rows | None, order: Rows | None = None) -> tuple[Vectors, Rows]:
     """The ``k`` stored vectors of largest inner product with each query, best first.
 
-    A Flat index, and a filter that allows few rows, are searched exhaustively: then every tie at the k-th place is seen. Where
-    an approximate search finds fewer than ``k`` (HNSW behind a filter, short lists of an IVF), the query is searched
-    exhaustively after all.
+    An exhaustive index (FAISS's Flat), and a filter that allows few rows, are searched exhaustively: then every tie at the k-th
+    place is seen. Where an approximate search finds fewer than ``k`` (HNSW behind a filter, short lists of an IVF), the query is
+    searched exhaustively after all.
 
     Args:
         vectors: queries, shape (n, dim), float32.
         rows: the distinct rows that may be found, int64; None: all.
-        parameters: as ``tune`` gives them, such as "nprobe=8"; "": the index's own.
-        order: a rank of each of the index's rows, lower first among equal scores; None: the row numbers.
+        order: a rank of each of the stored rows, lower first among equal scores; None: the row numbers.
 
     Returns:
         Scores, float32, and rows, int64, both of shape (n, min(k, allowed rows)).
     """
-    allowed = index.ntotal if rows is None else len(rows)
+    allowed = stored.ntotal if rows is None else len(rows)
     k = min(k, allowed)
     if k <= 0 or len(vectors) == 0:
         return np.empty((len(vectors), max(k, 0)), np.float32), np.empty((len(vectors), max(k, 0)), np.int64)
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-    if is_exhaustive(index) or (rows is not None and allowed <= EXHAUSTIVE_ROWS):
-        return _all_ties(index, vectors, k, rows, allowed, order)
-    scores, found = _ranked(index, vectors, approximate(index, vectors, min(k + _SPARE, allowed), rows, parameters), k, order)
+    if stored.is_exhaustive or (rows is not None and allowed <= EXHAUSTIVE_ROWS):
+        return _all_ties(stored, vectors, k, rows, allowed, order)
+    scores, found = _ranked(stored, vectors, stored.approximate(vectors, min(k + _SPARE, allowed), rows), k, order)
     short = np.flatnonzero(found[:, -1] < 0)
     if len(short):
-        scores[short], found[short] = _all_ties(index, vectors[short], k, rows, allowed, order)
+        scores[short], found[short] = _all_ties(stored, vectors[short], k, rows, allowed, order)
     return scores, found
 
 
 def _all_ties(
-    index: faiss.Index, vectors: Vectors, k: int, rows: Rows | None, allowed: int, order: Rows | None
+    stored: Stored, vectors: Vectors, k: int, rows: Rows | None, allowed: int, order: Rows | None
 ) -> tuple[Vectors, Rows]:
     """Exhaustive search that goes on until every row with the k-th score has been seen."""
     scores, found = np.empty((len(vectors), k), np.float32), np.empty((len(vectors), k), np.int64)
     tied, width = np.arange(len(vectors)), min(k + _SPARE, allowed)
     while len(tied):
-        values, candidates = exhaustive(index, vectors[tied], width, rows)
+        values, candidates = stored.exhaustive(vectors[tied], width, rows)
         seen = (values[:, -1] < values[:, k - 1] - _TIE) | (width == allowed)
         done = tied[seen]
-        scores[done], found[done] = _ranked(index, vectors[done], candidates[seen], k, order)
+        scores[done], found[done] = _ranked(stored, vectors[done], candidates[seen], k, order)
         tied, width = tied[~seen], min(2 * width, allowed)
     return scores, found
 
 
-def _ranked(index: faiss.Index, vectors: Vectors, found: Rows, k: int, order: Rows | None) -> tuple[Vectors, Rows]:
+def _ranked(stored: Stored, vectors: Vectors, found: Rows, k: int, order: Rows | None) -> tuple[Vectors, Rows]:
     """The first ``k`` of the rows ``found``, shape (n, width), scored from what is stored. -1 stands for none and comes last."""
-    pairs = max(1, _RANKED_BYTES // (8 * index.d))
+    pairs = max(1, _RANKED_BYTES // (8 * stored.d))
     queries, width = max(1, pairs // found.shape[1]), min(pairs, found.shape[1])
     scores, best = np.empty((len(found), k), np.float32), np.empty((len(found), k), np.int64)
     for start in range(0, len(found), queries):
         part = slice(start, start + queries)
         rows = np.maximum(found[part], 0)
         values = np.concatenate(
-            [inner_products(index, vectors[part], rows[:, first : first + width]) for first in range(0, rows.shape[1], width)],
+            [inner_products(stored, vectors[part], rows[:, first : first + width]) for first in range(0, rows.shape[1], width)],
             axis=1,
         )
         values[found[part] < 0] = -np.inf
@@ -96,11 +135,11 @@ def _ranked(index: faiss.Index, vectors: Vectors, found: Rows, k: int, order: Ro
     return scores, best
 
 
-def inner_products(index: faiss.Index, vectors: Vectors, rows: Rows) -> Vectors:
+def inner_products(readable: Readable, vectors: Vectors, rows: Rows) -> Vectors:
     """Inner products of each query with its ``rows``, shape (n, width), summed in double precision."""
     distinct, place = np.unique(rows, return_inverse=True)
-    stored = index.reconstruct_batch(distinct).astype(np.float64)[place.reshape(rows.shape)]
-    scores: Vectors = np.einsum("nd,nwd->nw", vectors.astype(np.float64), stored).astype(np.float32)
+    read = readable.reconstruct_batch(distinct).astype(np.float64)[place.reshape(rows.shape)]
+    scores: Vectors = np.einsum("nd,nwd->nw", vectors.astype(np.float64), read).astype(np.float32)
     return scores
 
 

@@ -42,6 +42,10 @@ class RegistryError(UaeError):
     """MLflow does not answer, refuses, or has lost what it is asked for; ``transient`` tells the first from the others."""
 
 
+class DatabaseError(UaeError):
+    """A database does not answer, refuses, or lacks what is needed of it; ``transient`` tells the first from the others."""
+
+
 class ValidationFailed(UaeError):
     """An expectation suite found failing rows; ``report`` holds them, suite by suite."""
 

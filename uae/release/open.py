@@ -13,7 +13,7 @@ from uae.release.legs.dense import DenseLeg
 from uae.release.legs.fused import FusedLegs
 from uae.release.legs.kinds import KINDS
 from uae.release.legs.lexical import LexicalLeg
-from uae.release.legs.protocol import Encoding, Leg, Opening, Queries, Rows
+from uae.release.legs.protocol import Encoding, Leg, Opening, Queries, Rows, VectorSource
 from uae.release.manifest import DENSE, LEXICAL, UAE, read_manifest
 from uae.release.passages import Hit, Passages
 from uae.release.reranked import RerankedLegs
@@ -34,26 +34,30 @@ class Answer(NamedTuple):
 class Release:
     """An opened release: encodes texts with its own encoders and searches its own indexes. Several threads may use it."""
 
-    def __init__(self, folder: Path, device: str = "auto", threads: int | None = None):
+    def __init__(self, folder: Path, device: str = "auto", threads: int | None = None, vectors: VectorSource | None = None):
         """
         Args:
             device: of torch, where torch serves the release.
             threads: of ONNX Runtime, where that does; None: as many as there are cores.
+            vectors: where the vectors of its passages are asked for; None: in its own indexes.
 
         Raises:
-            ArtefactError: the folder's parts do not belong together.
+            ArtefactError: the folder's parts do not belong together, or ``vectors`` has none of this release.
+            DatabaseError: ``vectors`` does not answer.
         """
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder)
-        self._passages = Passages(self.folder)
+        self.passages = Passages(self.folder)
         self._legs: dict[str, Leg] = {}
         self._second: SecondStage | None = None
         try:
             for name, entry in self.manifest.legs.items():
-                opening = Opening(name, self.folder, self.manifest.files, self._passages, device, threads)
+                opening = Opening(
+                    name, self.folder, self.fingerprint, self.manifest.files, self.passages, device, threads, vectors
+                )
                 self._legs[name] = KINDS[entry.kind].open(entry, opening)
             if self.manifest.second_stage is not None:
-                self._second = SecondStage(self.manifest.second_stage, self.folder, self._passages, device, threads)
+                self._second = SecondStage(self.manifest.second_stage, self.folder, self.passages, device, threads)
         except BaseException:
             self.close()
             raise
@@ -62,6 +66,11 @@ class Release:
     @property
     def fingerprint(self) -> str:
         return self.manifest.fingerprint
+
+    @property
+    def legs(self) -> Mapping[str, Leg]:
+        """Its opened legs, by name."""
+        return self._legs
 
     @property
     def systems(self) -> tuple[str, ...]:
@@ -106,9 +115,9 @@ class Release:
 
     def texts(self) -> Iterator[str]:
         """Everything that is said of each passage: its document's title, the headings above it, its text."""
-        for start in range(0, len(self._passages), _SLICE):
-            rows = range(start, min(start + _SLICE, len(self._passages)))
-            yield from self._passages.read("{title}\n{section}\n{text}", rows)
+        for start in range(0, len(self.passages), _SLICE):
+            rows = range(start, min(start + _SLICE, len(self.passages)))
+            yield from self.passages.read("{title}\n{section}\n{text}", rows)
 
     @property
     def data_hash(self) -> str:
@@ -147,7 +156,7 @@ class Release:
             InputError: there is no such document or field, or a condition is malformed.
         """
         try:
-            return self._passages.rows(filters)
+            return self.passages.rows(filters)
         except InputError as error:
             raise InputError(f"{error} in release {self.fingerprint[:12]}") from None
 
@@ -181,7 +190,7 @@ class Release:
         scores, found = self._system(system).find(cleaned, k, rows)
         least = -np.inf if min_score is None else min_score
         hits = [
-            [self._passages.hit(row, score) for row, score in zip(of_one, values, strict=True) if row >= 0 and score >= least]
+            [self.passages.hit(row, score) for row, score in zip(of_one, values, strict=True) if row >= 0 and score >= least]
             for of_one, values in zip(found.tolist(), scores.tolist(), strict=True)
         ]
         entry = self.manifest.useful
@@ -209,7 +218,7 @@ class Release:
             self._second.close()
             self._second = None
         self._systems = {}
-        self._passages.close()
+        self.passages.close()
 
     def _likely(self, queries: Queries, place: int, first: Rows, usefulness: Usefulness) -> float:
         """That a query's first passage helps; 0 where none was found."""
@@ -227,12 +236,12 @@ class Release:
         lexical = [leg for leg in legs if isinstance(leg, LexicalLeg)]
         first = legs[0]
         if dense and lexical:
-            places = self._passages.places
-            first = FusedLegs(dense[0], lexical[0], self.manifest.fusion(name), len(self._passages), places)
+            places = self.passages.places
+            first = FusedLegs(dense[0], lexical[0], self.manifest.fusion(name), len(self.passages), places)
         rerank = self.manifest.systems[name].rerank
         if rerank is None or self._second is None:  # the manifest has both or neither
             return first
-        return RerankedLegs(first, self._second, rerank.depth, rerank.weight, self._passages.places)
+        return RerankedLegs(first, self._second, rerank.depth, rerank.weight, self.passages.places)
 
     def _system(self, name: str) -> Leg:
         if name not in self._systems:

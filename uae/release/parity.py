@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from uae.index.nearest import Rows, search
+from uae.index.nearest import search
+from uae.index.stored import Readable, Rows
 from uae.retrievers.protocol import Side, Vectors
 
 _HAIR = 1e-9
@@ -93,7 +94,7 @@ class Encodes(Protocol):
     def encode(self, texts: Sequence[str], kind: Side) -> Vectors: ...
 
 
-def lowest_cosine(encoder: Encodes, index: faiss.Index, rows: Sequence[int], texts: Sequence[str]) -> float:
+def lowest_cosine(encoder: Encodes, index: Readable, rows: Sequence[int], texts: Sequence[str]) -> float:
     """How well the vectors in the index fit the encoder: the lowest cosine over the passages of these rows, encoded anew."""
     stored = index.reconstruct_batch(np.asarray(rows, dtype=np.int64))
     stored = stored / np.maximum(np.linalg.norm(stored, axis=1, keepdims=True), 1e-12)

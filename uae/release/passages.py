@@ -78,6 +78,11 @@ class Passages:
         """Every row's passage_id."""
         return np.asarray(self._columns["passage_id"].to_pylist(), dtype=object)
 
+    def ids_of(self, rows: Sequence[int]) -> list[str]:
+        """The passage_ids of some rows."""
+        found: list[str] = self._columns["passage_id"].take(pa.array(rows, pa.int64())).to_pylist()
+        return found
+
     def doc_ids(self) -> npt.NDArray[np.object_]:
         """Every row's doc_id."""
         return np.asarray(self._columns["doc_id"].to_pylist(), dtype=object)

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from uae.io.errors import ArtefactError, UaeError
 from uae.io.files import read_json
 from uae.release.open import Release
-from uae.release.store import ReleaseStore
+from uae.release.store import Active
 from uae.retrievers.protocol import Side
 from uae.serving.batching import Vectors
 
@@ -49,6 +49,27 @@ class Batcher(Protocol):
 
     async def close(self) -> None:
         """Called when no request is left in it: stop its tasks and threads."""
+
+
+class Alias(Protocol):
+    """What says which release is to be served: a store, or a collection in a database."""
+
+    @property
+    def folder(self) -> object:
+        """What messages call it."""
+        ...
+
+    def active(self) -> Active | None:
+        """The release to serve; None: none yet.
+
+        Raises:
+            UaeError: it cannot be told, or the release's files are not there.
+        """
+        ...
+
+    def stamp(self) -> object:
+        """Something that changes whenever ``active`` may."""
+        ...
 
 
 class Served:
@@ -187,11 +208,11 @@ class Switch:
                 await self._retire(old)
         return True
 
-    async def watch(self, store: ReleaseStore, every_s: float = 1.0, retry_s: float = 5.0) -> None:
+    async def watch(self, store: Alias, every_s: float = 1.0, retry_s: float = 5.0) -> None:
         """Serve what is active in ``store``, now and whenever that changes. Runs until it is cancelled.
 
         Args:
-            every_s: how often active.json is looked at.
+            every_s: how often ``store`` is looked at.
             retry_s: after a failed load the same release is tried again in so many seconds, then in twice as many, up to five
                 minutes. Another activation is tried at once.
         """
@@ -214,7 +235,7 @@ class Switch:
             task.cancel()
         self._loader.shutdown(wait=False)
 
-    async def _follow(self, store: ReleaseStore, pause: float) -> None:
+    async def _follow(self, store: Alias, pause: float) -> None:
         """Serve what is active in the store, with pauses between failed attempts, until it is or the store has changed."""
         self._followed += 1
         turn = self._followed

@@ -43,7 +43,7 @@ def changed_most(
     Args:
         teacher_temperature, evidence_share, added: see ``Agreement``.
     """
-    evaluator = Agreement(examples, teacher_temperature, evidence_share, added)
+    evaluator = Agreement(examples, teacher_temperature, evidence_share, added=added)
     base, student = (load_encoder(path, device) for path in (base_path, student_path))
     before, old = evaluator.by_question(base), evaluator.scores(base)
     after, new = evaluator.by_question(student), evaluator.scores(student)

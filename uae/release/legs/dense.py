@@ -1,4 +1,4 @@
-"""A dense leg: a bi-encoder with a FAISS index of its passage vectors.
+"""A dense leg: a bi-encoder with a FAISS index of its passage vectors. They may be asked for elsewhere (``VectorSource``).
 
 encoder/              sentence-transformers layout, safetensors: the encoder as it was trained. A leg that is never promoted, such
                       as the base, has it only where torch serves it
@@ -16,7 +16,8 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from uae.index.nearest import inner_products, search
+from uae.index.nearest import InMemory, inner_products, search_stored
+from uae.index.stored import Stored
 from uae.io.errors import ArtefactError, ModelError
 from uae.io.models import fingerprint
 from uae.release.legs.protocol import LegEntry, Opening, Part, Queries, Rows, probe_rows, refuse_links_out
@@ -129,38 +130,39 @@ class DenseLeg:
         Raises:
             ArtefactError: encoder, index and passages do not belong together.
         """
-        name, path, passages = opening.name, entry.index_path(opening.release), len(opening.passages)
-        self._entry, self._places = entry, opening.passages.places
-        self._index = read_index(path)
-        if self._index.ntotal != passages:
-            raise ArtefactError(f"{path} (leg {name!r}) holds {self._index.ntotal} vectors, but there are {passages} passages")
+        name, passages = opening.name, len(opening.passages)
+        path = entry.index_path(opening.release) if opening.vectors is None else opening.vectors.where
+        self.entry, self._places = entry, opening.passages.places
         if opening.passages.read_hash(entry.passage_template) != entry.read_texts:
             raise ArtefactError(
                 f"leg {name!r} of {opening.release} was made of other passages than passages.parquet holds: build the release "
                 "again"
             )
+        self.stored: Stored = _stored(entry, opening)
+        if self.stored.ntotal != passages:
+            raise ArtefactError(f"{path} (leg {name!r}) holds {self.stored.ntotal} vectors, but there are {passages} passages")
         self._encoder: Encoder = open_encoder(
             opening.release / entry.folder, entry.serving.backend, opening.device, opening.threads
         )
         self.dimension = self._encoder.dimension
         try:
-            if not self._index.d == self.dimension == entry.dimension:
+            if not self.stored.d == self.dimension == entry.dimension:
                 raise ArtefactError(
-                    f"{path} holds vectors of {self._index.d} numbers, but those of encoder {entry.encoder[:12]} (leg {name!r}) "
+                    f"{path} holds vectors of {self.stored.d} numbers, but those of encoder {entry.encoder[:12]} (leg {name!r}) "
                     f"have {self.dimension}: build the release again"
                 )
-            self._probe(opening, path)
+            self._probe(opening, f"{path} ({opening.files[entry.index.file][:12]})" if opening.vectors is None else str(path))
         except BaseException:
             self.close()
             raise
 
     @property
     def max_tokens(self) -> int | None:
-        return self._entry.max_tokens
+        return self.entry.max_tokens
 
     @property
     def backend(self) -> str:
-        return self._entry.serving.backend
+        return self.entry.serving.backend
 
     def encode(self, texts: Sequence[str], kind: Side) -> Vectors:
         return checked_vectors(self._encoder.encode(texts, kind), len(texts), self.dimension)
@@ -175,25 +177,25 @@ class DenseLeg:
 
     def search(self, vectors: Vectors, k: int, rows: Rows | None) -> tuple[Vectors, Rows]:
         """As ``find``, by vectors of queries, shape (n, dimension)."""
-        return search(self._index, vectors, k, rows, self._entry.index.parameters, self._places)
+        return search_stored(self.stored, vectors, k, rows, self._places)
 
     def score(self, vector: Vectors, rows: Rows) -> npt.NDArray[np.float64]:
         """Cosines of one query's vector, shape (1, dimension), with some rows, as ``find`` gives them; shape (rows,)."""
-        return np.asarray(inner_products(self._index, vector, rows[None, :])[0], np.float64)
+        return np.asarray(inner_products(self.stored, vector, rows[None, :])[0], np.float64)
 
     def close(self) -> None:
         self._encoder.close()
-        del self._index
+        del self.stored
 
-    def _probe(self, opening: Opening, path: Path) -> None:
+    def _probe(self, opening: Opening, place: str) -> None:
         """Encode a few passages anew: hashes can be made for anything, but only one encoder gives the vectors of the index."""
         if not len(opening.passages):
             return
-        entry, rows = self._entry, probe_rows(len(opening.passages))
-        found = lowest_cosine(self, self._index, rows, opening.passages.read(entry.passage_template, rows))
+        entry, rows = self.entry, probe_rows(len(opening.passages))
+        found = lowest_cosine(self, self.stored, rows, opening.passages.read(entry.passage_template, rows))
         if not found >= entry.probe.served - PROBE_TOLERANCE:
             raise ArtefactError(
-                f"{path} ({opening.files[entry.index.file][:12]}) does not hold the vectors of encoder {entry.encoder[:12]} (leg "
+                f"{place} does not hold the vectors of encoder {entry.encoder[:12]} (leg "
                 f"{opening.name!r}): encoded anew, passages have a cosine down to {found:.4f} with it, and had "
                 f"{entry.probe.served:.4f} when the release was built. Vectors of one model mean nothing to another"
             )
@@ -217,6 +219,12 @@ def checked_vectors(vectors: Any, texts: int, dimension: int) -> Vectors:
             "damaged; train or build it again"
         )
     return found.astype(np.float32, copy=False)
+
+
+def _stored(entry: DenseEntry, opening: Opening) -> Stored:
+    if opening.vectors is not None:
+        return opening.vectors.stored(opening.fingerprint, opening.name, entry, opening.passages)
+    return InMemory(read_index(entry.index_path(opening.release)), entry.index.parameters)
 
 
 def read_index(path: Path) -> faiss.Index:

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, field_validator
 
+from uae.index.stored import Stored
 from uae.io.errors import ArtefactError, ConfigError
 from uae.release.passages import Passages
 from uae.retrievers.protocol import Side, Vectors
@@ -52,15 +53,39 @@ class LegEntry(Part):
         """
 
 
+class VectorSource(Protocol):
+    """Where the vectors of releases lie, if not in their own files."""
+
+    @property
+    def where(self) -> str:
+        """What messages call it."""
+        ...
+
+    def stored(self, release: str, leg: str, entry: Any, passages: Passages) -> Stored:
+        """The vectors of one leg, in the order of the passages.
+
+        Args:
+            release: its fingerprint.
+            entry: the leg's, with what its vectors have to be.
+
+        Raises:
+            ArtefactError: it has none of this release, or they are of another encoder or other passages.
+            DatabaseError: it does not answer.
+        """
+        ...
+
+
 class Opening(NamedTuple):
     """What a leg is opened with."""
 
     name: str
     release: Path  # its folder
+    fingerprint: str  # of the release
     files: Mapping[str, str]  # name -> hash
     passages: Passages
     device: str  # of torch
     threads: int | None  # of ONNX Runtime; None: as many as there are cores
+    vectors: VectorSource | None  # None: the release's own files
 
 
 class Queries(NamedTuple):
