@@ -115,8 +115,9 @@ class RecordedDvc(DvcResource):
     def is_current(self, stage: str) -> bool:
         return self._lock().get(stage) == self._now(stage)
 
-    def is_on_disk(self, stage: str) -> bool:
-        return self._lock()[stage]["outs"] == self._now(stage)["outs"]
+    def is_on_disk(self, stage: str, root: Path) -> bool:
+        with contextlib.chdir(root):
+            return self._lock()[stage]["outs"] == self._now(stage)["outs"]
 
     def _lock(self) -> dict:
         path = Path("dvc.lock")
