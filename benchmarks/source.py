@@ -2,8 +2,8 @@
 
     python benchmarks/source.py [--objects 100000] [--changed 1000] [--repeats 5]
 
-It makes a folder of small files, takes snapshots of it as the sensor does, and prints one JSON line last: medians in seconds,
-of the clock on the wall and of this process on a processor. The second figure does not grow where others use the cores.
+It makes a folder of small files and takes snapshots of it as the sensor does. The last line is JSON: medians in seconds.
+``processor`` is the time of this process on a core: it hardly grows where others use the cores, too.
 """
 
 import argparse

@@ -26,7 +26,7 @@ from uae.pipeline.workspace import ARTEFACTS, Workspace
 AGAIN = dg.RetryPolicy(max_retries=6, delay=5, backoff=dg.Backoff.EXPONENTIAL)
 ACCELERATOR = "accelerator"  # the pool of the stages that load models; dagster.yaml says how many of them run at once
 _LOADS_MODELS = {"candidates", "label", "train", "fuse", "index", "evaluate", "promote"}
-FORCE = "uae/force"  # the tag of a run that runs stages which DVC knows to be current
+FORCE = "chain/force"  # the tag of a run that runs stages which DVC knows to be current
 # An output with this key lets what is downstream go on, and is written down as no materialization. Dagster has it for sources
 # that are observed, and no public name for it: tests/dagster/test_nothing_to_do.py notices when it goes.
 _NO_EVENT = "__source_asset_observation__"

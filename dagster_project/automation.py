@@ -121,9 +121,9 @@ def _tags(found: _Found, by: str) -> dict[str, str]:
     changes = "never went through" if found.changes is None else str(found.changes)
     return {
         "source": found.now.version if found.now else found.settings.ingest.path,
-        "uae/started_by": by,
-        "uae/changed_objects": changes,
-        "uae/readings_waiting": str(found.waiting),
+        "chain/started_by": by,
+        "chain/changed_objects": changes,
+        "chain/readings_waiting": str(found.waiting),
     }
 
 

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -12,7 +13,7 @@ from dagster_project.checks import results_of_checks
 from dagster_project.lock import Lock
 from dagster_project.metadata import describe
 from dagster_project.reports import result_on_disk
-from dagster_project.resources import DvcResource, ModelsResource, ProjectResource
+from dagster_project.resources import DvcResource, ProjectResource
 from dagster_project.source import SOURCE, describe_source
 from uae.io.errors import UaeError
 from uae.io.files import read_json
@@ -47,24 +48,25 @@ def unreported(
     A stage whose outputs on the disk are not those of dvc.lock is left out: its reports would tell of something else.
     """
     settings = project.settings()
-    with project.entered(ModelsResource().folder) as workspace:
-        lock = Lock(workspace.root)
-        for stage in chain:
-            version = lock.version(stage.name)
-            if version is None or version == last_version(instance, stage.name) or not dvc.is_on_disk(stage.name):
-                continue
-            try:
-                result = result_on_disk(stage, workspace)
-            except UaeError:
-                continue  # it is being made anew
-            inputs = {name: lock.version(name) for name in upstream(stage)}
-            if stage.reads_source:
-                inputs[SOURCE] = ingested_version(workspace)
-            yield _materialization(stage, result, workspace, version, inputs, lock.outputs(stage.name))
-            for check in results_of_checks(stage.name, result, workspace):
-                yield _evaluation(stage.name, check)
-        if (observation := _observed(instance, project.source(settings).look(), settings.ingest.path)) is not None:
-            yield observation
+    # No change of folder here: the process of a sensor has other threads, which start runs from the folder that it is in.
+    root = Path(project.root).absolute()
+    workspace, lock = Workspace(root), Lock(root)
+    for stage in chain:
+        version = lock.version(stage.name)
+        if version is None or version == last_version(instance, stage.name) or not dvc.is_on_disk(stage.name, root):
+            continue
+        try:
+            result = result_on_disk(stage, workspace)
+        except UaeError:
+            continue  # it is being made anew
+        inputs = {name: lock.version(name) for name in upstream(stage)}
+        if stage.reads_source:
+            inputs[SOURCE] = ingested_version(workspace)
+        yield _materialization(stage, result, workspace, version, inputs, lock.outputs(stage.name))
+        for check in results_of_checks(stage.name, result, workspace):
+            yield _evaluation(stage.name, check)
+    if (observation := _observed(instance, project.source(settings).look(), settings.ingest.path)) is not None:
+        yield observation
 
 
 def ingested_version(workspace: Workspace) -> str | None:

@@ -64,7 +64,7 @@ class ProjectResource(dg.ConfigurableResource[Any]):
 class DvcResource(dg.ConfigurableResource[Any]):
     """Records in dvc.lock and the cache what Dagster ran, so that ``dvc repro`` finds nothing to do.
 
-    Both methods work on the repository of the current folder.
+    All but ``is_on_disk`` work on the repository of the current folder.
     """
 
     patience: float = Field(default=120, description="Seconds to wait for another DVC process before giving up.")
@@ -109,11 +109,11 @@ class DvcResource(dg.ConfigurableResource[Any]):
 
         return self._patiently(stage, ask)
 
-    def is_on_disk(self, stage: str) -> bool:
-        """Whether what stands on the disk is what dvc.lock says that the stage made. Takes no lock, and waits for nobody."""
+    def is_on_disk(self, stage: str, root: Path) -> bool:
+        """Whether what stands in the project ``root`` is what dvc.lock says that the stage made. Waits for nobody."""
         from dvc.repo import Repo
 
-        with _explained(stage), Repo() as repo:
+        with _explained(stage), Repo(str(root)) as repo:
             return not any(out.status() for out in repo.stage.load_one(name=stage).outs)
 
     def _patiently(self, stage: str, action: Callable[[], T]) -> T:

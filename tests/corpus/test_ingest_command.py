@@ -85,7 +85,7 @@ def test_an_unknown_format_is_refused_with_those_there_are(project):
 
 
 def test_a_missing_source(project):
-    refused(run(path="nowhere"), "nowhere/documents.jsonl does not exist")
+    refused(run(path="nowhere"), "nowhere does not exist")
     assert written(project) == {}
 
 

@@ -15,6 +15,7 @@ import yaml
 from dagster_project.definitions import ROOT, build
 from dagster_project.resources import DvcResource, MlflowResource, ModelsResource
 from uae.corpus.snapshot import take_snapshot
+from uae.corpus.watch import Watch
 from uae.io.files import sha256_tree
 from uae.io.tables import CANDIDATES, write_table
 from uae.pipeline.chain import CHAIN, STAGES
@@ -96,6 +97,10 @@ def _stub(stage: Stage) -> Stage:
             if not path.suffix:  # a folder of files
                 path = path / {"release": "manifest.json", "bento": "package.json"}.get(name, "part")
             path.parent.mkdir(parents=True, exist_ok=True)
+            if name == "source":
+                watch = Watch("data/sample", "folder", path, Path(".uae"), 0.2)
+                watch.write(watch.look())
+                continue
             if name == "candidates":
                 write_table(path, CANDIDATES, [])
                 continue
@@ -121,8 +126,9 @@ class RecordedDvc(DvcResource):
     def is_current(self, stage: str) -> bool:
         return self._lock().get(stage) == self._now(stage)
 
-    def is_on_disk(self, stage: str) -> bool:
-        return self._lock()[stage]["outs"] == self._now(stage)["outs"]
+    def is_on_disk(self, stage: str, root: Path) -> bool:
+        with contextlib.chdir(root):
+            return self._lock()[stage]["outs"] == self._now(stage)["outs"]
 
     def _lock(self) -> dict:
         path = Path("dvc.lock")

@@ -75,7 +75,7 @@ def test_nothing_starts_by_itself():
 
 @pytest.fixture
 def instance():
-    with dg.DagsterInstance.ephemeral() as instance:
+    with dg.instance_for_test() as instance:  # a schedule opens its instance anew, and cannot find an ephemeral one
         yield instance
 
 
@@ -230,12 +230,12 @@ def cron(project, instance):
 
 
 def test_the_schedule_starts_only_when_enough_is_new(project, run_chain, instance, cron):
-    assert cron()["uae/changed_objects"] == "never went through"
+    assert cron()["chain/changed_objects"] == "never went through"
     assert run_chain(instance=instance).success
     assert "unchanged" in cron()
     edit(project, "# New")
     tags = cron()
-    assert (tags["uae/started_by"], tags["uae/changed_objects"], tags["uae/readings_waiting"]) == ("weekly", "1", "0")
+    assert (tags["chain/started_by"], tags["chain/changed_objects"], tags["chain/readings_waiting"]) == ("weekly", "1", "0")
     instance.add_run(dg.DagsterRun(job_name="whole_chain", run_id="1", status=dg.DagsterRunStatus.STARTED))
     assert "under way" in cron()  # two triggers, one run
 

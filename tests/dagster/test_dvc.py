@@ -67,3 +67,13 @@ def test_dvc_does_not_run_a_stage_that_dagster_is_running(repository):
             pass
         with repro():
             pass
+
+
+def test_dvc_tells_whether_its_outputs_are_on_the_disk_and_whether_a_stage_is_current(repository, run_chain):
+    assert run_chain(dvc=DvcResource()).success
+    found = DvcResource()
+    assert all(found.is_on_disk(stage.name, repository) for stage in CHAIN)
+    (repository / "models/fusion.json").write_text("{}")
+    assert [stage.name for stage in CHAIN if not found.is_on_disk(stage.name, repository)] == ["fuse"]
+    with contextlib.chdir(repository):
+        assert [stage.name for stage in CHAIN if not found.is_current(stage.name)] == ["fuse", "index"]

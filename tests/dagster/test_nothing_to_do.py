@@ -1,7 +1,5 @@
 """No change, no work: what DVC knows to be current is neither run nor materialised, and what DVC ran is shown."""
 
-import contextlib
-
 import dagster as dg
 import pytest
 
@@ -25,10 +23,9 @@ def report(project, instance, recorded_dvc):
     """Report what DVC ran, as the sensor does. Returns the events."""
 
     def report() -> list:
-        with contextlib.chdir(project):
-            events = list(unreported(instance, ProjectResource(root=str(project)), recorded_dvc, CHAIN))
-            for event in events:
-                instance.report_runless_asset_event(event)
+        events = list(unreported(instance, ProjectResource(root=str(project)), recorded_dvc, CHAIN))
+        for event in events:
+            instance.report_runless_asset_event(event)
         return events
 
     return report

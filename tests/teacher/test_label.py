@@ -67,8 +67,8 @@ def test_a_real_teacher_reads_every_pair_once_and_is_not_loaded_again(corpus, re
     table = readings(corpus / "labels")
     assert len(table) == ALL + 3 + 3 * 6
     assert result == {
-        "pairs": 72, "readings_asked_now": len(table), "readings_adopted": 0, "readings_in_store": len(table), "truncated": 0,
-        "damaged_parts": 0,
+        "pairs": 72, "readings_wanted": len(table), "readings_stored_before": 0, "readings_asked_now": len(table),
+        "readings_adopted": 0, "readings_waiting": 0, "readings_in_store": len(table), "truncated": 0, "damaged_parts": 0,
     }  # fmt: skip
     before = contents(corpus / "labels")
 
@@ -197,7 +197,8 @@ def test_candidates_that_are_gone_stay_in_the_store(corpus):
     run(corpus, asking(CountingTeacher()))
     change(corpus / "candidates.parquet", CANDIDATES, lambda rows: rows[:6])
     assert run(corpus, asking(CountingTeacher())) == {
-        "pairs": 6, "readings_asked_now": 0, "readings_adopted": 0, "readings_in_store": ALL, "truncated": 0, "damaged_parts": 0,
+        "pairs": 6, "readings_wanted": 7, "readings_stored_before": 7, "readings_asked_now": 0, "readings_adopted": 0,
+        "readings_waiting": 0, "readings_in_store": ALL, "truncated": 0, "damaged_parts": 0,
     }  # fmt: skip
 
 
@@ -332,6 +333,7 @@ def test_the_manifest_says_what_was_asked_of_whom(corpus):
             }
         ],
         "answers_per_question": 2,
+        "waiting": 0,
         "check_questions": 3,
         "provenances": [{"readings": 2 * ALL + 2 * 21, "backend": "counting", "batch_pairs": 5}],
     }  # fmt: skip

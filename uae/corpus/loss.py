@@ -10,7 +10,7 @@ from pathlib import Path
 from uae.io.errors import ConfigError, InputError
 from uae.io.files import read_json, write_json
 
-CONFIRM_LOSS = "uae/confirm_loss"  # the tag of a Dagster run that confirms; its value is the version of the source
+CONFIRM_LOSS = "chain/confirm_loss"  # the tag of a Dagster run that confirms; its value is the version of the source
 _NAMED = 5  # in a message
 
 
