@@ -43,6 +43,8 @@ STAGE = Stage(
         "uae/release/open.py",
         *RELEASE,
         "uae/release/store.py",
+        "uae/release/collections",
+        "uae/io/postgres.py",
         "uae/serving",
         "deploy",
         *MODELS,
