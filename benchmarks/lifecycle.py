@@ -1,6 +1,6 @@
 """What a change of the corpus costs: the bundled corpus, changed in eight ways, through the whole chain. One JSON line last.
 
-python benchmarks/lifecycle.py [--models] [--only NAME ...] [KEY=VALUE ...]
+python benchmarks/lifecycle.py [KEY=VALUE ...] [--models] [--only NAME ...] [--scopes SCOPE ...]
 
 For each change and scope the chain runs twice, before the change and after it, with both towers trained. The second run counts:
 
