@@ -114,7 +114,8 @@ class DvcResource(dg.ConfigurableResource[Any]):
         from dvc.repo import Repo
 
         with _explained(stage), Repo(str(root)) as repo:
-            return not any(out.status() for out in repo.stage.load_one(name=stage).outs)
+            declared = repo.stage.load_one(path=str(root / "dvc.yaml"), name=stage)  # else it is that of the current folder
+            return not any(out.status() for out in declared.outs)
 
     def _patiently(self, stage: str, action: Callable[[], T]) -> T:
         from dvc.lock import LockError
