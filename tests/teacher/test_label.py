@@ -76,7 +76,7 @@ def test_a_real_teacher_reads_every_pair_once_and_is_not_loaded_again(corpus, re
         raise AssertionError("there was nothing to ask")
 
     idle = Asked(**vars(real) | {"open": load})
-    assert run(corpus, idle, check_questions=3) == result | {"readings_asked_now": 0}
+    assert run(corpus, idle, check_questions=3) == result | {"readings_stored_before": len(table), "readings_asked_now": 0}
     assert contents(corpus / "labels") == before
 
 
