@@ -165,11 +165,11 @@ def both(answers: dict[str, list[Answer]], of: Any) -> np.ndarray:
 
 
 def interval(of: Any, number: int) -> list[float]:
-    """By bootstrap over questions: a question's two places are drawn together."""
+    """By bootstrap over questions: a question's two places are drawn together. A draw of one kind alone tells nothing."""
     random, half = np.random.default_rng(0), number // 2
     drawn = (random.integers(half, size=half) for _ in range(_DRAWS))
     values = [of(np.concatenate([some, some + half])) for some in drawn]
-    return [round(float(value), 4) for value in np.quantile(values, [0.025, 0.975])]
+    return [round(float(value), 4) for value in np.nanquantile(values, [0.025, 0.975])]
 
 
 if __name__ == "__main__":

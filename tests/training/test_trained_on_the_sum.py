@@ -178,7 +178,7 @@ def test_the_validation_score_is_that_of_the_sum(encoder):
     for useful, expected in ((1, 1.0), (0, None)):
         utilities = (0.0, 1.0) if useful else (1.0, 0.0)
         row = {"q": Example("oil wick", "x", rows["q"].passages, utilities, NONE, NONE, NONE)}
-        found = Agreement(row, 0.1, 0.0, LexicalPart(PASSAGES, "document", 5.0))
+        found = Agreement(row, 0.1, 0.0, added=LexicalPart(PASSAGES, "document", 5.0))
         score = found(encoder)[METRIC]
         scores = found.scores(encoder)["q"]
         alone = Agreement(row, 0.1, 0.0).scores(encoder)["q"]
