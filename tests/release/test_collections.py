@@ -345,7 +345,7 @@ def test_what_is_no_address_is_refused_without_the_password(address):
 
 def test_a_password_among_the_parameters_is_not_told(postgres):
     address = f"{postgres.get_uri(database='not_there')}&password=hunter2"
-    with pytest.raises(DatabaseError, match=r'does not answer: .*"not_there" does not exist') as error:
+    with pytest.raises(DatabaseError, match='"not_there" does not exist') as error:
         Database(address).ping()
     assert "hunter2" not in str(error.value)
 
