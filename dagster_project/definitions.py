@@ -9,6 +9,7 @@ import dagster as dg
 from dagster_project.assets import stage_asset
 from dagster_project.automation import dvc_ran, source_changed, weekly, whole_chain
 from dagster_project.drift import drift, every_day, watch_queries
+from dagster_project.refresh import refresh
 from dagster_project.resources import DvcResource, MlflowResource, ModelsResource, ProjectResource
 from dagster_project.source import source
 from uae.pipeline.chain import CHAIN
@@ -27,7 +28,7 @@ def build(root: Path, chain: Sequence[Stage[Any]] = CHAIN, **resources: dg.Confi
     }
     return dg.Definitions(
         assets=[source, *(stage_asset(stage) for stage in chain), drift],
-        jobs=[whole_chain, watch_queries],
+        jobs=[whole_chain, watch_queries, refresh],
         schedules=[weekly, every_day],
         sensors=[source_changed, dvc_ran],
         resources=standard | resources,

@@ -1,5 +1,5 @@
 """The command line: ``uae <stage>``, ``uae run``, ``uae compare``, ``uae summary``, ``uae lineage``, ``uae history``,
-``uae rollback``, ``uae release``, ``uae vectors``, ``uae models``."""
+``uae rollback``, ``uae refresh``, ``uae vectors``, ``uae release``, ``uae models``."""
 
 import logging
 import os
@@ -162,6 +162,49 @@ def lineage(
     settings = load_settings(params)
     client = connect(settings.tracking.uri, settings.tracking.experiment, root)
     print_lineage(trace(client, settings.promote.model, version))
+
+
+@app.command()
+def refresh(
+    out: Annotated[Path | None, typer.Option(help="A folder of uae run; else the project.")] = None,
+    read: Annotated[
+        bool, typer.Option(help="Read and validate the source first; --no-read takes the tables as dvc repro validate left them.")
+    ] = True,
+    params: Params = Path("params.yaml"),
+    overrides: Overrides = _NONE,
+    models: Annotated[Path, typer.Option(help="Where fetched models are kept.")] = Path("models"),
+) -> None:
+    """Have the champion serve today's corpus: new texts are encoded, no LLM is asked, and nothing is trained."""
+    from uae.cli.show import print_refresh
+    from uae.pipeline.refresh import READING, read_source
+    from uae.pipeline.refresh import refresh as refresh_champion
+    from uae.pipeline.run import run_chain
+
+    settings = load_settings(params, overrides)
+    workspace = Workspace(out, models, flat_reports=True) if out else Workspace(Path("."), models)
+    if read and out:
+        run_chain(settings, out, models, _announce, READING[-1])
+    elif read:
+        read_source(settings, workspace)
+    print_refresh(refresh_champion(settings, workspace))
+
+
+@app.command()
+def forget(
+    source_key: Annotated[str, typer.Argument(metavar="SOURCE_KEY", help="The deleted document, as hits name it in source.")],
+    store: Annotated[Path, typer.Option(help="The service's folder of releases.")] = Path("models/serving"),
+    out: Annotated[Path | None, typer.Option(help="A folder of uae run; else the project.")] = None,
+    who: Annotated[str | None, typer.Option(help="Default: UAE_WHO, or this user on this machine.")] = None,
+    params: Params = Path("params.yaml"),
+    overrides: Overrides = _NONE,
+) -> None:
+    """Remove a deleted document from releases, registry, labels and vectors, for good; write a receipt."""
+    from uae.cli.show import print_receipt
+    from uae.pipeline.forget import forget as forget_document
+    from uae.registry.history import this_user
+
+    workspace = Workspace(out, flat_reports=True) if out else Workspace(Path("."))
+    print_receipt(forget_document(load_settings(params, overrides), workspace, store, source_key, who or this_user()))
 
 
 @app.command()

@@ -178,6 +178,34 @@ def print_labels(report: dict[str, Any], page: Path) -> None:
     console.print(f"The whole report: {page}", markup=False, soft_wrap=True)
 
 
+def print_refresh(result: dict[str, Any]) -> None:
+    """What a refresh took over, and what the gate said."""
+    counts = result["passages"]
+    say(f"{counts['new']} passages are new, {counts['taken_over']} taken over, {counts['gone']} gone")
+    say(f"{result['vectors_embedded']} passages encoded, {result['vectors_found']} vectors found; {result['seconds']:g} s")
+    for reason in result["reasons"]:
+        say(f"  - {reason}")
+    if result["lane"] == "same":
+        say(f"version {result['version']} stays the {result['alias']}")
+    elif result["promoted"]:
+        say(f"{result['alias']} of {result['model']} is version {result['version']} now; it was {result['refreshed']}")
+        say("uae release follow has it served; uae package builds its Bento")
+    else:
+        say(f"version {result['version']} was refused: version {result['champion']} stays the {result['alias']}")
+
+
+def print_receipt(receipt: dict[str, Any]) -> None:
+    """What ``uae forget`` removed, and what it does not reach."""
+    say(f"{receipt['source']}: {len(receipt['passages'])} passages forgotten")
+    say(f"  releases removed from the store: {', '.join(each[:12] for each in receipt['releases_in_store']) or 'none'}")
+    say(f"  versions whose release was removed: {', '.join(map(str, receipt['versions']['removed'])) or 'none'}")
+    for version, place in receipt["versions"]["beyond_reach"].items():
+        say(f"  version {version} lies at {place}: remove it there")
+    say(f"  readings removed: {sum(receipt['readings'].values())}; vectors removed: {receipt['vectors']}")
+    for line in receipt["open"]:
+        say(f"  not reached: {line}")
+
+
 def print_lineage(parts: dict[str, dict[str, str]]) -> None:
     console = Console(highlight=False)
     for part, values in parts.items():

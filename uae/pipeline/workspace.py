@@ -40,6 +40,10 @@ ARTEFACTS = {
     "bento": "models/bento",
     "drift": "reports/drift.json",
     "drift_picture": "reports/drift.png",
+    # of uae refresh, which is no stage of the chain
+    "refreshed_release": "models/refreshed",
+    "refresh": "reports/refresh.json",
+    "refresh_page": "reports/refresh.html",
 }
 
 

@@ -1,32 +1,36 @@
 """The promote stage: register the release, and move the alias to it only if it passes the gate."""
 
-import importlib.metadata
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import mlflow
 import pandas as pd
-from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, Schema
 
-import uae
 from uae.evaluation.answers import Context, Reader
 from uae.evaluation.fused import CONVEX
 from uae.evaluation.testset import BASE, SECOND_STAGE, UAE, choose_questions, test_set_hash
 from uae.io.errors import ArtefactError
-from uae.io.files import read_json, write_json, write_text
+from uae.io.files import read_json
 from uae.io.tables import PASSAGES, QUESTIONS, read_table
 from uae.measures.answers import ANSWER_METRICS
 from uae.registry.as_served import measure_serving, served_recall
-from uae.registry.budget import Look, next_look
+from uae.registry.budget import next_look
 from uae.registry.champion import Answered, measure_release, metrics_of_runs, read_runs
 from uae.registry.compared import ANSWERED, FROZEN, RECENT, QuestionSet
-from uae.registry.errors import registry_errors
+from uae.registry.decided import (
+    FIRST,
+    REFRESHED,
+    RETRAINED,
+    SAME,
+    Place,
+    Verdict,
+    conclude,
+    number_of,
+    release_tag,
+    withdrawn_verdict,
+)
 from uae.registry.gate import (
     Bounds,
     Decision,
@@ -38,38 +42,16 @@ from uae.registry.gate import (
     decide_whole,
     together,
 )
-from uae.registry.gate_page import gate_page
-from uae.registry.history import DECIDED, PROMOTED, Event, History, withdrawn
+from uae.registry.history import DECIDED, Event, History, withdrawn
 from uae.registry.latency import query_times
 from uae.registry.refresh_gate import decide_refresh
-from uae.registry.tracking import ENCODER_TAG, RELEASE_TAG, code_version, connect, dvc_md5, run_of
-from uae.registry.versions import has_artefacts, release_of, version_of, with_release
+from uae.registry.register import means_logged, register
+from uae.registry.tracking import connect, run_of
+from uae.registry.versions import has_artefacts, release_of, version_of
 from uae.release.manifest import RERANKED, Manifest, read_manifest
 from uae.release.passages import check_same_passages
 from uae.validation.trained_on import came_since, check_not_trained_on
 from uae.vectors.store import VectorStore
-
-# Which gate decided: without a champion the means do, a retrained encoder needs a gain, another corpus must only not be worse.
-FIRST, RETRAINED, REFRESHED, SAME, WITHDRAWN = "first", "retrain", "refresh", "same", "withdrawn"
-
-_SIGNATURE = ModelSignature(
-    inputs=Schema([ColSpec("string", "query"), ColSpec("long", "k", required=False)]),
-    outputs=Schema(
-        [
-            ColSpec("string", "query"),
-            ColSpec("long", "rank"),
-            *(ColSpec("string", name) for name in ("passage_id", "doc_id", "source", "title", "section")),
-            *(ColSpec("long", name) for name in ("start", "end")),
-            ColSpec("string", "text"),
-            ColSpec("double", "score"),
-        ]
-    ),
-)
-_REQUIREMENTS = (
-    "onnxruntime", "tokenizers", "faiss-cpu", "bm25s", "PyStemmer", "regex", "pandas", "pyarrow", "numpy", "pydantic", "filelock",
-    "tqdm",
-)  # fmt: skip
-_TORCH_REQUIREMENTS = ("torch", "transformers", "sentence-transformers")
 
 
 @dataclass(frozen=True)
@@ -82,17 +64,6 @@ class Judged:
     questions: Path
     release: Path
     lineage: Mapping[str, Path]  # name -> artefact; their DVC hashes are kept with the version
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the release is registered."""
-
-    root: Path
-    uri: str
-    experiment: str
-    model: str
-    alias: str
 
 
 class Asked(NamedTuple):
@@ -114,13 +85,6 @@ class _Case(NamedTuple):
     runs: pd.DataFrame
     questions: pd.DataFrame
     passages: pd.DataFrame
-
-
-class _Verdict(NamedTuple):
-    lane: str
-    decision: Decision
-    look: Look | None = None
-    times: Mapping[str, float] | None = None  # of queries
 
 
 def promote(judged: Judged, place: Place, promotion_path: Path, page_path: Path, bounds: Bounds, asked: Asked) -> dict[str, Any]:
@@ -148,39 +112,38 @@ def promote(judged: Judged, place: Place, promotion_path: Path, page_path: Path,
     client = connect(place.uri, place.experiment, place.root)
     champion = version_of(client, place.model, place.alias)
     history = History(client, place.experiment, place.model, place.alias)
-    events = history.with_unknown_moves(_number(champion), _release(champion))
+    events = history.with_unknown_moves(number_of(champion), release_tag(champion))
     case = _Case(judged.release, manifest, evaluation, runs, questions, passages)
-    if champion is not None and _release(champion) == manifest.fingerprint and has_artefacts(champion):
+    if champion is not None and release_tag(champion) == manifest.fingerprint and has_artefacts(champion):
         same = Decision(True, [f"this release is version {champion.version}, the {place.alias} already"])
-        verdict, version = _Verdict(SAME, same), champion
+        verdict, version = Verdict(SAME, same), champion
     else:
         verdict = _judge(case, champion, place, events, bounds, asked)
         run_id = run_of(client, place.experiment, manifest.dense().encoder)
-        decision = verdict.decision
-        version = _register(client, place.model, run_id, judged.release, manifest, evaluation, judged.lineage, decision)
-    promotion = _outcome(verdict, place, version, champion, manifest.fingerprint, bounds, test_set)
-    page = gate_page(promotion)
-    if verdict.lane != SAME:
-        _record(history, promotion, page, verdict)
-        if verdict.decision.passed:
-            with registry_errors(f"the alias {place.alias!r} of {place.model} cannot be moved"):
-                client.set_registered_model_alias(place.model, place.alias, version.version)
-            why = f"the gate passed ({verdict.lane})"
-            history.record(PROMOTED, int(version.version), _number(champion), manifest.fingerprint, why)
-    write_text(page_path, page)
-    write_json(promotion_path, promotion)
-    return promotion
+        version = register(
+            client,
+            place.model,
+            run_id,
+            judged.release,
+            manifest,
+            _metrics(evaluation),
+            {"evaluation.json": evaluation},
+            judged.lineage,
+            verdict.decision.passed,
+        )
+    return conclude(
+        client, place, history, verdict, version, champion, manifest.fingerprint, bounds, test_set, promotion_path, page_path
+    )  # fmt: skip
 
 
 def _judge(
     case: _Case, champion: ModelVersion | None, place: Place, events: Sequence[Event], bounds: Bounds, asked: Asked
-) -> _Verdict:
+) -> Verdict:
     if (left := withdrawn(events).get(case.manifest.fingerprint)) is not None:
-        said = f"version {left.before} has this release: {left.who} rolled it back on {left.at:%Y-%m-%d} ({left.why})"
-        return _Verdict(WITHDRAWN, Decision(False, [f"{said}. uae rollback {left.before} brings it back: FAILED"]))
+        return withdrawn_verdict(left)
     as_served = _as_served(case, bounds, asked)
     if champion is None:
-        return _Verdict(FIRST, together([_first(case, bounds), *as_served]))
+        return Verdict(FIRST, together([_first(case, bounds), *as_served]))
     name = f"version {champion.version} ({place.alias})"
     folder = release_of(champion)
     questions, passages = case.questions, case.passages
@@ -199,7 +162,7 @@ def _judge(
         found = query_times(case.release, folder, questions["text"].tolist(), asked.device)
         times = found._asdict()
         parts.append(decide_latency(found.candidate_ms, found.reference_ms, found.queries, name, bounds))
-    return _Verdict(lane, together([*parts, *as_served]), look, times)
+    return Verdict(lane, together([*parts, *as_served]), look, times)
 
 
 def _first(case: _Case, bounds: Bounds) -> Decision:
@@ -289,6 +252,18 @@ def _means(evaluation: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     return {name: {metric: v["mean"] for metric, v in values.items()} for name, values in evaluation["systems"].items()}
 
 
+def _metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """What is logged of an evaluation: every system's means, and those by reader and context."""
+    found: dict[str, float] = {}
+    for system, means in _means(evaluation).items():
+        found |= means_logged(system, means)
+    for context in evaluation.get("reader_contexts", ()):
+        given = f"{context['reader'].replace(' ', '_')}_{context['passages']}_{context['order']}"
+        for system, metrics in context["systems"].items():
+            found |= {f"test/{system}/{given}/{name}": v["mean"] for name, v in metrics.items()}
+    return found
+
+
 def _check_identity(path: Path, evaluation: Mapping[str, Any], release: str, test_set: str, scope: str) -> None:
     """A candidate's figures and the champion's must be of one test set."""
     if evaluation["scope"] != scope:
@@ -300,122 +275,3 @@ def _check_identity(path: Path, evaluation: Mapping[str, Any], release: str, tes
     else:
         return
     raise ArtefactError(f"{path} {said}. Run the evaluate stage again (uae evaluate), then promote")
-
-
-def _outcome(
-    verdict: _Verdict,
-    place: Place,
-    version: ModelVersion,
-    champion: ModelVersion | None,
-    release: str,
-    bounds: Bounds,
-    test_set: str,
-) -> dict[str, Any]:
-    before, now, passed = _number(champion), int(version.version), verdict.decision.passed
-    return {
-        "promoted": passed,
-        "model": place.model,
-        "version": now,
-        "alias": place.alias,
-        "champion": now if passed else before,
-        "replaced": before if passed and before != now else None,
-        "lane": verdict.lane,
-        "reasons": verdict.decision.reasons,
-        "findings": [finding.numbers() for finding in verdict.decision.findings],
-        "look": verdict.look._asdict() if verdict.look else None,
-        "query_times": verdict.times,
-        "confidence": bounds.confidence,
-        "dataset": test_set,
-        "run_id": version.run_id,
-        "release": release,
-    }
-
-
-def _record(history: History, promotion: Mapping[str, Any], page: str, verdict: _Verdict) -> None:
-    """The decision as an event: what was measured as metrics, and the page beside them."""
-    numbers = {}
-    for finding in promotion["findings"]:
-        place = f"gate/{finding['on']}/{finding['metric']}".replace(" ", "_").replace("@", "_at_")
-        for name in ("candidate", "reference", "difference", "low", "p_value", "detectable"):
-            if finding[name] is not None:
-                numbers[f"{place}/{name}"] = finding[name]
-    numbers |= {f"gate/query/{name}": float(value) for name, value in (verdict.times or {}).items()}
-    failed = [reason for reason in promotion["reasons"] if reason.endswith("FAILED")]
-    history.record(
-        DECIDED,
-        promotion["version"],
-        promotion["champion"] if not promotion["promoted"] else promotion["replaced"],
-        promotion["release"],
-        failed[0] if failed else f"passed ({verdict.lane})",
-        passed=verdict.decision.passed,
-        units=verdict.look.units if verdict.look else None,
-        numbers=numbers,
-        files={"gate.html": page, "gate.json": json.dumps(promotion, indent=2, sort_keys=True)},
-    )
-
-
-def _number(version: ModelVersion | None) -> int | None:
-    return int(version.version) if version is not None else None
-
-
-def _release(version: ModelVersion | None) -> str:
-    return str(version.tags.get(RELEASE_TAG, "")) if version is not None else ""
-
-
-@registry_errors("the release cannot be registered")
-def _register(
-    client: MlflowClient,
-    model: str,
-    run_id: str,
-    release_path: Path,
-    manifest: Manifest,
-    evaluation: Mapping[str, Any],
-    lineage: Mapping[str, Path],
-    decision: Decision,
-) -> ModelVersion:
-    """A version of this release, made once: a promotion that was killed half-way finds the one it made.
-
-    A version whose artefacts were lost is left as it is, and a new one is made.
-    """
-    tags = {
-        RELEASE_TAG: manifest.fingerprint,
-        ENCODER_TAG: manifest.dense().encoder,
-        "uae.index": manifest.files[manifest.dense().index.file],
-        "uae.score": manifest.score(UAE),
-        "uae.gate": "passed" if decision.passed else "refused",
-        **{f"dvc.{name}": dvc_md5(path) for name, path in lineage.items()},
-        **code_version(),
-    }
-    known = with_release(client, model, manifest.fingerprint)
-    if known is None:
-        with mlflow.start_run(run_id=run_id):
-            for system, metrics in evaluation["systems"].items():
-                values = {f"test/{system}/{name}".replace("@", "_at_"): v["mean"] for name, v in metrics.items()}
-                mlflow.log_metrics(values)
-            for context in evaluation.get("reader_contexts", ()):
-                given = f"{context['reader'].replace(' ', '_')}_{context['passages']}_{context['order']}"
-                for system, metrics in context["systems"].items():
-                    mlflow.log_metrics({f"test/{system}/{given}/{name}": v["mean"] for name, v in metrics.items()})
-            mlflow.log_dict(dict(evaluation), "evaluation.json")
-            logged = mlflow.pyfunc.log_model(
-                name="release",
-                python_model=str(Path(uae.__file__).parent / "registry" / "served_model.py"),
-                artifacts={"release": Path(release_path).resolve().as_uri()},
-                code_paths=[str(Path(uae.__file__).parent)],
-                signature=_SIGNATURE,
-                pip_requirements=_requirements(manifest),
-                registered_model_name=model,
-                tags=tags,
-            )
-        number = str(logged.registered_model_version)  # not the newest: another promotion may have registered since
-    else:
-        number = known.version
-    for name, value in tags.items():
-        client.set_model_version_tag(model, number, name, value)
-    version: ModelVersion = client.get_model_version(model, number)
-    return version
-
-
-def _requirements(manifest: Manifest) -> list[str]:
-    names = (*_REQUIREMENTS, *(_TORCH_REQUIREMENTS if manifest.needs_torch() else ()))
-    return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in names]

@@ -87,6 +87,11 @@ class Passages:
         """Every row's doc_id."""
         return np.asarray(self._columns["doc_id"].to_pylist(), dtype=object)
 
+    def sources(self) -> list[str]:
+        """The source key of every row's document."""
+        keys = self._sources.to_pylist()
+        return [keys[document] for document in self._documents]
+
     def hit(self, row: int, score: float) -> Hit:
         values = {name: column[row].as_py() for name, column in self._columns.items()}
         document = int(self._documents[row])

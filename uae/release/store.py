@@ -20,6 +20,7 @@ from filelock import FileLock
 
 from uae.io.errors import ArtefactError, InputError, UaeError
 from uae.io.files import atomic_path, read_json, write_json
+from uae.release.forgotten import refuse_forgotten
 from uae.release.manifest import read_manifest
 from uae.release.open import Release
 
@@ -60,9 +61,10 @@ class ReleaseStore:
             Its fingerprint.
 
         Raises:
-            ArtefactError: ``source`` is not a whole release.
+            ArtefactError: ``source`` is not a whole release, or holds what was forgotten.
         """
         fingerprint = _checked(read_manifest(source).fingerprint, Path(source) / "manifest.json")
+        refuse_forgotten(self.folder, source)
         target = self._place(fingerprint)
         target.parent.mkdir(parents=True, exist_ok=True)
         with self._installing(fingerprint):
@@ -188,17 +190,24 @@ class ReleaseStore:
             if before != state["before"]:
                 write_json(self.folder / "active.json", state | {"before": before})
             for fingerprint in removed:
-                with self._installing(fingerprint):
-                    path = self._place(fingerprint)
-                    # It is renamed first. So a kill in between leaves no half release under its name.
-                    aside = path.with_name(f".{fingerprint}.partial-{os.getpid()}")
-                    os.replace(path, aside)
-                    shutil.rmtree(aside)
-                    _origin_path(path).unlink(missing_ok=True)
+                self._remove(fingerprint)
             for left in self.folder.glob(f"{DOWNLOAD_PREFIX}*"):
                 if datetime.now(UTC) - _changed_at(left) > _ABANDONED:
                     shutil.rmtree(left, ignore_errors=True)
         return removed
+
+    def remove(self, fingerprint: str) -> None:
+        """Remove a release that is not the active one; a rollback does not come to it any more.
+
+        Raises:
+            ArtefactError: it is the active one.
+        """
+        with self._changing():
+            state = self._read()
+            if state["active"] == fingerprint:
+                raise ArtefactError(f"release {fingerprint[:12]} is served: activate another one first (uae release activate)")
+            write_json(self.folder / "active.json", state | {"before": [each for each in state["before"] if each != fingerprint]})
+            self._remove(fingerprint)
 
     def path(self, fingerprint: str) -> Path:
         """The folder of an installed release.
@@ -219,6 +228,15 @@ class ReleaseStore:
             raise ArtefactError(f"{path} holds release {str(found)[:12]}, not {fingerprint[:12]}: remove it and install it again")
         return path
 
+    def _remove(self, fingerprint: str) -> None:
+        with self._installing(fingerprint):
+            path = self._place(fingerprint)
+            # It is renamed first. So a kill in between leaves no half release under its name.
+            aside = path.with_name(f".{fingerprint}.partial-{os.getpid()}")
+            os.replace(path, aside)
+            shutil.rmtree(aside)
+            _origin_path(path).unlink(missing_ok=True)
+
     def _place(self, fingerprint: str) -> Path:
         return self.folder / "releases" / fingerprint
 
@@ -227,6 +245,7 @@ class ReleaseStore:
         return [path for path in releases.iterdir() if _FINGERPRINT.fullmatch(path.name)] if releases.is_dir() else []
 
     def _open_once(self, fingerprint: str) -> None:
+        refuse_forgotten(self.folder, self.path(fingerprint))
         Release(self.path(fingerprint), "cpu", threads=1).close()  # one: the service beside us needs the others
 
     def _changing(self) -> FileLock:

@@ -135,6 +135,28 @@ class LabelStore:
                 self._count(part.name, provenance, len(rows))
         return adopted
 
+    def forget(self, passages: Container[str]) -> int:
+        """Remove the readings of these passages (``text_key`` of their texts). Returns how many.
+
+        Raises:
+            ArtefactError: the disk cannot take the parts without them.
+        """
+        self._demand_writing()
+        removed = 0
+        for name, table in self._tables(None).items():
+            kept = [row for row, key in enumerate(table["passage"].to_pylist()) if key not in passages]
+            if len(kept) == len(table):
+                continue
+            removed += len(table) - len(kept)
+            provenance, suffix = provenance_of(table), name[name.index(".") :]
+            if kept:
+                part = self._write(table.replace_schema_metadata(None).take(kept), provenance, suffix)
+                if suffix == _LOOSE:
+                    self._loose.setdefault(provenance, {})[part.name] = len(kept)
+            self._loose.get(provenance, {}).pop(name, None)
+            self._remove(name)
+        return removed
+
     def parts(self) -> list[pa.Table]:
         """The parts' tables, sealed ones first, each with its provenance in the metadata. Raises as ``read``."""
         return list(self._tables(None).values())

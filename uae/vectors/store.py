@@ -7,7 +7,7 @@ A damaged shard is named in the log and removed, and its vectors are computed an
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,6 +137,17 @@ class VectorStore:
                 self._rewrite(home, shards_of(home), wanted)
         left = sum(held.vectors for held in self.held())
         return before - left, left
+
+    def forget(self, texts: Iterable[str]) -> int:
+        """Drop the vectors of these texts (as encoders read them), of every encoder. Returns how many."""
+        gone = {key_of(text) for text in texts}
+        before = sum(held.vectors for held in self.held())
+        for home in [path for path in self.folder.glob("[!.]*") if path.is_dir()]:
+            with FileLock(home / ".lock"):
+                keys = {key for shard in self._sound(home) for key in shard.keys}
+                if keys & gone:
+                    self._rewrite(home, shards_of(home), keys - gone)
+        return before - sum(held.vectors for held in self.held())
 
     def _held(self, home: Path, rows: dict[bytes, int]) -> tuple[Vectors | None, np.ndarray]:
         """Vectors by row, shape (rows, dim) (None: nothing is known), and which rows are missing."""

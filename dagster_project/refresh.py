@@ -1,0 +1,62 @@
+"""The refresh lane as a job: the champion over today's corpus, in minutes, without an LLM and without training.
+
+Its steps are no assets. The chain's assets are materialised from the source to the Bento, and a refresh is no part of that: the
+sensor and the schedule of the chain go on comparing with what the chain itself went through with.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dagster as dg
+
+from dagster_project.resources import DvcResource, ModelsResource, ProjectResource
+from uae.io.errors import UaeError
+from uae.pipeline.chain import STAGES, run_stage
+from uae.pipeline.refresh import READING
+from uae.pipeline.refresh import refresh as refresh_champion
+
+
+@dg.op(out=dg.Out(dg.Nothing), description="Read and validate the source, and have DVC record the tables.")
+def read_source(project: ProjectResource, dvc: DvcResource, models: ModelsResource) -> None:
+    settings = project.settings()
+    with _explained(), project.entered(models.folder) as workspace:
+        for name in READING:
+            with dvc.holding(name):
+                run_stage(STAGES[name], settings, workspace)
+                dvc.commit(name)
+
+
+@dg.op(
+    ins={"read": dg.In(dg.Nothing)},
+    out=dg.Out(dg.Nothing),
+    description="Build the champion over these tables, compare it with what is served, and move the alias if it is not worse.",
+)
+def refresh_release(context: dg.OpExecutionContext, project: ProjectResource, models: ModelsResource) -> None:
+    with _explained(), project.entered(models.folder) as workspace:
+        result = refresh_champion(project.settings(), workspace)
+    counts = {**result["passages"], "encoded": result["vectors_embedded"], "seconds": result["seconds"]}
+    context.add_output_metadata(
+        {
+            "champion": result["champion"],
+            "promoted": result["promoted"],
+            "rules": dg.MetadataValue.md("\n".join(f"- {reason}" for reason in result["reasons"])),
+            **counts,
+        }
+    )
+    if not result["promoted"]:
+        refused = [reason for reason in result["reasons"] if reason.endswith("FAILED")]
+        raise dg.Failure(f"version {result['version']} was refused: {'; '.join(refused)}", allow_retries=False)
+
+
+@dg.job(description="The champion over today's corpus: new texts are encoded, deleted ones are gone. No LLM, no training.")
+def refresh() -> None:
+    refresh_release(read_source())
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """A user can act on the message alone. Only a transient error may go away by itself."""
+    try:
+        yield
+    except UaeError as error:
+        raise dg.Failure(str(error), allow_retries=error.transient) from None

@@ -1,0 +1,82 @@
+"""A deleted document is forgotten: nothing that is served, installed, registered or kept holds it or brings it back."""
+
+import json
+
+import pytest
+from test_refresh import ADDED, Project
+
+from uae.io.errors import ArtefactError, InputError
+from uae.io.files import sha256_bytes
+from uae.pipeline.forget import forget
+from uae.registry.rollback import roll_back
+from uae.registry.versions import release_of, version_numbered
+from uae.release.forgotten import passage_texts
+from uae.teacher.keys import text_key
+from uae.teacher.store import LabelStore
+
+READING = {"answer_id": "a", "template": "t", "teacher": "main", "nll_sum": 1.0, "n_tokens": 2, "truncated": False}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, tiny_encoder):
+    """Version 1 and the service hold a document on a crane, and so does a version 2; the source has lost it since."""
+    found = Project(tmp_path_factory.mktemp("forget"), tiny_encoder)
+    document = found.source / "documents" / "crane.md"
+    document.write_text(f"# Gauge of the crane\n\n{ADDED}\n")
+    found.promote_first()
+    assert any(ADDED in text for text in found.served())
+    other = found.source / "documents" / "other.md"
+    other.write_text("# Other\n\nA ladder of nine rungs leans against the eastern wall of the boat shed.\n")
+    assert found.refresh()["promoted"]
+    found.served()
+    document.unlink()
+    return found
+
+
+def call(project):
+    return forget(project.settings, project.workspace, project.store.folder, "documents/crane.md", "a test")
+
+
+def test_forgotten_is_forgotten(project):
+    client, names, w = project.client(), project.settings.promote, project.workspace
+    with pytest.raises(ArtefactError, match=r"version 2 \(champion\) still holds documents/crane.md: delete it from the source"):
+        call(project)
+    held = next(iter(passage_texts(project.store.active().folder)["documents/crane.md"]))
+    labels = LabelStore(w.path("labels"), 100)
+    with labels.writing():
+        rows = [READING | {"question": "q", "passage": text_key(text)} for text in (held, "another text")]
+        labels.append(rows, {"teacher": "main"})
+    assert project.refresh()["promoted"]
+    project.served()
+    before = {each.fingerprint for each in project.store.installed()}
+
+    receipt = call(project)
+    left = {each.fingerprint for each in project.store.installed()}
+    assert left == {project.store.active().fingerprint}
+    assert set(receipt["releases_in_store"]) == before - left
+    assert receipt["versions"] == {"removed": [1, 2], "beyond_reach": {}}
+    assert receipt["passages"] == [sha256_bytes(held)]
+    assert receipt["readings"] == {"labels": 1}
+    assert LabelStore(w.path("labels")).read()["passage"].tolist() == [text_key("another text")]
+    assert receipt["vectors"] == 1
+    (written,) = (w.path("refresh").parent / "forgotten").iterdir()
+    assert json.loads(written.read_text()) == receipt
+    assert ADDED not in written.read_text()
+
+    with pytest.raises(InputError, match="version 2 of uae-retriever has lost its release"):
+        roll_back(client, project.settings.tracking.experiment, names.model, names.alias, "2", "try it", "a test")
+    with pytest.raises(InputError, match="no release before this one"):
+        project.store.rollback()
+    again = call(project)
+    assert (again["releases_in_store"], again["versions"]["removed"], again["vectors"]) == ([], [], 0)
+    with pytest.raises(InputError, match="no release holds texts of 'nowhere' alone"):
+        forget(project.settings, w, project.store.folder, "nowhere", "a test")
+
+
+def test_a_copy_of_the_release_cannot_be_brought_back(project):
+    """A document of other name and the same text is the same to the list; so is a backup of an old release."""
+    (project.source / "documents" / "renamed.md").write_text(f"# Gauge of the crane\n\n{ADDED}\n")
+    result = project.refresh()
+    version = version_numbered(project.client(), result["model"], str(result["version"]))
+    with pytest.raises(ArtefactError, match=r"holds passages of documents/renamed.md that were forgotten \(uae forget\)"):
+        project.store.install(release_of(version), None)
