@@ -132,7 +132,7 @@ def test_the_served_index_follows_the_corpus(project):
     second = project.champion()
     assert int(second.version) == result["version"] == int(first.version) + 1
     assert second.tags["uae.encoder"] == first.tags["uae.encoder"]
-    assert (second.tags["uae.refresh_of"], second.tags["dvc.labels"]) == (first.version, "of training")
+    assert (second.tags["uae.refresh_of"], second.tags["dvc.labels"]) == (str(first.version), "of training")
     assert second.tags["uae.corpus"]
     assert second.tags["dvc.passages"] != first.tags["dvc.passages"]
     assert read_json(project.workspace.path("refresh")) == result

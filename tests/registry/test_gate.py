@@ -21,9 +21,10 @@ from uae.io.errors import ArtefactError, ConfigError
 from uae.io.files import sha256_file, write_json
 from uae.io.tables import DOCUMENTS, PASSAGES, QUESTIONS, RUNS, read_table, write_table
 from uae.measures.metrics import retrieval_metrics
-from uae.registry.gate import Bounds, Decision, decide_better, decide_second_stage, decide_serving
+from uae.registry.gate import Bounds, decide_better, decide_second_stage, decide_serving
 from uae.registry.history import Event, History
-from uae.registry.promote import Asked, Judged, Place, _register, promote
+from uae.registry.promote import Asked, Judged, Place, promote
+from uae.registry.register import register
 from uae.registry.tracking import connect
 from uae.release.build import IndexRecipe, build_release
 from uae.release.manifest import read_manifest, seal
@@ -199,7 +200,7 @@ def gate(
     monkeypatch.setattr(uae.registry.promote, "connect", lambda *arguments: registry)
     monkeypatch.setattr(uae.registry.promote, "run_of", lambda *arguments: "run")
     registered = SimpleNamespace(version="8", run_id="run", tags={})
-    monkeypatch.setattr(uae.registry.promote, "_register", lambda *arguments: registered)
+    monkeypatch.setattr(uae.registry.promote, "register", lambda *arguments: registered)
     passages, questions = read_table(project / "passages.parquet", PASSAGES), read_table(project / "questions.parquet", QUESTIONS)
     if test is not None:
         questions.loc[questions.index[questions["split"] == "test"][test:], "split"] = "validation"
@@ -460,7 +461,7 @@ def test_a_version_registered_in_between_is_not_taken_for_ours(project, tmp_path
 
     monkeypatch.setattr(importlib.import_module("mlflow.pyfunc"), "log_model", log_model)  # mlflow loads it lazily
     manifest = read_manifest(project / "release")
-    version = _register(client, "m", run, tmp_path, manifest, {"systems": {}}, {}, Decision(True, []))
+    version = register(client, "m", run, tmp_path, manifest, {}, {}, {}, True)
     assert (int(version.version), version.tags["uae.release"]) == (1, manifest.fingerprint)
     assert "uae.release" not in client.get_model_version("m", "2").tags
 

@@ -38,7 +38,7 @@ class Corpus(NamedTuple):
 class HowBuilt(NamedTuple):
     """What params.yaml says of a release, less what the earlier release says itself."""
 
-    index: IndexRecipe
+    recipe: IndexRecipe
     second_stage_serving: str
     second_stage_min_correlation: float
     scope: str
@@ -75,7 +75,7 @@ def rebuild_release(
             encoder_path=encoder,
             base_path=_same_base(manifest, base_path),
             release_path=release_path,
-            recipe=how.index._replace(dimension=None),  # the earlier release's encoder gives as many numbers as it serves
+            recipe=how.recipe._replace(dimension=None),  # the earlier release's encoder gives as many numbers as it serves
             scope=how.scope,
             passage_words=manifest.chunking["passage_words"],
             device=how.device,
@@ -139,5 +139,5 @@ def _second_stage(earlier: Path, manifest: Manifest, how: HowBuilt) -> SecondSta
         weight=entry.weight,
         serving=how.second_stage_serving,
         min_correlation=how.second_stage_min_correlation,
-        max_recall_loss=how.index.max_recall_loss,
+        max_recall_loss=how.recipe.max_recall_loss,
     )
