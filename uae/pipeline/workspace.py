@@ -41,7 +41,7 @@ ARTEFACTS = {
     "drift": "reports/drift.json",
     "drift_picture": "reports/drift.png",
     # of uae refresh, which is no stage of the chain
-    "refreshed_release": "models/refreshed",
+    "refreshed_release": "models/refreshed/release",  # MLflow keeps an artefact under its folder's name
     "refresh": "reports/refresh.json",
     "refresh_page": "reports/refresh.html",
 }

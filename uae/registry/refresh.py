@@ -118,7 +118,7 @@ def promote_refreshed(
         verdict, version = Verdict(SAME, same), champion.version
     else:
         left = withdrawn(events).get(manifest.fingerprint)
-        measured = measure_release(release, questions, passages, how.scope, how.device, _cutoffs(bounds))
+        measured = measure_release(release, questions, passages, how.scope, how.device, _cutoffs(bounds), vectors=how.vectors)
         means = {str(metric): float(mean) for metric, mean in measured.mean().items()}
         if left is not None:
             verdict = withdrawn_verdict(left)
@@ -169,7 +169,7 @@ def _judge(
         exact: Recall@1 of the release's encoder and BM25 without index and serving form.
     """
     parts = [decide_refresh(release, champion.folder, name, questions, passages, how.scope, how.device, bounds)]
-    parts.append(decide_serving(*measure_serving(release, manifest, questions, how.scope, how.device), bounds))
+    parts.append(decide_serving(*measure_serving(release, manifest, questions, how.scope, how.device, how.vectors), bounds))
     times = None
     if parts[-1].passed:  # a release with another encoder's graph would not even open
         served = served_recall(release, questions, how.scope, how.device)

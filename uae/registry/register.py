@@ -57,6 +57,7 @@ def register(
 
     Args:
         run_id: of the run that the version belongs to: its encoder's training.
+        release_path: a folder named release. MLflow keeps it under its name, and that is where it is looked for.
         metrics: name -> value, to be logged to the run.
         files: name -> JSON, likewise.
         lineage: name -> artefact. Their DVC hashes are kept with the version.
