@@ -56,7 +56,7 @@ def refresh(settings: Settings, w: Workspace) -> dict[str, Any]:
     client = connect(tracking.uri, tracking.experiment, w.root)
     champion = find_champion(client, place, settings.ingest.passage_words)
     corpus = Corpus(w.path("documents"), w.path("passages"), w.path("questions"))
-    require_validated(w.path("validation"), corpus._asdict())
+    require_validated(w.path("validation"), corpus._asdict(), "validate", settings.scope)
     vectors, device = VectorStore(w.vectors), settings.compute.device
     index, second = settings.index, settings.second_stage
     how = HowBuilt(

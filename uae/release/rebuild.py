@@ -116,7 +116,8 @@ def _fusion(manifest: Manifest, encoder: Path) -> dict[str, object]:
     """As ``uae.training.fusion`` writes it."""
     fused, entry = manifest.fusion(), manifest.systems[UAE].fusion
     chosen = entry.chosen if entry is not None else None
-    return {"form": fused.form, "weight": fused.weight, "chosen": chosen, "student": fingerprint(encoder)}
+    useful = manifest.useful.model_dump(mode="json") if manifest.useful is not None else None
+    return {"form": fused.form, "weight": fused.weight, "chosen": chosen, "useful": useful, "student": fingerprint(encoder)}
 
 
 def _same_base(manifest: Manifest, path: Path | None) -> Path | None:
