@@ -39,7 +39,7 @@ def go(tmp_path, monkeypatch):
             write_text(workspace.path("documents"), (tmp_path / "source").read_text())
             meanwhile()
 
-        stage = Stage("ingest", "Read.", work, parameters, needs=(), makes=("documents",), code=code, reads_source=True)
+        stage = Stage("ingest", "Read.", work, parameters, needs=(), makes=("documents", "source"), code=code, reads_source=True)
         monkeypatch.setattr(uae.pipeline.run, "CHAIN", (stage,))
         settings = load_settings(PARAMS, [f"ingest.path={tmp_path / 'source'}", *overrides])
         run_chain(settings, tmp_path / "out", tmp_path / "models", lambda line: None, "ingest")

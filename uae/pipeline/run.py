@@ -121,7 +121,7 @@ def _given(stage: Stage[Any], settings: Settings, workspace: Workspace, hash_mod
     local = {role: text for role, text in models_of(stage, settings).items() if text.strip().startswith("path:")}
     models = {f"model {role}": hash_model(Path(parse_reference(text).name).expanduser()) for role, text in local.items()}
     parameters = sha256_bytes(repr(stage.parameters.of(settings)))
-    read = {"source": source.version} if source is not None else {}
+    read = {"source version": source.version} if source is not None else {}  # beside the artefact "source", which ingest makes
     return read | _hashes(paths) | models | {"params": parameters, "code": code_hash(stage)}
 
 
