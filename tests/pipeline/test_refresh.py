@@ -31,9 +31,9 @@ SETTINGS = (
 )  # fmt: skip
 
 
-def document(number: int, word: str = "checked") -> str:
+def document(number: int) -> str:
     lines = [
-        f"Valve {number * 7 + part} of pump {number} is {word} on day {number + 3 * part} by crew {part}." for part in range(4)
+        f"Valve {number * 7 + part} of pump {number} is checked on day {number + 3 * part} by crew {part}." for part in range(4)
     ]
     return "\n\n".join(f"## Part {part}\n\n{line}" for part, line in enumerate(lines))
 
@@ -118,7 +118,7 @@ def project(tmp_path_factory, tiny_encoder):
 
 
 def test_the_served_index_follows_the_corpus(project):
-    """Nothing changes; a document comes; it goes, and the vector store is lost; then copies hide what was found."""
+    """Nothing changes; a document comes; it goes, and the vector store is lost; echoes of the questions hide what was found."""
     first = project.champion()
     assert not any(ADDED in text for text in project.served())
     same = project.refresh()
@@ -145,10 +145,10 @@ def test_the_served_index_follows_the_corpus(project):
     assert not any(ADDED in text for text in project.served())
 
     before = project.champion()
-    for number in range(DOCS):
-        for word in ("inspected", "looked at"):
-            copy = project.source / "documents" / f"pump-{number}-{word[:4]}.md"
-            copy.write_text(f"# Pump {number}\n\n{document(number, word)}\n")
+    for line in (project.source / "questions.jsonl").read_text().splitlines():
+        question = json.loads(line)["question"]
+        echo = project.source / "documents" / f"echo-{question.split()[3]}.md"
+        echo.write_text("# Echo\n\n" + "\n\n".join(f"## {word}\n\n{question} {word}" for word in ("Once", "Twice", "Again")))
     result = project.refresh("promote.max_loss=0")
     assert not result["promoted"]
     assert any(reason.startswith("map") and reason.endswith("FAILED") for reason in result["reasons"])
