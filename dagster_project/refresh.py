@@ -1,6 +1,6 @@
 """The refresh lane as a job: the champion over today's corpus, in minutes, without an LLM and without training.
 
-Its steps are no assets. The chain's assets are materialised from the source to the Bento, and a refresh is no part of that: the
+Its steps are no assets. The chain's assets are materialised from the source to the Bento, and a refresh is no part of that. The
 sensor and the schedule of the chain go on comparing with what the chain itself went through with.
 """
 

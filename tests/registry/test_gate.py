@@ -21,9 +21,10 @@ from uae.io.errors import ArtefactError, ConfigError
 from uae.io.files import sha256_file, write_json
 from uae.io.tables import DOCUMENTS, PASSAGES, QUESTIONS, RUNS, read_table, write_table
 from uae.measures.metrics import retrieval_metrics
+from uae.registry.decided import Place
 from uae.registry.gate import Bounds, decide_better, decide_second_stage, decide_serving
 from uae.registry.history import Event, History
-from uae.registry.promote import Asked, Judged, Place, promote
+from uae.registry.promote import Asked, Judged, promote
 from uae.registry.register import register
 from uae.registry.tracking import connect
 from uae.release.build import IndexRecipe, build_release

@@ -42,6 +42,7 @@ STAGE = Stage(
         "uae/registry/versions.py",
         "uae/release/open.py",
         *RELEASE,
+        "uae/release/forgotten.py",
         "uae/release/store.py",
         "uae/release/collections",
         "uae/io/postgres.py",

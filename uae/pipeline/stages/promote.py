@@ -22,8 +22,9 @@ class PromoteParameters(Parameters):
 
 def run(p: PromoteParameters, w: Workspace) -> dict[str, Any]:
     from uae.evaluation.answers import Context
+    from uae.registry.decided import Place
     from uae.registry.gate import Bounds
-    from uae.registry.promote import Asked, Judged, Place, promote
+    from uae.registry.promote import Asked, Judged, promote
     from uae.vectors.store import VectorStore
 
     def reader() -> "Reader":
