@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 from uae.cli.main import app
 from uae.io.errors import ConfigError
 from uae.io.files import read_json, write_json
-from uae.io.tables import PASSAGES, read_table
+from uae.io.tables import CANDIDATES, PASSAGES, read_table, write_table
 from uae.pipeline.chain import model_references
 from uae.pipeline.settings import load_settings
 from uae.registry.tracking import connect
@@ -46,7 +46,10 @@ def project(folder: Path) -> Path:
     (folder / "data").mkdir()
     write_corpus(folder / "data")
     tables = {name: folder / "data" / f"{name}.parquet" for name in ("passages", "questions")}
-    write_json(folder / "reports" / "validation.json", {"tables": table_hashes(tables)})
+    hashes = table_hashes(tables)
+    write_json(folder / "reports" / "validation.json", {"tables": hashes})
+    candidates = folder / "data" / "candidates.parquet"
+    write_table(candidates, CANDIDATES, read_table(candidates, CANDIDATES), made_from=hashes)
     return folder
 
 

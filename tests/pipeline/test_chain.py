@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from uae.io.tables import CANDIDATES, read_table
+from uae.io.tables import CANDIDATES, PASSAGES, read_table
 from uae.pipeline.chain import CHAIN
+from uae.pipeline.settings import load_settings
 from uae.release.store import read_origin
+from uae.teacher.keys import text_key
 from uae.teacher.store import LabelStore
+from uae.text.passage_template import PassageTemplate
 
 RERANKED = ("rerank_query_likelihood", "rerank_list", "uae_llm_rerank", "ceiling")
 SYSTEMS = ("bm25", "base", "dense", "hybrid", "uae", "convex_base")
@@ -125,7 +128,9 @@ def test_the_options_of_training_and_evaluation_work_together(tmp_path, small_ch
     assert len(asked["refreshed_candidates"]) == len(asked["candidates"]) + len(fresh)
     assert not fresh.empty
     refreshed = LabelStore(tmp_path / "data" / "refreshed_labels").read()
-    assert set(refreshed["passage_id"]) == set(fresh["passage_id"])  # the readings without a passage were there already
+    passages = read_table(tmp_path / "data" / "passages.parquet", PASSAGES).set_index("passage_id")
+    read = PassageTemplate(load_settings(tmp_path / "params.yaml").passages.template).texts(passages.loc[fresh["passage_id"]])
+    assert set(refreshed["passage"]) == set(map(text_key, read))  # the readings without a passage were there already
     assert not LabelStore(tmp_path / "data" / "labels").keys() & LabelStore(tmp_path / "data" / "refreshed_labels").keys()
 
 

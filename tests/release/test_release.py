@@ -15,6 +15,8 @@ import torch
 
 import uae.release.build_dense
 import uae.release.choose_form
+import uae.retrievers.document_side
+import uae.retrievers.passage_vectors
 from uae.io.errors import ArtefactError, ConfigError, InputError, ModelError
 from uae.io.files import sha256_file
 from uae.io.models import fingerprint
@@ -256,7 +258,7 @@ def _prompt(project, encoder, monkeypatch):
 
 
 def _libraries(project, encoder, monkeypatch):
-    monkeypatch.setattr(uae.release.build_dense.importlib.metadata, "version", lambda name: "0.1")
+    monkeypatch.setattr(uae.retrievers.document_side.importlib.metadata, "version", lambda name: "0.1")
     return encoder
 
 
@@ -734,7 +736,7 @@ def test_a_release_is_not_built_from_vectors_that_are_not_finite(project, tiny_e
     def broken(encoder, texts, kind, progress=""):
         return np.full((len(texts), 32), np.nan, dtype=np.float32) if progress else encode(encoder, texts, kind)
 
-    monkeypatch.setattr(uae.release.build_dense, "encode", broken)
+    monkeypatch.setattr(uae.retrievers.passage_vectors, "encode", broken)
     with pytest.raises(ModelError, match="numbers that are not finite, for text 0 of 5"):
         build(project, tiny_encoder, "new")
     assert not (project / "new").exists()

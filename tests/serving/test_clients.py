@@ -232,7 +232,7 @@ def test_busy_service_is_asked_again_when_it_says(waits):
         JSONResponse(ANSWER),
     )
     with on_a_port(app) as url:
-        assert SearchService(url, KEY, 30, 4).search("x", 5, None, None, "uae") == ("f00d", [])
+        assert SearchService(url, KEY, 30, 4).search("x", 5, None, None, "uae")[:2] == ("f00d", [])
     assert 7 <= waits[0] <= 10.5
     assert 0 < waits[1] <= 30
     assert 0 <= waits[2] <= 10
@@ -242,7 +242,7 @@ def test_busy_service_is_asked_again_when_it_says(waits):
 def test_busy_service_is_asked_again_without_holding_up_the_loop():
     app, seen = scripted(refusal(429, Retry_After="0"), refusal(503, Retry_After="0"), JSONResponse(ANSWER))
     with on_a_port(app) as url:
-        assert asyncio.run(SearchService(url, None, 30, 3).search_async("x", 5, None, None, "uae")) == ("f00d", [])
+        assert asyncio.run(SearchService(url, None, 30, 3).search_async("x", 5, None, None, "uae"))[:2] == ("f00d", [])
     assert len(seen) == 3
     assert "authorization" not in seen[0]
 

@@ -173,6 +173,7 @@ def test_only_what_serving_needs_is_inside(bento, tiny):
             "uae/retrievers",
             "uae/index",
             "uae/release",
+            "uae/release/collections",
             "uae/release/legs",
             "uae/serving",
             "uae/text",
