@@ -84,17 +84,17 @@ def test_cancelled_before_a_thread_has_begun_it_never_begins():
 def test_a_full_queue_is_429_with_retry_after_over_http(live, monkeypatch):
     """One search of the index holds the only thread, one waits; the third is told to come back, and then comes through."""
     url = live(find_threads=1, queue_finds=1)
-    go, began, find = threading.Event(), threading.Event(), Release.find
+    go, began, answer = threading.Event(), threading.Event(), Release.answer
 
     def held(*arguments, **options):
         began.set()
         assert go.wait(20)
-        return find(*arguments, **options)
+        return answer(*arguments, **options)
 
     def ask() -> httpx.Response:
         return httpx.post(f"{url}/v1/search", json={"query": "keys"}, timeout=30)
 
-    monkeypatch.setattr(Release, "find", held)
+    monkeypatch.setattr(Release, "answer", held)
     with ThreadPoolExecutor(2) as clients:
         answers = [clients.submit(ask)]
         assert began.wait(20)
