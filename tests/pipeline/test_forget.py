@@ -1,6 +1,7 @@
 """A deleted document is forgotten: nothing that is served, installed, registered or kept holds it or brings it back."""
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 from test_refresh import ADDED, Project
@@ -11,6 +12,7 @@ from uae.pipeline.forget import forget
 from uae.registry.rollback import roll_back
 from uae.registry.versions import release_of, version_numbered
 from uae.release.forgotten import passage_texts
+from uae.serving.query_log import Logged, QueryLog, read_queries
 from uae.teacher.keys import text_key
 from uae.teacher.store import LabelStore
 
@@ -34,7 +36,25 @@ def project(tmp_path_factory, tiny_encoder):
 
 
 def call(project):
-    return forget(project.settings, project.workspace, project.store.folder, "documents/crane.md", "a test")
+    watched = project.settings.drift.model_copy(update={"log": str(project.workspace.root / "queries")})
+    return forget(
+        project.settings.model_copy(update={"drift": watched}),
+        project.workspace,
+        project.store.folder,
+        "documents/crane.md",
+        "a test",
+    )
+
+
+def write_log(folder):
+    """Two queries: the document answered the first, another one the second."""
+    log = QueryLog(folder, days=30, max_bytes=1 << 20)
+    answered = {"Which gauge has the crane?": "documents/crane.md", "Where is the ladder?": "documents/other.md"}
+    log.add(
+        Logged(datetime.now(UTC), text, "uae", "cosine", 0.5, 5, None, False, ["p"], ["d"], [source], "release", "encoder")
+        for text, source in answered.items()
+    )
+    log.close()
 
 
 def test_forgotten_is_forgotten(project):
@@ -46,6 +66,7 @@ def test_forgotten_is_forgotten(project):
     with labels.writing():
         rows = [READING | {"question": "q", "passage": text_key(text)} for text in (held, "another text")]
         labels.append(rows, {"teacher": "main"})
+    write_log(w.root / "queries")
     assert project.refresh()["promoted"]
     project.served()
     before = {each.fingerprint for each in project.store.installed()}
@@ -59,6 +80,8 @@ def test_forgotten_is_forgotten(project):
     assert receipt["readings"] == {"labels": 1}
     assert LabelStore(w.path("labels")).read()["passage"].tolist() == [text_key("another text")]
     assert receipt["vectors"] == 1
+    assert receipt["queries"] == 1
+    assert read_queries(w.root / "queries")["text"].to_pylist() == ["Where is the ladder?"]
     (written,) = (w.path("refresh").parent / "forgotten").iterdir()
     assert json.loads(written.read_text()) == receipt
     assert ADDED not in written.read_text()

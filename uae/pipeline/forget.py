@@ -23,7 +23,7 @@ _OPEN = (
     "models/release and reports/ hold what their stages made until these run again: dvc repro, make pipeline or uae run",
     "DVC keeps earlier tables, labels and releases: dvc commit, then dvc gc --workspace (with --cloud for the remote)",
     "models/bento and containers built from it: build them again from the present champion (uae package)",
-    "logs of queries that a service keeps, and what MLflow, S3 or a file system backs up",
+    "logs of queries other than drift.log names, and what MLflow, S3 or a file system backs up",
 )
 
 
@@ -86,6 +86,7 @@ def forget(settings: Settings, w: Workspace, store_folder: Path, source_key: str
         "versions": {"removed": registered.removed, "beyond_reach": registered.beyond_reach},
         "readings": _clean_readings(w, read),
         "vectors": VectorStore(w.vectors).forget(read),
+        "queries": _clean_queries(settings.drift.log, source_key),
         "open": list(_OPEN),
     }
     folder = w.path("refresh").parent / "forgotten"
@@ -137,3 +138,10 @@ def _clean_readings(w: Workspace, read: set[str]) -> dict[str, int]:
             with readings.writing():
                 removed[name] = readings.forget(keys)
     return removed
+
+
+def _clean_queries(log: str | None, source_key: str) -> int:
+    """Queries removed from the log that the document answered."""
+    from uae.serving.query_log import forget_queries
+
+    return forget_queries(Path(log), sources=[source_key]).queries if log else 0
