@@ -85,8 +85,8 @@ def look(project, instance):
 
     def look() -> dict[str, str] | str:
         resources = {"project": ProjectResource(root=str(project))}
-        context = dg.build_sensor_context(instance=instance, resources=resources, definitions=build(project))
-        answer = source_changed(context)
+        with dg.build_sensor_context(instance=instance, resources=resources, definitions=build(project)) as context:
+            answer = source_changed(context)
         assert isinstance(answer, dg.SkipReason) or answer.run_key is None  # Dagster would start a key only once
         return answer.skip_message if isinstance(answer, dg.SkipReason) else {"source": answer.tags["source"]}
 
@@ -222,8 +222,10 @@ def cron(project, instance):
 
     def tick() -> dict[str, str] | str:
         resources = {"project": ProjectResource(root=str(project))}
-        context = dg.build_schedule_context(instance=instance, resources=resources)
-        answer = weekly(context)
+        # Closed here: else the instance that it opened is closed by the garbage collector, after the fixture's, and puts
+        # that back as the one whose state Dagster reads. Every later test of the process then fails.
+        with dg.build_schedule_context(instance=instance, resources=resources) as context:
+            answer = weekly(context)
         return answer.skip_message if isinstance(answer, dg.SkipReason) else answer.tags
 
     return tick
