@@ -71,7 +71,8 @@ def test_what_dvc_ran_is_shown_without_a_run(project, run_chain, instance, repor
     (evaluate,) = [e for e in events if e.asset_key == dg.AssetKey("evaluate") and isinstance(e, dg.AssetMaterialization)]
     assert "0.500 [0.250, 0.750]" in str(evaluate.metadata["metrics"])
     checks = {e.check_name: e.passed for e in events if isinstance(e, dg.AssetCheckEvaluation)}
-    assert checks == dict.fromkeys(("documents", "passages", "questions", "leakage", "labels", "label_quality"), True)
+    names = ("documents", "passages", "questions", "leakage", "labels", "label_quality", "gate")
+    assert checks == dict.fromkeys(names, True)
     (source,) = [e for e in events if isinstance(e, dg.AssetObservation)]
     assert source.metadata["objects"].value == sum(path.is_file() for path in (project / "data/sample").rglob("[!.]*"))
     assert instance.get_runs() == []
