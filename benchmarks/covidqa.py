@@ -409,7 +409,7 @@ def main(
         **whole,
         **{name: means(result["systems"][name]) for name in (BASE, UAE)},
         "by_seed": {name: values["recall@1"] for found in (*rival.values(), result) for name, values in found["by_seed"].items()},
-        "relative_gain": {metric: gains[metric]["relative"]["mean"] for metric in METRICS},
+        "relative_gain": {metric: (gains[metric]["relative"] or {}).get("mean") for metric in METRICS},
         "ci95": {metric: ends(gains[metric]["relative"]) for metric in METRICS},
         "p_value": {metric: gains[metric]["p_value"] for metric in METRICS},
         "ci95_by_document": {metric: ends(gains[metric]["by_document"]["relative"]) for metric in METRICS},
@@ -452,8 +452,9 @@ def brief(gain: dict) -> dict:
     return found
 
 
-def ends(interval: dict) -> list[float]:
-    return [round(interval[end], 4) for end in ("low", "high")]
+def ends(interval: dict | None) -> list[float] | None:
+    """None: of a relative gain over nothing."""
+    return interval and [round(interval[end], 4) for end in ("low", "high")]
 
 
 if __name__ == "__main__":
