@@ -20,6 +20,12 @@ PINNED = dict(re.findall(r"^([A-Za-z0-9._-]+)==(\S+)", (ROOT / "requirements.loc
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
+def test_the_lock_names_no_place_but_the_project():
+    """Its first lines are the command that made it."""
+    (command,) = re.findall(r"^#    pip-compile .*$", (ROOT / "requirements.lock").read_text(encoding="utf-8"), re.M)
+    assert "--output-file=requirements.lock" in command
+
+
 def test_the_project_takes_these_pythons_and_no_others():
     taken = SpecifierSet(PROJECT["requires-python"])
     assert [version for version in ("3.10", *PYTHONS, "3.14") if f"{version}.9" in taken] == list(PYTHONS)
