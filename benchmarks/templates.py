@@ -1,6 +1,7 @@
-"""What models should read of a passage: text alone, or section and title, too. By the untrained demo encoder and BM25.
+"""What models should read of a passage: text alone, or section, title and neighbouring sentences, too.
 
-Both scopes are measured, on the test questions. How the two are joined (convex_base) is chosen on train and validation questions.
+By the untrained demo encoder and BM25, in both scopes, on the test questions. How the two are joined (convex_base) is chosen on
+train and validation questions.
 Prints one JSON line last: corpus -> scope -> template -> system -> recall@1 and map.
 
 python benchmarks/templates.py folder:data/sample squad:200423_covidQA.json
@@ -35,6 +36,7 @@ TEMPLATES = {
     "section": "{section}\n{text}",
     "title": "{title}\n{text}",
     "title and section": "{title}\n{section}\n{text}",
+    "section and neighbouring sentences": "{section}\n{before}\n{text}\n{after}",
 }
 
 

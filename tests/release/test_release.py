@@ -49,7 +49,7 @@ def release(tmp_path_factory, tiny_encoder) -> Path:
         for d, year in (("d1", 2023), ("d2", 2025))
     ]
     passages = [
-        {"passage_id": f"p{n}", "doc_id": d, "title": f"Title {d}", "source": d, "position": n, "section": "S"}
+        {"passage_id": f"p{n}", "doc_id": d, "title": f"Title {d}", "source": d, "position": n % 3, "section": "S"}
         | {"start": 0, "end": len(text), "text": text}
         for n, text in enumerate(TEXTS)
         for d in ["d1" if n < 3 else "d2"]
@@ -647,6 +647,18 @@ def test_the_index_holds_what_the_template_makes_of_a_passage_and_the_hits_the_p
     (hits,) = opened.search([QUESTION], k=5)
     assert [hit.score for hit in hits] == pytest.approx(sorted(expected[0], reverse=True), abs=1e-5)
     assert sorted(hit.text for hit in hits) == sorted(TEXTS)
+
+
+def test_neighbouring_sentences_are_read_in_a_release_as_in_the_corpus(project, tiny_encoder):
+    read_as = PassageTemplate("{before}\n{text}\n{after}")
+    build(project, tiny_encoder, read_as=read_as)
+    table = pd.read_parquet(project / "passages.parquet")
+    expected = read_as.by_id(table)
+    opened = Release(project / "release", "cpu")  # compares vectors of what it reads with the index
+    assert opened.passages.read(read_as.template, range(len(TEXTS))) == [expected[name] for name in opened.passages.ids()]
+    assert len(expected) > len(set(expected.values()) & set(TEXTS))  # most have neighbours
+    some = [len(TEXTS) - 1, 0]  # rows of their own, as a probe asks
+    assert opened.passages.read(read_as.template, some) == [expected[opened.passages.ids()[row]] for row in some]
 
 
 def test_a_release_is_opened_only_with_its_own_template(project, tiny_encoder):

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from uae.io.errors import ConfigError
+from uae.io.errors import ConfigError, InputError
 from uae.text.passage_template import PLAIN, PassageTemplate
 
 
@@ -44,3 +44,46 @@ def test_a_table_keeps_its_other_columns():
     assert read.drop(columns="text").equals(table.drop(columns="text"))
     assert table["text"].tolist() == ["x"]
     assert PassageTemplate(PLAIN).applied(table).equals(table)
+
+
+def passages(*rows: tuple[str, int, str]) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=["doc_id", "position", "text"])
+    return table.assign(passage_id=[f"p{number}" for number in range(len(table))], title="", section="")
+
+
+HARBOUR = [
+    ("harbour", 0, "The harbour has two ferries. They are red."),
+    ("harbour", 1, "They leave at nine. They come back at noon."),
+    ("harbour", 2, "In winter there is none."),
+]
+
+
+def test_neighbouring_sentences_are_those_of_the_passages_around():
+    assert PassageTemplate("{before}\n{text}\n{after}").texts(passages(*HARBOUR)) == [
+        "The harbour has two ferries. They are red.\nThey leave at nine.",
+        "They are red.\nThey leave at nine. They come back at noon.\nIn winter there is none.",
+        "They come back at noon.\nIn winter there is none.",
+    ]
+
+
+def test_neighbours_follow_positions_and_never_cross_documents():
+    mixed = [HARBOUR[2], ("tower", 0, "The tower is old."), HARBOUR[0], ("tower", 1, "Nobody climbs it."), HARBOUR[1]]
+    read = PassageTemplate("{before}\n{text}").texts(passages(*mixed))
+    assert read == [
+        "They come back at noon.\nIn winter there is none.",
+        "The tower is old.",
+        "The harbour has two ferries. They are red.",
+        "The tower is old.\nNobody climbs it.",
+        "They are red.\nThey leave at nine. They come back at noon.",
+    ]
+
+
+@pytest.mark.parametrize("rows", [HARBOUR[1:], [HARBOUR[0], HARBOUR[2]], [HARBOUR[0], HARBOUR[0]]])
+def test_half_a_document_is_refused(rows):
+    with pytest.raises(InputError, match="all passages of a document"):
+        PassageTemplate("{before}\n{text}").texts(passages(*rows))
+    assert PassageTemplate("{section}\n{text}").texts(passages(*rows)) == [text for _, _, text in rows]
+
+
+def test_no_passages_are_read_as_none():
+    assert PassageTemplate("{before}\n{text}").texts(passages()) == []

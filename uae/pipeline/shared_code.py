@@ -2,6 +2,8 @@
 
 TABLES = ("uae/io/files.py", "uae/io/tables.py")
 MODELS = ("uae/io/models.py", "uae/io/gguf.py", "uae/io/weights.py")
+# What models read of a passage.
+READ_AS = ("uae/text/passage_template.py", "uae/text/neighbours.py", "uae/text/sentences.py")
 ENCODER = (
     "uae/io/compute.py",
     "uae/retrievers/dense.py",
@@ -18,7 +20,7 @@ RELEASE = (
     "uae/release/reranked.py",
     "uae/release/second_stage.py",
     "uae/release/tables.py",
-    "uae/text/passage_template.py",
+    *READ_AS,
     "uae/measures/fusion.py",
     "uae/measures/ranking.py",
     "uae/measures/reranking.py",

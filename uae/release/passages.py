@@ -17,7 +17,8 @@ from uae.index.filters import DocumentFilter, read_metadata
 from uae.io.errors import ArtefactError
 from uae.io.files import sha256_parts
 from uae.release.tables import RELEASE_DOCUMENTS, RELEASE_PASSAGES, read_arrow
-from uae.text.passage_template import PLAIN, PassageTemplate
+from uae.text.neighbours import NONE, neighbour_rows
+from uae.text.passage_template import PLAIN, PassageTemplate, sentences_around
 
 _COLUMNS = ("passage_id", "doc_id", "section", "start", "end", "text")
 _SLICE = 1000  # passages rendered together: their texts are Python objects for that long only
@@ -58,6 +59,8 @@ class Passages:
             raise ArtefactError(f"{folder}: passages.parquet has passages of document {orphan!r}, documents.parquet has it not")
         self._documents: npt.NDArray[np.int64] = positions.to_numpy().astype(np.int64)
         self._filter = DocumentFilter(doc_ids, documents["source"].to_pylist(), _Texts(self._metadata), self._documents)
+        self._positions = passages["position"]
+        self._around: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = None
         self._read_hashes: dict[str, str] = {}
         # Each row's place in the order of passage_ids. It orders equal scores.
         self.places: npt.NDArray[np.int64] = np.empty(len(passages), dtype=np.int64)
@@ -112,7 +115,7 @@ class Passages:
     def close(self) -> None:
         """Let go of the tables."""
         self._columns.clear()
-        del self._titles, self._sources, self._metadata, self._filter, self._documents, self.places
+        del self._titles, self._sources, self._metadata, self._filter, self._documents, self._positions, self._around, self.places
 
     def _rendered(self, template: PassageTemplate, rows: Sequence[int]) -> Iterator[str]:
         for start in range(0, len(rows), _SLICE):
@@ -123,7 +126,17 @@ class Passages:
                 continue
             sections = self._columns["section"].take(pa.array(part)).to_pylist()
             titles = self._titles.take(pa.array(self._documents[part])).to_pylist()
-            yield from map(template.render, titles, sections, texts)
+            around = sentences_around(*self._texts_around(part)) if template.has_neighbours else ()
+            yield from map(template.render, titles, sections, texts, *around)
+
+    def _texts_around(self, rows: npt.NDArray[np.int64]) -> tuple[list[str], list[str]]:
+        """The texts of the passages before and behind each row; "" where there is none."""
+        if self._around is None:  # most templates do not ask
+            self._around = neighbour_rows(self._documents, self._positions.to_numpy().astype(np.int64))
+        before, after = ([row if row != NONE else None for row in side[rows]] for side in self._around)
+        texts = self._columns["text"]
+        first, second = (pc.fill_null(texts.take(pa.array(side, pa.int64())), "").to_pylist() for side in (before, after))
+        return first, second
 
 
 def check_same_passages(folder: Path, passages: pd.DataFrame) -> None:

@@ -1,4 +1,4 @@
-"""What models read of a passage: its text, with the document's title and the path of headings around it.
+"""What models read of a passage: its text, with the document's title, the path of headings and the sentences around it.
 
 One template serves all of them: encoder, teacher, reader, re-ranker and BM25. Tables, answers and offsets keep the plain text.
 """
@@ -7,19 +7,22 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from uae.io.errors import ConfigError
+from uae.text.neighbours import NONE, first_sentence, last_sentence, neighbour_rows
 
 PLAIN = "{text}"
-_NAMES = ("title", "section", "text")
+_NAMES = ("title", "section", "before", "text", "after")
 _PLACEHOLDER = re.compile(r"\{(\w*)\}")
 
 
 @dataclass(frozen=True)
 class PassageTemplate:
-    """Lines with the placeholders {title}, {section} and {text}.
+    """Lines with the placeholders {title}, {section}, {before}, {text} and {after}.
 
+    {before} is the last sentence of the passage before in its document, {after} the first sentence of the one behind.
     A line with placeholders that are all empty is left out, with its line break. Everything else stays as it is.
 
     Raises:
@@ -32,16 +35,22 @@ class PassageTemplate:
         found = _PLACEHOLDER.findall(self.template)
         if unknown := sorted(set(found) - set(_NAMES)):
             raise ConfigError(
-                f"the passage template has a placeholder {{{unknown[0]}}}; there are {{title}}, {{section}} and {{text}}"
+                f"the passage template has a placeholder {{{unknown[0]}}}; there are "
+                + ", ".join(f"{{{name}}}" for name in _NAMES)
             )
         if found.count("text") != 1:
             raise ConfigError(
                 f"the passage template must contain {{text}} exactly once; it contains it {found.count('text')} times"
             )
 
-    def render(self, title: str, section: str, text: str) -> str:
-        """What a model reads of one passage. Braces in the three values are kept as they are."""
-        values = {"title": title.strip(), "section": section.strip(), "text": text}
+    @property
+    def has_neighbours(self) -> bool:
+        """Whether it holds {before} or {after}, so that what is read depends on other passages of the document."""
+        return not {"before", "after"}.isdisjoint(_PLACEHOLDER.findall(self.template))
+
+    def render(self, title: str, section: str, text: str, before: str = "", after: str = "") -> str:
+        """What a model reads of one passage. Braces in the values are kept as they are."""
+        values = {"title": title.strip(), "section": section.strip(), "before": before, "text": text, "after": after}
         lines = []
         for line in self.template.split("\n"):
             names = _PLACEHOLDER.findall(line)
@@ -53,12 +62,21 @@ class PassageTemplate:
         """What models read of each row.
 
         Args:
-            passages: of the schema PASSAGES; of its columns title, section and text are used.
+            passages: of the schema PASSAGES; of its columns title, section and text are used. A template with {before} or
+                {after} uses doc_id and position as well, and needs all passages of each document.
+
+        Raises:
+            InputError: it does not have them all.
         """
+        texts = list(passages["text"])
         if self.template == PLAIN:
-            return list(passages["text"])
-        columns: Sequence[pd.Series] = [passages[name] for name in _NAMES]
-        return [self.render(title, section, text) for title, section, text in zip(*columns, strict=True)]
+            return texts
+        columns: list[Sequence[str]] = [list(passages["title"]), list(passages["section"]), texts]
+        if self.has_neighbours:
+            documents, _ = pd.factorize(passages["doc_id"])
+            rows = neighbour_rows(documents.astype(np.int64), passages["position"].to_numpy(dtype=np.int64))
+            columns += sentences_around(*([texts[row] if row != NONE else "" for row in side] for side in rows))
+        return list(map(self.render, *columns))
 
     def by_id(self, passages: pd.DataFrame) -> dict[str, str]:
         """passage_id -> what models read of it."""
@@ -67,6 +85,11 @@ class PassageTemplate:
     def applied(self, passages: pd.DataFrame) -> pd.DataFrame:
         """The same rows with what models read as their text."""
         return passages.assign(text=self.texts(passages))
+
+
+def sentences_around(before: Sequence[str], after: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What {before} and {after} stand for, of the passages before and behind; "": there is none."""
+    return [last_sentence(text) for text in before], [first_sentence(text) for text in after]
 
 
 TEXT_ALONE = PassageTemplate(PLAIN)

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from uae.pipeline.settings import CandidateSettings, PassageSettings, Scope
-from uae.pipeline.shared_code import ENCODER, MODELS, RETRIEVERS, TABLES
+from uae.pipeline.shared_code import ENCODER, MODELS, READ_AS, RETRIEVERS, TABLES
 from uae.pipeline.stage import Key, Parameters, Stage
 from uae.pipeline.workspace import Workspace
 from uae.retrievers.prompts import Prompts
@@ -52,7 +52,7 @@ STAGE = Stage(
     code=(
         "uae/candidates",
         "uae/text/answer_match.py",
-        "uae/text/passage_template.py",
+        *READ_AS,
         "uae/measures/ranking.py",
         *RETRIEVERS,
         *MODELS,

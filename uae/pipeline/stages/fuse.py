@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from uae.io.options import Count
 from uae.pipeline.settings import FusionSettings, PassageSettings, Scope, UsefulSettings, UtilitySettings
-from uae.pipeline.shared_code import ENCODER, MODELS, RETRIEVERS, TABLES
+from uae.pipeline.shared_code import ENCODER, MODELS, READ_AS, RETRIEVERS, TABLES
 from uae.pipeline.stage import Key, Parameters, Stage
 from uae.pipeline.workspace import Workspace
 from uae.retrievers.prompts import Prompts
@@ -73,7 +73,7 @@ STAGE = Stage(
     code=(
         "uae/training",
         "uae/teacher",
-        "uae/text/passage_template.py",
+        *READ_AS,
         "uae/text/answer_match.py",
         "uae/text/near_duplicates.py",
         "uae/text/words.py",

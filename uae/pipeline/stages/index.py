@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from uae.pipeline.settings import IndexSettings, PassageSettings, Scope, SecondStageSettings
-from uae.pipeline.shared_code import MODELS, TABLES
+from uae.pipeline.shared_code import MODELS, READ_AS, TABLES
 from uae.pipeline.stage import Key, Parameters, Stage
 from uae.pipeline.workspace import Workspace
 from uae.retrievers.prompts import Prompts
@@ -66,7 +66,7 @@ STAGE = Stage(
         "uae/retrievers",
         "uae/vectors",
         "uae/measures",
-        "uae/text/passage_template.py",
+        *READ_AS,
         "uae/text/words.py",
         "uae/validation/trained_on.py",
         *MODELS,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypedDict
 from uae.io.errors import UaeError
 from uae.io.options import Count
 from uae.pipeline.settings import ComputeSettings, LabelSettings, PassageSettings, TeacherSettings, UtilitySettings
-from uae.pipeline.shared_code import MODELS, TABLES
+from uae.pipeline.shared_code import MODELS, READ_AS, TABLES
 from uae.pipeline.stage import Key, Parameters, Stage
 from uae.pipeline.teachers import asked_teachers
 from uae.pipeline.workspace import Workspace
@@ -117,7 +117,7 @@ STAGE = Stage(
     unfinished=lambda w: readings_waiting(w) > 0,
     code=(
         "uae/teacher",
-        "uae/text/passage_template.py",
+        *READ_AS,
         "uae/validation",
         "uae/corpus/repeated_questions.py",
         "uae/measures/metrics.py",

@@ -12,7 +12,7 @@ from uae.pipeline.settings import (
     TrackingSettings,
     UtilitySettings,
 )
-from uae.pipeline.shared_code import ENCODER, MODELS, REGISTRY, TABLES, VECTORS
+from uae.pipeline.shared_code import ENCODER, MODELS, READ_AS, REGISTRY, TABLES, VECTORS
 from uae.pipeline.stage import Key, Parameters, Stage
 from uae.pipeline.teachers import asked_teachers
 from uae.pipeline.workspace import Workspace
@@ -148,7 +148,7 @@ STAGE = Stage(
         "uae/teacher",
         "uae/validation",
         "uae/corpus/repeated_questions.py",
-        "uae/text/passage_template.py",
+        *READ_AS,
         *REGISTRY,
         "uae/text/answer_match.py",
         "uae/text/near_duplicates.py",
