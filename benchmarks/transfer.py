@@ -16,12 +16,12 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
-from uae.evaluation.comparison import decisive, gains_over
-from uae.evaluation.testset import rank_with
+from uae.evaluation.comparison import decisive
+from uae.evaluation.elsewhere import by_evidence, scored
+from uae.evaluation.testset import BASE, rank_with
 from uae.io.files import atomic_path, sha256_bytes
 from uae.io.models import fingerprint
 from uae.io.tables import PASSAGES, QUESTIONS, read_table
-from uae.measures.metrics import retrieval_metrics
 from uae.measures.statistics import Resampling
 from uae.pipeline.settings import load_settings
 from uae.pipeline.student import student_folder
@@ -40,7 +40,7 @@ class Collection:
         settings = load_settings(folder / "params.yaml", [])
         workspace = Workspace(folder, Path("models"), flat_reports=True)
         passages = read_table(workspace.path("passages"), PASSAGES)
-        self.scope, self.cutoffs, self.device = settings.scope, settings.evaluate.cutoffs, settings.compute.device
+        self.scope, self.device = settings.scope, settings.compute.device
         self.resampling = Resampling(settings.evaluate.confidence, settings.evaluate.resamples, settings.seed)
         self.passages = PassageTemplate(settings.passages.template).applied(passages)
         self.questions = read_table(workspace.path("questions"), QUESTIONS)
@@ -53,9 +53,7 @@ class Collection:
     def measure(self, encoder: Path, asked: pd.DataFrame, progress: str) -> pd.DataFrame:
         """Columns recall@1 and map, by question_id."""
         ranked = rank_with(encoder, asked, self.passages, self.scope, self.device, progress)
-        evidence = dict(zip(asked["question_id"], asked["evidence"], strict=True))
-        found = retrieval_metrics({key: ids for key, (ids, _) in ranked.items()}, evidence, self.cutoffs)
-        return found[list(METRICS)]
+        return scored(ranked, asked)
 
 
 def mixed(base: Path, student: Path, share: float, out: Path, device: str) -> Path:
@@ -72,22 +70,17 @@ def mixed(base: Path, student: Path, share: float, out: Path, device: str) -> Pa
 
 
 def compared(base: pd.DataFrame, system: pd.DataFrame, asked: pd.DataFrame, resampling: Resampling) -> dict[str, Any]:
-    """Means and gains, of questions with one evidence passage and with several apart."""
-    several = asked.set_index("question_id")["evidence"].str.len() > 1
-    documents = asked.set_index("question_id")["doc_id"]
-    found = {}
-    for kind, chosen in (("one", several.index[~several]), ("several", several.index[several])):
-        if len(chosen):
-            gains = gains_over(base.loc[chosen], system.loc[chosen], documents.loc[chosen], resampling)
-            found[kind] = {"questions": len(chosen)} | {
-                metric: {
-                    "base": round(float(base.loc[chosen, metric].mean()), 4),
-                    "student": round(float(system.loc[chosen, metric].mean()), 4),
-                    "relative": _relative(gains[metric]),
-                }
-                for metric in METRICS
-            }
-    return found
+    """Means and relative gains, of questions with one evidence passage and with several apart."""
+    kinds = by_evidence({BASE: base, "student": system}, asked, resampling)
+    return {
+        kind: {"questions": found["questions"]}
+        | {
+            metric: {name: round(found["systems"][name][metric]["mean"], 4) for name in (BASE, "student")}
+            | {"relative": _relative(found["gains"]["student"][metric])}
+            for metric in METRICS
+        }
+        for kind, found in kinds.items()
+    }
 
 
 def _relative(gain: dict[str, Any]) -> list[float] | None:

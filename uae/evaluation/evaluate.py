@@ -9,6 +9,7 @@ import pandas as pd
 
 from uae.evaluation.comparison import Measured, gains_over, independent_units, summarise
 from uae.evaluation.contexts import Answering, Tables, compare_contexts, read_in_contexts
+from uae.evaluation.elsewhere import Collection, measure_elsewhere
 from uae.evaluation.fused import CONVEX, as_released, choosing_questions, only, strongest_untrained
 from uae.evaluation.llm import LlmTerms, with_llm
 from uae.evaluation.page import evaluation_page
@@ -44,6 +45,7 @@ class Inputs:
     rivals: Mapping[str, Path]  # name -> encoder of another student
     readers: Mapping[str, Path]  # name -> LLM that answers; the first one's metrics stand among the systems'
     training_curve: Path
+    also: Sequence[Collection] = ()  # other collections that the release is asked of
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,8 @@ def evaluate(
         "training": {"curve": _training_curve(inputs.training_curve)},
         **parts,
     }
+    if inputs.also:
+        evaluation["also"] = measure_elsewhere(inputs.also, inputs.release, inputs.base, device, resampling, vectors)
     runs = pd.DataFrame(_runs(rankings, scores, first, depth=max(_RUN_DEPTH, *cutoffs)))
     _write(written, evaluation, runs, everything, passages)
     return evaluation

@@ -248,6 +248,12 @@ class LlmSettings(Options):
         return self
 
 
+class CollectionSettings(Options):
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+    data: Path
+    scope: Scope
+
+
 class EvaluateSettings(Options):
     cutoffs: Annotated[tuple[Count, ...], Field(min_length=1)]
     reader_passages: Annotated[tuple[Count, ...], Field(min_length=1)]
@@ -259,6 +265,7 @@ class EvaluateSettings(Options):
     reader_new_tokens: Count
     reader_batch_size: Count
     llm: LlmSettings
+    also: tuple[CollectionSettings, ...]
     resamples: Annotated[int, Field(ge=100)]
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
 
@@ -267,6 +274,13 @@ class EvaluateSettings(Options):
     def _stand_once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
         if len(set(values)) < len(values):
             raise ValueError("each must stand once")
+        return values
+
+    @field_validator("also")
+    @classmethod
+    def _names_stand_once(cls, values: tuple[CollectionSettings, ...]) -> tuple[CollectionSettings, ...]:
+        if len({each.name for each in values}) < len(values):
+            raise ValueError("each name must stand once")
         return values
 
 
@@ -280,6 +294,7 @@ class PromoteSettings(Options):
     max_loss: Annotated[float, Field(ge=0)]
     max_answer_loss: Annotated[float, Field(ge=0)]
     max_slowdown: Positive | None
+    max_loss_elsewhere: Fraction | None
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
     error_budget: Annotated[float, Field(gt=0, lt=1)]
     recent_documents: Annotated[int, Field(ge=2)]

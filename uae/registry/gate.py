@@ -12,7 +12,7 @@ from uae.registry.compared import ANSWERED, Finding, QuestionSet, compare
 from uae.release.parity import Parity, is_within
 
 RECALL_AT = 10  # of the index against exact search
-_VERDICT = {True: "passed", False: "FAILED"}
+VERDICT = {True: "passed", False: "FAILED"}
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Bounds:
     min_cosine: float  # of each question's vector as it is served with the trained encoder's
     max_serving_loss: float  # of Recall@1, by the vectors served
     max_index_loss: float  # of recall@10, by the index
+    max_loss_elsewhere: float | None = None  # relative, of the untrained encoder's metrics in other collections; None: any
 
     def metrics(self) -> tuple[str, ...]:
         """All that are compared."""
@@ -118,7 +119,7 @@ def decide_latency(candidate_ms: float, reference_ms: float, queries: int, refer
         kept,
         [
             f"a query takes {ratio:.2f} times the time of {reference_name} (median of {queries}, in turns; at most "
-            f"{bounds.max_slowdown:g} times): {_VERDICT[kept]}"
+            f"{bounds.max_slowdown:g} times): {VERDICT[kept]}"
         ],
     )
 
@@ -159,7 +160,7 @@ def _loss_sentence(finding: Finding, reference_name: str, bounds: Bounds) -> str
     return (
         f"{finding.metric} {finding.candidate:.4f} against {finding.reference:.4f} of {reference_name} on the {finding.on} "
         f"({finding.difference:+.4f}, with {bounds.confidence:.0%} confidence above {finding.low:+.4f}; {_amount(finding)}; may "
-        f"fall by at most {finding.margin:g}): {_VERDICT[finding.kept]}"
+        f"fall by at most {finding.margin:g}): {VERDICT[finding.kept]}"
     )
 
 
@@ -173,7 +174,7 @@ def _gain_sentence(best: Finding, gained: bool, bounds: Bounds, look: Look, leve
     return (
         f"a gain{more} that chance does not explain, on at least one of {tested} comparisons: {best.metric} on the {best.on} has "
         f"p {best.p_value:.2g} (at most {level:.2g} each; this is look {look.number} at a test set whose looks share "
-        f"{look.budget:g}): {_VERDICT[gained]}"
+        f"{look.budget:g}): {VERDICT[gained]}"
     )
 
 
@@ -200,7 +201,7 @@ def decide_better(
     def sentence(name: str, rule: str, passed: bool) -> str:
         change = candidate[name] - reference[name]
         compared = f"{name} {candidate[name]:.4f} against {reference[name]:.4f} of {reference_name}"
-        return f"{compared} ({change:+.4f}; {rule}): {_VERDICT[passed]}"
+        return f"{compared} ({change:+.4f}; {rule}): {VERDICT[passed]}"
 
     gain = candidate[bounds.metric] - reference[bounds.metric]
     passed = gain > bounds.min_gain and not is_within(gain, bounds.min_gain)
@@ -222,11 +223,11 @@ def decide_serving(parity: Parity, index_recall: float, bounds: Bounds) -> Decis
         near and found and exact,
         [
             f"cosine {parity.cosine:.4f} or more of {parity.questions} questions' served vectors with the trained encoder's "
-            f"(must be at least {bounds.min_cosine:g}): {_VERDICT[near]}",
+            f"(must be at least {bounds.min_cosine:g}): {VERDICT[near]}",
             f"recall@1 {parity.served_recall:.4f} by served vectors against {parity.trained_recall:.4f} by the trained encoder's "
-            f"(may fall by at most {bounds.max_serving_loss:g}): {_VERDICT[found]}",
+            f"(may fall by at most {bounds.max_serving_loss:g}): {VERDICT[found]}",
             f"recall@{RECALL_AT} {index_recall:.4f} of the index against exact search (may lose at most "
-            f"{bounds.max_index_loss:g}): {_VERDICT[exact]}",
+            f"{bounds.max_index_loss:g}): {VERDICT[exact]}",
         ],
     )
 
@@ -245,7 +246,7 @@ def decide_second_stage(second: Mapping[str, float], first: Mapping[str, float],
         passed = passed and kept
         reasons.append(
             f"{name} {second[name]:.4f} with the second stage against {first[name]:.4f} without it "
-            f"({second[name] - first[name]:+.4f}; may fall by at most {bounds.max_loss:g}): {_VERDICT[kept]}"
+            f"({second[name] - first[name]:+.4f}; may fall by at most {bounds.max_loss:g}): {VERDICT[kept]}"
         )
     return Decision(passed, reasons)
 
@@ -262,6 +263,6 @@ def decide_whole(served: float, exact: float, bounds: Bounds, name: str = "the r
         kept,
         [
             f"recall@1 {served:.4f} of {name} as it is served against {exact:.4f} as it was evaluated (may fall by at most "
-            f"{bounds.max_serving_loss:g}): {_VERDICT[kept]}"
+            f"{bounds.max_serving_loss:g}): {VERDICT[kept]}"
         ],
     )

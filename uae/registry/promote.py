@@ -31,6 +31,7 @@ from uae.registry.decided import (
     release_tag,
     withdrawn_verdict,
 )
+from uae.registry.elsewhere_gate import decide_elsewhere
 from uae.registry.gate import (
     Bounds,
     Decision,
@@ -141,7 +142,7 @@ def _judge(
 ) -> Verdict:
     if (left := withdrawn(events).get(case.manifest.fingerprint)) is not None:
         return withdrawn_verdict(left)
-    as_served = _as_served(case, bounds, asked)
+    as_served = [*_as_served(case, bounds, asked), decide_elsewhere(case.evaluation.get("also") or {}, bounds)]
     if champion is None:
         return Verdict(FIRST, together([_first(case, bounds), *as_served]))
     name = f"version {champion.version} ({place.alias})"

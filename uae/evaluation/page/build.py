@@ -58,7 +58,7 @@ def page(evaluation: Mapping[str, Any], runs: pd.DataFrame, questions: pd.DataFr
             "cost": draw_cost(evaluation["cost"], systems, lead, fewer) if evaluation.get("cost") else None,
             "training": draw_training(evaluation["training"]["curve"]) if _has_curve(evaluation) else None,
         }
-    optional = ("gains_over", "recall_curve", "cost", "held_out", "readers", "reader_contexts")
+    optional = ("also", "gains_over", "recall_curve", "cost", "held_out", "readers", "reader_contexts")
     return render(
         "evaluation/page/page.html.j2",
         _FILTERS,

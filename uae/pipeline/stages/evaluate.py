@@ -36,6 +36,7 @@ class EvaluateParameters(Parameters):
 
 
 def run(p: EvaluateParameters, w: Workspace) -> dict[str, Any]:
+    from uae.evaluation.elsewhere import Collection
     from uae.evaluation.evaluate import Inputs, Written, evaluate
     from uae.io.models import resolve
     from uae.measures.statistics import Resampling
@@ -57,6 +58,7 @@ def run(p: EvaluateParameters, w: Workspace) -> dict[str, Any]:
             rivals={path.name: path for path in sorted(w.path("rivals").iterdir()) if path.is_dir()},
             readers=readers,
             training_curve=w.path("training_curve"),
+            also=[Collection(each.name, each.data, each.scope) for each in e.also],
         ),
         Written(
             evaluation=w.path("evaluation"),
