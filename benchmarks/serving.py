@@ -6,6 +6,7 @@ are asked the same questions in turns, by a load generator that is a process of 
 last; `p99_ratio` is ours by the plain one's, `swap.p99_ratio` is during by before.
 
 python benchmarks/serving.py
+python benchmarks/serving.py --part systems --run runs/mine     each system of a run's release, with BM25 and a second stage
 python benchmarks/serving.py --set ingest.max_documents=8 --seconds 2 --repeats 1 --swaps 2 --timed 1     a small run
 """
 
@@ -28,6 +29,7 @@ import pandas as pd
 import typer
 from load import percentile
 from servers import ask, free_port, retriever, rss_mb, running
+from serving_systems import by_system
 
 from uae.evaluation.cost import reranking, time_queries, vector_search
 from uae.evaluation.rerank import rerank_by_query_likelihood
@@ -46,7 +48,7 @@ from uae.release.store import ReleaseStore
 
 HERE = Path(__file__).resolve().parent
 OURS, PLAIN = "uae", "plain"
-PARTS = ("compare", "rerank", "swap")
+PARTS, OF_A_RUN = ("compare", "rerank", "swap"), "systems"
 K = 5  # passages an answer
 
 
@@ -296,23 +298,32 @@ def main(
     timed: Annotated[int, typer.Option(min=1, help="Queries timed against LLM re-ranking.")] = 5,
     swaps: Annotated[int, typer.Option(min=1, help="Activations under load.")] = 10,
     window: Annotated[float, typer.Option(help="Seconds before and after an activation whose p99 are compared.")] = 5.0,
-    parts: Annotated[list[str], typer.Option("--part", help="compare, rerank or swap; may be repeated. Default: all.")] = PARTS,
+    parts: Annotated[list[str], typer.Option("--part", help="compare, rerank, swap, systems; may be repeated.")] = PARTS,
+    run: Annotated[Path | None, typer.Option(help="A folder of uae run, whose release the part systems asks.")] = None,
+    asked: Annotated[int, typer.Option(min=1, help="Queries of the part systems.")] = 50,
     student: Annotated[Path | None, typer.Option(help="An encoder; default: the untrained student of params.yaml.")] = None,
     keep: Annotated[Path | None, typer.Option(help="Where built releases are kept for another run.")] = None,
     overrides: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE")] = (),
 ) -> None:
-    if unknown := set(parts) - set(PARTS):
-        raise typer.BadParameter(f"--part {unknown.pop()}: the parts are {', '.join(PARTS)}")
+    if unknown := set(parts) - {*PARTS, OF_A_RUN}:
+        raise typer.BadParameter(f"--part {unknown.pop()}: the parts are {', '.join((*PARTS, OF_A_RUN))}")
+    if (OF_A_RUN in parts) != (run is not None):
+        raise typer.BadParameter("--part systems and --run go together: the release of that run is asked")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     settings = load_settings(Path("params.yaml"), ["ingest.path=data/sample", "ingest.format=folder", *overrides])
     with tempfile.TemporaryDirectory(prefix="serving-") as folder:
         scratch = Path(folder)
+        of_a_run = by_system(scratch, run, asked, timed, K) if run is not None else {}
+        if set(parts) == {OF_A_RUN}:
+            print(json.dumps({OF_A_RUN: of_a_run}))
+            return
         made_of = sha256_bytes(json.dumps(dump_settings(settings)), fingerprint(student) if student else "")[:12]
         built = keep / made_of if keep else scratch
         workspaces = [make_release(built / name, settings, student, f"{name}-") for name in ("first", "second")]
         questions = choose_questions(read_table(workspaces[0].path("questions"), QUESTIONS))
         bench = Bench(scratch, workspaces, questions)
         result = {
+            **({OF_A_RUN: of_a_run} if of_a_run else {}),
             "passages": len(read_table(workspaces[0].path("passages"), PASSAGES)),
             "questions": len(questions),
             "cores": len(os.sched_getaffinity(0)),
