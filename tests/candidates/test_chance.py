@@ -24,9 +24,9 @@ def draws(table, scope, seed=13, documents=10, taken=frozenset()):
             "text": [f"what is {n}?" for n in range(QUESTIONS)],
         }
     )
-    mined = chance.miner(Pool(asked, table, table, scope, Amounts(1, 0, 0, DRAWN, gold=False), seed))
+    mined = chance.miner(Pool(asked, table, list(table["text"]), [], scope, Amounts(1, 0, 0, DRAWN, gold=False), seed))
     texts = dict(zip(table["passage_id"], table["text"], strict=True))
-    return {(name, texts[found]) for name in asked["question_id"] for found in mined(Ranked(name, (), (), taken))}
+    return {(name, texts[found]) for name in asked["question_id"] for found in mined.brings(Ranked(name, (), (), taken))}
 
 
 @pytest.mark.parametrize("scope", ["document", "corpus"])
@@ -67,5 +67,5 @@ def test_every_passage_is_drawn_about_equally_often():
 def test_equal_texts_are_drawn_by_id():
     table = passages(1, 40).assign(text="the same words")
     asked = pd.DataFrame({"question_id": ["q"], "doc_id": ["d0"], "text": ["what?"]})
-    mined = chance.miner(Pool(asked, table, table, "corpus", Amounts(1, 0, 0, 3, gold=False), 13))
-    assert mined(Ranked("q", (), (), frozenset({"0-0"}))) == ["0-1", "0-10", "0-11"]
+    mined = chance.miner(Pool(asked, table, list(table["text"]), [], "corpus", Amounts(1, 0, 0, 3, gold=False), 13))
+    assert mined.brings(Ranked("q", (), (), frozenset({"0-0"}))) == ["0-1", "0-10", "0-11"]

@@ -8,7 +8,6 @@ from uae.candidates.miner import Amounts
 from uae.io.errors import ArtefactError
 from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table, write_table
 from uae.retrievers import cosine
-from uae.retrievers.kinds import KINDS
 from uae.text.passage_template import PassageTemplate
 
 WORDS = ["oil", "wick", "horn", "bell", "rope", "clock", "glass", "storm"]
@@ -46,7 +45,7 @@ QUESTION_ROWS = [
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
     monkeypatch.setattr(cosine, "encode", encode)
-    monkeypatch.setitem(KINDS, "dense", lambda folder, device, vectors: cosine.Dense(None))
+    monkeypatch.setattr(stage, "open_dense", lambda folder, device, vectors: cosine.Dense(None))
 
     def run(questions=QUESTION_ROWS, scope="document", top_k=2, random=2, gold=True, holding=0, bm25=0, **more):
         passages = more.pop("passages", PASSAGE_ROWS)

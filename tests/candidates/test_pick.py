@@ -12,8 +12,16 @@ SCORES = [1 - n / 20 for n in range(20)]
 def choose(evidence=(), top_k=3, random=0, question_id="q", seed=13, ranked=RANKED):
     passages = pd.DataFrame({"passage_id": ranked, "doc_id": "d", "text": [f"text {name}" for name in ranked]})
     questions = pd.DataFrame({"question_id": [question_id], "doc_id": ["d"], "text": [f"question {question_id}"]})
-    pool = Pool(questions, passages, passages, "corpus", Amounts(top_k, 0, 0, random, gold=True), seed)
-    ranking = Ranking(question_id, ranked, SCORES[: len(ranked)])
+    pool = Pool(
+        questions,
+        passages,
+        list(passages["text"]),
+        list(passages["text"]),
+        "corpus",
+        Amounts(top_k, 0, 0, random, gold=True),
+        seed,
+    )
+    ranking = Ranking(question_id, ranked, SCORES[: len(ranked)], range(1, len(ranked) + 1))
     return pick(ranking, list(evidence), {source: opened(pool) for source, opened in MINERS.items()})
 
 

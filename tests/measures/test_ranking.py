@@ -4,7 +4,7 @@ import pytest
 
 from uae.io.errors import InputError
 from uae.measures import ranking
-from uae.measures.ranking import rank
+from uae.measures.ranking import place, rank
 
 PASSAGES = pd.DataFrame({"passage_id": ["pd", "pa", "pc", "pb", "pe"], "doc_id": ["d1", "d1", "d2", "d1", "d2"]})
 VECTORS = np.array([[1, 0], [0.6, 0.8], [0, 1], [0.8, 0.6], [-1, 0]], dtype=np.float32)
@@ -120,3 +120,46 @@ def test_blocks_change_nothing(monkeypatch, depth, scope):
         scores = dict(zip(passages["passage_id"][within], (rows @ vector)[within], strict=True))
         assert found.passage_ids == sorted(scores, key=lambda key: (-scores[key], key))[:depth]
         assert found.scores == [scores[key] for key in found.passage_ids]
+
+
+def many_ties():
+    generator = np.random.default_rng(5)
+    rows = generator.integers(-1, 2, size=(61, 4)).astype(np.float32)
+    documents = [f"d{n % 3}" for n in range(61)]
+    passages = pd.DataFrame({"passage_id": [f"p{n:02}" for n in generator.permutation(61)], "doc_id": documents})
+    questions = generator.integers(-1, 2, size=(12, 4)).astype(np.float32)
+    return ask(*["d0", "d1", "d9", "d2"] * 3), passages, questions, rows
+
+
+@pytest.mark.parametrize("block", [1, 4, 7, 60, 61, 8192])
+@pytest.mark.parametrize("depth", [0, 1, 5, 99])
+@pytest.mark.parametrize("scope", ["document", "corpus"])
+def test_places_are_those_of_the_whole_ranking_at_any_size_of_block(monkeypatch, block, depth, scope):
+    asked, passages, questions, rows = many_ties()
+    whole = list(rank(asked, passages, questions, rows, scope))
+    also = {question_id: ["p07", "p33", "p60", "elsewhere"] for question_id in asked["question_id"][:7]}
+    monkeypatch.setattr(ranking, "_PASSAGES", block)
+    for question, found in zip(whole, place(asked, passages, questions, rows, scope, depth, also), strict=True):
+        wanted = {*question.passage_ids[:depth], *also.get(question.question_id, ())}
+        expected = [each for each in enumerate(question.passage_ids, 1) if each[1] in wanted]
+        assert list(zip(found.places, found.passage_ids, strict=True)) == expected
+        assert found.scores == [question.scores[at - 1] for at, _ in expected]
+
+
+@pytest.mark.parametrize("block", [3, 8192])
+def test_what_is_wanted_besides_is_kept_once_and_in_order(monkeypatch, block):
+    asked, passages, questions, rows = many_ties()
+    whole = list(rank(asked, passages, questions, rows, "corpus"))
+    also = {question.question_id: question.passage_ids[1::9] for question in whole}
+    monkeypatch.setattr(ranking, "_PASSAGES", block)
+    for question, found in zip(whole, rank(asked, passages, questions, rows, "corpus", 4, also), strict=True):
+        wanted = {*question.passage_ids[:4], *also[question.question_id]}
+        assert found.passage_ids == [name for name in question.passage_ids if name in wanted]
+
+
+def test_vectors_may_lie_in_a_mapped_file(tmp_path):
+    asked, passages, questions, rows = many_ties()
+    mapped = np.memmap(tmp_path / "vectors", dtype=np.float32, mode="w+", shape=rows.shape)
+    mapped[:] = rows
+    found = list(place(asked, passages, questions, mapped, "corpus", 3, {}))
+    assert found == list(place(asked, passages, questions, rows, "corpus", 3, {}))

@@ -1,11 +1,11 @@
 """Random passages that no other miner brought: those with the smallest hashes of (seed, question, passage text)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from uae.candidates.miner import Miner, Pool, Ranked
+from uae.candidates.miner import NOTHING, Miner, Pool, Ranked
 from uae.io.files import sha256_bytes
 from uae.measures.ranking import Rows, rows_by_document
 
@@ -19,7 +19,9 @@ def miner(pool: Pool) -> Miner:
     the first id is drawn first.
     """
     ids = pool.passages["passage_id"].to_numpy()
-    hashes = np.array([_hash(text) for text in pool.passages["text"]], dtype=np.uint64)
+    if not pool.amounts.random:
+        return NOTHING
+    hashes = np.fromiter(map(_hash, pool.texts), dtype=np.uint64, count=len(pool.texts))
     scopes = _scopes(pool)
     asked = {
         question_id: (_hash(str(pool.seed), text), doc_id)
@@ -28,13 +30,20 @@ def miner(pool: Pool) -> Miner:
         )
     }
 
-    def mined(question: Ranked) -> list[str]:
-        own, doc_id = asked[question.question_id]
+    def first(question_id: str, number: int) -> list[str]:
+        own, doc_id = asked[question_id]
         rows = scopes.get(doc_id if pool.scope == "document" else "", np.empty(0, np.intp))
-        order = _smallest(_mixed(hashes[rows] ^ np.uint64(own)), ids[rows], pool.amounts.random + len(question.taken))
+        return _smallest(_mixed(hashes[rows] ^ np.uint64(own)), ids[rows], number)
+
+    def mined(question: Ranked) -> list[str]:
+        order = first(question.question_id, pool.amounts.random + len(question.taken))
         return [passage_id for passage_id in order if passage_id not in question.taken][: pool.amounts.random]
 
-    return mined if pool.amounts.random else lambda question: ()
+    def within(question_id: str, evidence: Sequence[str]) -> list[str]:
+        most = pool.amounts.top_k + pool.amounts.bm25_top_k + pool.amounts.holding_answer + len(evidence)  # that can be taken
+        return first(question_id, pool.amounts.random + most)
+
+    return Miner(mined, within)
 
 
 def _scopes(pool: Pool) -> Mapping[str, Rows]:

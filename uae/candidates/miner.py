@@ -1,6 +1,6 @@
 """What a miner is. One miner a file, one line of registration in ``mine.py``."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -20,15 +20,16 @@ class Pool(NamedTuple):
     """What a miner may look at before the first question."""
 
     questions: pd.DataFrame  # of the labelled splits, columns as QUESTIONS
-    passages: pd.DataFrame  # that somebody may find, columns as PASSAGES
-    read: pd.DataFrame  # the same, with what models read as their text
+    passages: pd.DataFrame  # that somebody may find, columns passage_id and doc_id
+    texts: Collection[str]  # of them, plain; they are gone through, and need not be in memory
+    read: Collection[str]  # what models read of them
     scope: str
     amounts: Amounts
     seed: int
 
 
 class Ranked(NamedTuple):
-    """One question, with the base encoder's ranking of its whole scope."""
+    """One question, with the base encoder's ranking of what a miner may look at: its first ``top_k``, and all ``within``."""
 
     question_id: str
     evidence: Sequence[str]  # passage_ids
@@ -36,5 +37,13 @@ class Ranked(NamedTuple):
     taken: frozenset[str]  # what the miners before brought
 
 
-# The passages that a miner brings for a question. What is outside the question's scope is left out, what is taken counts once.
-Miner = Callable[[Ranked], Sequence[str]]
+class Miner(NamedTuple):
+    """What a kind of miner does once it has seen the pool."""
+
+    # The passages that it brings for a question. What is outside the question's scope is left out, what is taken counts once.
+    brings: Callable[[Ranked], Sequence[str]]
+    # question_id, evidence -> what it may bring beside the encoder's first passages. These are placed before any is brought.
+    within: Callable[[str, Sequence[str]], Collection[str]]
+
+
+NOTHING = Miner(lambda question: (), lambda question_id, evidence: ())

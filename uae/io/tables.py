@@ -1,10 +1,13 @@
 """The tables that pass between the rooms: Parquet with declared schemas, checked on every read and write."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -101,6 +104,7 @@ RUNS = _schema(
 
 
 _MADE_FROM = b"uae.made_from"
+ROWS_AT_ONCE = 1 << 16  # of a table that are Python objects at a time, and in a row group of its file
 
 
 def write_table(
@@ -112,16 +116,22 @@ def write_table(
     """Write rows atomically as Parquet; extra columns are an error, not dropped.
 
     Args:
+        rows: of an iterable, no more than ``ROWS_AT_ONCE`` are in memory together.
         made_from: name -> hash of what the rows were made from, for ``made_from``.
 
     Raises:
         ArtefactError: a row does not fit the schema, or the disk cannot take it.
     """
-    table = as_arrow(path, schema, rows)
+    told = schema
     if made_from is not None:
-        table = table.replace_schema_metadata({_MADE_FROM: json.dumps(dict(made_from), sort_keys=True)})
-    with atomic_path(path) as partial:
-        pq.write_table(table, partial)
+        told = schema.with_metadata({_MADE_FROM: json.dumps(dict(made_from), sort_keys=True)})
+    records = iter(_records(rows))
+    with atomic_path(path) as partial, pq.ParquetWriter(partial, told) as writer:
+        for first in count(0, ROWS_AT_ONCE):
+            table = as_arrow(path, schema, islice(records, ROWS_AT_ONCE), first)
+            if first and not len(table):
+                break
+            writer.write_table(table.cast(told))
 
 
 def made_from(path: Path) -> dict[str, str]:
@@ -138,14 +148,25 @@ def made_from(path: Path) -> dict[str, str]:
     return found
 
 
-def as_arrow(path: Path, schema: pa.Schema, rows: pd.DataFrame | Iterable[Mapping[Any, Any]]) -> pa.Table:
+def _records(rows: pd.DataFrame | Iterable[Mapping[Any, Any]]) -> Iterable[Mapping[Any, Any]]:
+    """Rows one by one. Of a data frame few are Python objects at a time."""
+    if not isinstance(rows, pd.DataFrame):
+        return rows
+    starts = range(0, len(rows), ROWS_AT_ONCE)
+    return (row for start in starts for row in rows.iloc[start : start + ROWS_AT_ONCE].to_dict("records"))
+
+
+def as_arrow(path: Path, schema: pa.Schema, rows: Iterable[Mapping[Any, Any]], first: int = 0) -> pa.Table:
     """Rows for ``path``, checked.
+
+    Args:
+        first: the number of the first row, for messages.
 
     Raises:
         ArtefactError: a row does not fit the schema.
     """
-    rows = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else list(rows)
-    for number, row in enumerate(rows):
+    rows = list(rows)
+    for number, row in enumerate(rows, first):
         if set(row) != set(schema.names):
             raise ArtefactError(f"{path}, row {number}: fields {sorted(set(row) ^ set(schema.names))} do not match")
         if empty := [name for name, value in row.items() if value is None]:
@@ -175,21 +196,61 @@ def migrated(path: Path, table: pa.Table, schema: pa.Schema, since: Mapping[str,
     return table.select(schema.names)
 
 
-def read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:
+def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """Read a table written by ``write_table`` (list columns come back as Python lists).
+
+    Args:
+        columns: those that are read; None: all. The others cost no memory.
 
     Raises:
         ArtefactError: missing, damaged, or of another schema.
     """
+    with _opened(path, schema) as file:
+        return _frame(file.read(columns=columns), columns or schema.names)
+
+
+def scan_table(
+    path: Path, schema: pa.Schema, columns: Sequence[str] | None = None, rows: int = ROWS_AT_ONCE
+) -> Iterator[pd.DataFrame]:
+    """As ``read_table``, in parts of at most so many rows. Only one part is in memory."""
+    with _opened(path, schema) as file:
+        for batch in file.iter_batches(rows, columns=columns, use_threads=False):
+            yield _frame(pa.Table.from_batches([batch]), columns or schema.names)
+
+
+def count_rows(path: Path, schema: pa.Schema) -> int:
+    """How many rows a table has, by its footer alone. Errors as ``read_table``."""
+    with _opened(path, schema) as file:
+        return int(file.metadata.num_rows)
+
+
+@contextmanager
+def _opened(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetFile]:
     try:
-        table = pq.read_table(path)
+        with pq.ParquetFile(path) as file:
+            found = {field.name: field.type for field in file.schema_arrow}
+            wanted = {field.name: field.type for field in schema}
+            if found != wanted:
+                differing = sorted(name for name in found | wanted if found.get(name) != wanted.get(name))
+                raise ArtefactError(f"{path} has another schema (fields {', '.join(differing)}): run its stage again")
+            yield file
     except FileNotFoundError:
         raise ArtefactError(f"{path} does not exist: run the stage that makes it first") from None
     except (pa.ArrowInvalid, OSError) as error:
         raise ArtefactError(f"{path} is damaged ({error}): delete it and run its stage again") from error
-    found = {field.name: field.type for field in table.schema}
-    wanted = {field.name: field.type for field in schema}
-    if found != wanted:
-        differing = sorted(name for name in found | wanted if found.get(name) != wanted.get(name))
-        raise ArtefactError(f"{path} has another schema (fields {', '.join(differing)}): run its stage again")
-    return pd.DataFrame(table.to_pylist(), columns=schema.names)
+
+
+def _frame(table: pa.Table, names: Sequence[str]) -> pd.DataFrame:
+    """Texts stay in Arrow's memory, numbers become 64 bits wide, and only nested columns become Python objects."""
+    columns: dict[str, Any] = {}
+    for name in names:
+        column = table[name]
+        if pa.types.is_nested(column.type):
+            columns[name] = pd.Series(column.to_pylist(), dtype=object)
+        elif pa.types.is_integer(column.type):
+            columns[name] = column.to_numpy().astype(np.int64)
+        elif pa.types.is_floating(column.type):
+            columns[name] = column.to_numpy().astype(np.float64)
+        else:
+            columns[name] = column.to_pandas()
+    return pd.DataFrame(columns, columns=list(names))

@@ -1,6 +1,6 @@
 """Exact ranking of passages for questions, within their document or over the whole corpus. Ties are broken by id."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -23,6 +23,7 @@ class Ranking(NamedTuple):
     question_id: str
     passage_ids: list[str]  # best first
     scores: list[float]  # cosine similarities
+    places: Sequence[int] = ()  # of each among all passages of the scope, 1 is best; told by ``place`` alone
 
 
 def rank(
@@ -32,36 +33,50 @@ def rank(
     passage_vectors: Floats,
     scope: Literal["document", "corpus"] | str,
     depth: int | None = None,
+    also: Mapping[str, Collection[str]] | None = None,
 ) -> Iterator[Ranking]:
     """Rank the passages in each question's scope, best first, and keep the best ``depth`` (None: all).
 
     Products are computed in double precision, block by block. Beside the rankings themselves, memory does not grow with the
-    number of questions. No copy of the passages' vectors is made.
+    number of questions. No copy of the passages' vectors is made: they may lie in a mapped file.
 
     Args:
+        passages: of its columns passage_id and doc_id are used.
         question_vectors: unit vectors in the questions' order, shape (n, d).
         passage_vectors: unit vectors in the passages' order, shape (m, d).
+        also: question_id -> passage_ids that are kept whatever their place; those outside the question's scope are not.
 
     Raises:
         InputError: scope is ``document`` and a question belongs to none.
         ValueError: there are more or fewer vectors than rows.
     """
-    check_scope(questions, scope)
-    for name, table, vectors in (("questions", questions, question_vectors), ("passages", passages, passage_vectors)):
-        if len(table) != len(vectors):
-            raise ValueError(f"there are {len(table)} {name} and {len(vectors)} vectors of them")
-    ids = passages["passage_id"].to_numpy()
-    by_id = places(ids)
-    rows_of = rows_by_document(passages) if scope == "document" else None
-    kept = len(ids) if depth is None else min(depth, len(ids))
-    step = max(1, min(_QUESTIONS, _SCORES // max(kept, 1)))
-    for start in range(0, len(questions), step):
-        asked = questions.iloc[start : start + step]
-        vectors = question_vectors[start : start + step]
-        for question_id, (rows, scores) in zip(
-            asked["question_id"], _ranked(asked, vectors, passage_vectors, by_id, rows_of, depth), strict=True
-        ):
-            yield Ranking(question_id, ids[rows].tolist(), scores.tolist())
+    pool = _Pool.of(questions, passages, question_vectors, passage_vectors, scope)
+    kept = len(pool.ids) if depth is None else min(depth, len(pool.ids))
+    for asked, vectors in _parts(questions, question_vectors, max(1, min(_QUESTIONS, _SCORES // max(kept, 1)))):
+        ranked = pool.best(asked, vectors, depth, also or {})
+        for question_id, (rows, scores) in zip(asked["question_id"], ranked, strict=True):
+            yield Ranking(question_id, pool.ids[rows].tolist(), scores.tolist())
+
+
+def place(
+    questions: pd.DataFrame,
+    passages: pd.DataFrame,
+    question_vectors: Floats,
+    passage_vectors: Floats,
+    scope: str,
+    depth: int,
+    also: Mapping[str, Collection[str]],
+) -> Iterator[Ranking]:
+    """As ``rank``, with the place that each kept passage has in the ranking of the whole scope, which is never made.
+
+    Those that are better are counted, block by block. Arguments and errors as ``rank``.
+    """
+    pool = _Pool.of(questions, passages, question_vectors, passage_vectors, scope)
+    for asked, vectors in _parts(questions, question_vectors, _QUESTIONS):
+        ranked = pool.best(asked, vectors, depth, also)
+        better = pool.better(asked, vectors, ranked)
+        for question_id, (rows, scores), above in zip(asked["question_id"], ranked, better, strict=True):
+            yield Ranking(question_id, pool.ids[rows].tolist(), scores.tolist(), (above + 1).tolist())
 
 
 def check_scope(questions: pd.DataFrame, scope: str) -> None:
@@ -105,36 +120,92 @@ def best_first(scores: Floats, by_id: Rows, depth: int | None) -> Rows:
     return chosen[np.lexsort((by_id[chosen], -scores[chosen]))][:depth]
 
 
-def _ranked(
-    asked: pd.DataFrame,
-    vectors: Floats,
-    passage_vectors: Floats,
-    by_id: Rows,
-    rows_of: Mapping[str, Rows] | None,
-    depth: int | None,
-) -> list[tuple[Rows, Floats]]:
-    """Each question's best rows and their scores."""
-    if rows_of is None:
-        return _best_of_blocks(vectors, passage_vectors, np.arange(len(passage_vectors)), by_id, depth)
-    found: list[tuple[Rows, Floats]] = [(np.empty(0, np.intp), np.empty(0))] * len(asked)
-    for doc_id, turns in asked.reset_index(drop=True).groupby("doc_id").indices.items():
-        rows = rows_of.get(str(doc_id), np.empty(0, np.intp))
-        for turn, best in zip(turns, _best_of_blocks(vectors[turns], passage_vectors, rows, by_id, depth), strict=True):
-            found[turn] = best
-    return found
+def _parts(questions: pd.DataFrame, vectors: Floats, step: int) -> Iterator[tuple[pd.DataFrame, Floats]]:
+    for start in range(0, len(questions), step):
+        yield questions.iloc[start : start + step], vectors[start : start + step]
 
 
-def _best_of_blocks(
-    vectors: Floats, passage_vectors: Floats, rows: Rows, by_id: Rows, depth: int | None
-) -> list[tuple[Rows, Floats]]:
-    """The best of ``rows`` for each vector. After each block of rows only what may still be among the best is kept."""
+class _Pool(NamedTuple):
+    """What questions are asked of."""
+
+    ids: npt.NDArray[np.object_]
+    by_id: Rows
+    vectors: Floats
+    rows_of: Mapping[str, Rows] | None  # None: every question is asked of all passages
+
+    @classmethod
+    def of(
+        cls, questions: pd.DataFrame, passages: pd.DataFrame, question_vectors: Floats, passage_vectors: Floats, scope: str
+    ) -> "_Pool":
+        check_scope(questions, scope)
+        for name, table, vectors in (("questions", questions, question_vectors), ("passages", passages, passage_vectors)):
+            if len(table) != len(vectors):
+                raise ValueError(f"there are {len(table)} {name} and {len(vectors)} vectors of them")
+        ids = passages["passage_id"].to_numpy()
+        return cls(ids, places(ids), passage_vectors, rows_by_document(passages) if scope == "document" else None)
+
+    def best(
+        self, asked: pd.DataFrame, vectors: Floats, depth: int | None, also: Mapping[str, Collection[str]]
+    ) -> list[tuple[Rows, Floats]]:
+        """Each question's best rows, with those that are wanted besides, and their scores, best first."""
+        wanted = self._wanted(asked, also)
+        found: list[tuple[Rows, Floats]] = [(np.empty(0, np.intp), np.empty(0))] * len(asked)
+        for turns, rows in self._scopes(asked):
+            own = [wanted[turn] for turn in turns]
+            for turn, best in zip(
+                turns, _best_of_blocks(vectors[turns], self.vectors, rows, self.by_id, depth, own), strict=True
+            ):
+                found[turn] = best
+        return found
+
+    def better(self, asked: pd.DataFrame, vectors: Floats, ranked: Sequence[tuple[Rows, Floats]]) -> list[Rows]:
+        """How many passages of the scope come before each of the ranked ones."""
+        found = [np.zeros(len(rows), np.intp) for rows, _ in ranked]
+        for turns, rows in self._scopes(asked):
+            for block, products in _products(vectors[turns], self.vectors, rows):
+                for turn, scores in zip(turns, products, strict=True):
+                    if len(found[turn]):
+                        found[turn] += _above(scores, self.by_id[block], ranked[turn][1], self.by_id[ranked[turn][0]])
+        return found
+
+    def _wanted(self, asked: pd.DataFrame, also: Mapping[str, Collection[str]]) -> list[Rows]:
+        """The rows of what is wanted besides, ascending."""
+        if not also:
+            return [self.by_id[:0]] * len(asked)
+        rows = pd.Index(self.ids)
+        found = (rows.get_indexer(sorted(also.get(question_id, ()))) for question_id in asked["question_id"])
+        return [np.sort(each[each >= 0]) for each in found]
+
+    def _scopes(self, asked: pd.DataFrame) -> Iterator[tuple[Rows, Rows]]:
+        """Which of the questions are asked of which rows."""
+        if self.rows_of is None:
+            yield np.arange(len(asked)), np.arange(len(self.ids))
+            return
+        for doc_id, turns in asked.reset_index(drop=True).groupby("doc_id").indices.items():
+            yield np.asarray(turns, np.intp), self.rows_of.get(str(doc_id), np.empty(0, np.intp))
+
+
+def _products(vectors: Floats, passage_vectors: Floats, rows: Rows) -> Iterator[tuple[Rows, Floats]]:
+    """Block by block, some rows and the scores of each question with them, shape (questions, rows)."""
     asked = vectors.astype(np.float64)
-    best: list[tuple[Rows, Floats]] = [(rows[:0], np.empty(0))] * len(asked)
     for start in range(0, len(rows), _PASSAGES):
         block = rows[start : start + _PASSAGES]
         together = len(block) and block[-1] - block[0] == len(block) - 1  # neighbours: a slice copies nothing
         these = passage_vectors[block[0] : block[-1] + 1] if together else passage_vectors[block]
-        products = np.round(asked @ these.astype(np.float64).T, _DECIMALS)
+        yield block, np.round(asked @ these.astype(np.float64).T, _DECIMALS)
+
+
+def _best_of_blocks(
+    vectors: Floats, passage_vectors: Floats, rows: Rows, by_id: Rows, depth: int | None, wanted: Sequence[Rows]
+) -> list[tuple[Rows, Floats]]:
+    """The best of ``rows`` for each vector. After each block of rows only what may still be among the best is kept.
+
+    Args:
+        wanted: for each vector the rows that are kept besides, ascending.
+    """
+    best: list[tuple[Rows, Floats]] = [(rows[:0], np.empty(0))] * len(vectors)
+    besides: list[list[tuple[Rows, Floats]]] = [[] for _ in wanted]
+    for block, products in _products(vectors, passage_vectors, rows):
         for turn, scores in enumerate(products):
             before, known = best[turn]
             if depth is None:
@@ -145,7 +216,30 @@ def _best_of_blocks(
             found, values = np.concatenate([before, block[chosen]]), np.concatenate([known, scores[chosen]])
             order = best_first(values, by_id[found], depth)
             best[turn] = found[order], values[order]
+            if len(wanted[turn]):
+                among = np.flatnonzero(np.isin(block, wanted[turn], assume_unique=True))
+                besides[turn].append((block[among], scores[among]))
     if depth is None:
-        ordered = [(found, scores, best_first(scores, by_id[found], None)) for found, scores in best]
-        return [(found[order], scores[order]) for found, scores, order in ordered]
+        return [_in_order(found, scores, by_id) for found, scores in best]
+    for turn, parts in enumerate(besides):
+        if parts:
+            found, scores = (np.concatenate(each) for each in zip(best[turn], *parts, strict=True))
+            once = np.unique(found, return_index=True)[1]
+            best[turn] = _in_order(found[once], scores[once], by_id)
     return best
+
+
+def _in_order(rows: Rows, scores: Floats, by_id: Rows) -> tuple[Rows, Floats]:
+    order = best_first(scores, by_id[rows], None)
+    return rows[order], scores[order]
+
+
+def _above(scores: Floats, by_id: Rows, ranked: Floats, ranked_by_id: Rows) -> Rows:
+    """How many of the scores come before each of the ranked ones, which come best first; of equal scores the first id."""
+    levels = ranked[::-1]
+    below = np.searchsorted(levels, scores, side="left")  # how many of the ranked scores are less
+    greater = np.cumsum(np.bincount(below, minlength=len(levels) + 1)[::-1])[:-1]
+    tied = np.flatnonzero(levels[np.minimum(below, len(levels) - 1)] == scores)
+    before = (scores[tied, None] == ranked) & (by_id[tied, None] < ranked_by_id)
+    found: Rows = greater + before.sum(axis=0)
+    return found

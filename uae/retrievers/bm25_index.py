@@ -7,7 +7,9 @@ English; they leave words of other scripts as they are.
 import importlib.metadata
 import logging
 import unicodedata
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import bm25s
@@ -16,6 +18,7 @@ import numpy.typing as npt
 import regex
 import Stemmer
 from bm25s.stopwords import STOPWORDS_EN
+from bm25s.tokenization import Tokenized
 
 from uae.io.errors import ArtefactError
 
@@ -49,12 +52,13 @@ class Bm25Index:
         self._index, self._texts = index, texts
 
     @classmethod
-    def build(cls, texts: Sequence[str]) -> "Bm25Index":
-        found = [terms(text) for text in texts]
-        if not any(found):  # bm25s takes no empty vocabulary
+    def build(cls, texts: Iterable[str]) -> "Bm25Index":
+        """Texts are read once, one by one. Each word of them takes 4 bytes while the index is built, and no Python object."""
+        found = _Words(texts)
+        if not found.vocabulary:  # bm25s takes no empty one
             return cls(None, len(found))
         index = bm25s.BM25(**PARAMETERS, dtype="float64")
-        index.index(found, show_progress=False)
+        index.index(Tokenized(ids=found, vocab=found.vocabulary), show_progress=False)
         return cls(index, len(found))
 
     @classmethod
@@ -94,6 +98,23 @@ class Bm25Index:
             return np.zeros(self._texts)
         found: Scores = np.asarray(self._index.get_scores(asked), np.float64)
         return found.round(_DECIMALS)
+
+
+class _Words:
+    """The words of texts as numbers, all in one array; what is iterated over is a list of each text's."""
+
+    def __init__(self, texts: Iterable[str]):
+        self.vocabulary: dict[str, int] = {}  # in the order in which the words first occur
+        self._numbers, self._ends = array("i"), array("q", [0])
+        for text in texts:
+            self._numbers.extend(self.vocabulary.setdefault(word, len(self.vocabulary)) for word in terms(text))
+            self._ends.append(len(self._numbers))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (self._numbers[start:end].tolist() for start, end in pairwise(self._ends))
 
 
 def terms(text: str) -> list[str]:

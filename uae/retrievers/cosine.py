@@ -1,11 +1,11 @@
 """The dense retriever: passages ranked by the cosine similarity of their vectors with the question's."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from uae.measures.ranking import Ranking, rank
+from uae.measures.ranking import Ranking, place, rank
 from uae.retrievers.dense import encode
 from uae.retrievers.protocol import Vectors
 
@@ -20,9 +20,28 @@ class Dense:
         passage_vectors: gives the passages' vectors, such as ``PassageVectors``; None: the encoder computes them each time.
     """
 
-    def __init__(self, encoder: "SentenceTransformer", passage_vectors: Callable[[Sequence[str], str], Vectors] | None = None):
+    def __init__(self, encoder: "SentenceTransformer", passage_vectors: Callable[[Collection[str], str], Vectors] | None = None):
         self.encoder = encoder
-        self._passages = passage_vectors or (lambda texts, progress: encode(encoder, texts, "document", progress))
+        self._passages = passage_vectors or (lambda texts, progress: encode(encoder, list(texts), "document", progress))
+
+    def place(
+        self,
+        questions: pd.DataFrame,
+        passages: pd.DataFrame,
+        texts: Collection[str],
+        scope: str,
+        depth: int,
+        also: Mapping[str, Collection[str]],
+        progress: str = "",
+    ) -> Iterator[Ranking]:
+        """As ``measures.ranking.place``.
+
+        Args:
+            passages: columns passage_id and doc_id.
+            texts: what the encoder reads of them, in their order.
+        """
+        asked = encode(self.encoder, questions["text"].tolist(), "query")
+        return place(questions, passages, asked, self._passages(texts, progress), scope, depth, also)
 
     def rank(
         self, questions: pd.DataFrame, passages: pd.DataFrame, scope: str, depth: int | None, progress: str = ""

@@ -1,6 +1,6 @@
 """BM25, the retriever that knows words and nothing else: what an encoder has to beat, and one half of the hybrid."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -16,8 +16,12 @@ class Bm25:
     How texts become words, and words a score: ``bm25_index``.
     """
 
-    def __init__(self, passages: pd.DataFrame):
-        self._index = Bm25Index.build(passages["text"].tolist())
+    def __init__(self, passages: pd.DataFrame, texts: Iterable[str] | None = None):
+        """
+        Args:
+            texts: what is read of the passages, in their order; None: their column text.
+        """
+        self._index = Bm25Index.build(passages["text"] if texts is None else texts)
         self._ids = passages["passage_id"].to_numpy()
         self._by_id = places(self._ids)
         self._everywhere = np.arange(len(self._ids))
@@ -38,12 +42,18 @@ class Lexical:
     """Implements ``retriever.Retriever`` by BM25. It needs no model: its statistics are those of the passages it is given."""
 
     def rank(
-        self, questions: pd.DataFrame, passages: pd.DataFrame, scope: str, depth: int | None, progress: str = ""
+        self,
+        questions: pd.DataFrame,
+        passages: pd.DataFrame,
+        scope: str,
+        depth: int | None,
+        progress: str = "",
+        texts: Iterable[str] | None = None,
     ) -> Iterator[Ranking]:
         """How rare a word is, is counted over all ``passages``, in scope ``document`` too: the few passages of one document say
         little about it."""
         check_scope(questions, scope)
-        index = Bm25(passages)
+        index = Bm25(passages, texts)
         for question_id, text, doc_id in zip(questions["question_id"], questions["text"], questions["doc_id"], strict=True):
             yield Ranking(question_id, *index.search(text, doc_id if scope == "document" else None, depth))
 

@@ -5,7 +5,7 @@ its document vectors share theirs. An encoder served by ONNX Runtime gives sligh
 its own. Questions are not kept: they are few, and their side is what training changes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,15 +30,15 @@ class PassageVectors:
         self._encoder, self._folder, self._store = encoder, folder, store
         self._key: str | None = None
 
-    def __call__(self, texts: Sequence[str], progress: str = "") -> Vectors:
-        """Unit vectors in the order of ``texts``, shape (n, dim), float32.
+    def __call__(self, texts: Collection[str], progress: str = "") -> Vectors:
+        """Unit vectors in the order of ``texts``, shape (n, dim), float32. Many of a store lie in a mapped file.
 
         Raises:
             ModelError: a vector holds NaN or an infinite number.
             ArtefactError: the disk cannot take what was computed.
         """
         if self._store is None:
-            return encode(self._encoder, texts, "document", progress)
+            return encode(self._encoder, list(texts), "document", progress)
         from uae.retrievers.document_side import document_fingerprint
         from uae.retrievers.truncation import count_tokens
 

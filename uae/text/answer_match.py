@@ -3,7 +3,7 @@
 import re
 import string
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 # An answer that more passages hold is a word of the subject matter (a disease, a place, "yes") and no sign of a passage's use.
 _COMMON = 20
@@ -17,23 +17,42 @@ def normalised(text: str) -> str:
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
 
 
-def texts_holding(answers: Iterable[str], texts: Sequence[str]) -> dict[str, list[str]]:
-    """answer -> the texts that hold it as whole words; answers in more than 20 of them are left out. Answers come normalised.
+class Holding:
+    """Looks for answers in texts that come one by one. Of the texts it keeps those that hold one.
 
     Answers are looked up by their first words, so the time grows with the texts, and not with texts times answers.
     """
-    by_key: defaultdict[str, list[str]] = defaultdict(list)
-    for answer in sorted(answers):
-        by_key[" ".join(answer.split()[:_KEY_WORDS])].append(answer)
-    found: defaultdict[str, list[str]] = defaultdict(list)
-    for text in texts:
+
+    def __init__(self, answers: Iterable[str]):
+        """
+        Args:
+            answers: normalised.
+        """
+        self._by_key: defaultdict[str, list[str]] = defaultdict(list)
+        for answer in sorted(answers):
+            self._by_key[" ".join(answer.split()[:_KEY_WORDS])].append(answer)
+        self._found: defaultdict[str, list[str]] = defaultdict(list)
+
+    def read(self, text: str) -> None:
         words = normalised(text).split()
         keys = {" ".join(words[at : at + size]) for size in range(1, _KEY_WORDS + 1) for at in range(len(words))}
         padded = f" {' '.join(words)} "
-        for answer in (answer for key in keys & by_key.keys() for answer in by_key[key]):
-            if len(found[answer]) <= _COMMON and f" {answer} " in padded:
-                found[answer].append(text)
-    return {answer: held for answer, held in found.items() if 0 < len(held) <= _COMMON}
+        for answer in (answer for key in keys & self._by_key.keys() for answer in self._by_key[key]):
+            held = self._found[answer]
+            if len(held) <= _COMMON and f" {answer} " in padded and text not in held:
+                held.append(text)
+
+    def found(self) -> dict[str, list[str]]:
+        """answer -> the different texts that hold it as whole words; answers in more than 20 of them are left out."""
+        return {answer: held for answer, held in self._found.items() if 0 < len(held) <= _COMMON}
+
+
+def texts_holding(answers: Iterable[str], texts: Iterable[str]) -> dict[str, list[str]]:
+    """``Holding.found`` of these texts. Answers come normalised."""
+    holding = Holding(answers)
+    for text in texts:
+        holding.read(text)
+    return holding.found()
 
 
 def telling(answer: str) -> bool:

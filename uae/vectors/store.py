@@ -7,15 +7,19 @@ A damaged shard is named in the log and removed, and its vectors are computed an
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import compress, islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from filelock import FileLock, Timeout
 
+from uae.io.files import disk_error
 from uae.vectors.shards import Shard, Vectors, key_of, read_shard, rows_of, shards_of, write_shard
 
 log = logging.getLogger(__name__)
@@ -23,7 +27,20 @@ log = logging.getLogger(__name__)
 _AT_ONCE = 4096  # texts computed between two writes: what a kill loses
 _FULL = 1 << 16  # vectors in a shard that is not merged any more: 100 MB of 384 numbers
 _SMALL = 8  # shards that are not full: from there on they are merged
+_IN_MEMORY = 1 << 26  # bytes of vectors that are asked for together; more lie in a mapped file
+_KEY = "S16"  # keys as an array: all have 16 bytes, so that those at the end that NumPy takes for padding tell nothing apart
 _ENCODERS = 8  # kept; retraining makes one a week, and those that nobody asked for longest go first
+
+
+Rows = npt.NDArray[np.intp]
+Keys = npt.NDArray[np.bytes_]
+
+
+def _keys(texts: Collection[str]) -> Keys:
+    joined = bytearray()
+    for text in texts:
+        joined += key_of(text)
+    return np.frombuffer(joined, dtype=_KEY)
 
 
 @dataclass
@@ -63,15 +80,18 @@ class VectorStore:
     def vectors_of(
         self,
         encoder: str,
-        texts: Sequence[str],
+        texts: Collection[str],
         compute: Callable[[list[str]], Vectors],
         tokens: Callable[[list[str]], int] = lambda texts: 0,
     ) -> Vectors:
         """The vectors of ``texts`` in their order, shape (n, dim), float32. Equal texts have the same vector, to the bit.
 
+        Where they are many, they lie in a mapped file that goes with the array. The system can give its memory back, so what
+        stays taken is 48 bytes a text.
+
         Args:
             encoder: fingerprint of what computes them: vectors of two fingerprints never mix.
-            texts: as the encoder reads them, its own prompt aside.
+            texts: as the encoder reads them, its own prompt aside. They are gone through twice, and need not be in memory.
             compute: vectors of texts, shape (n, dim). It is asked for what is missing, each text once.
             tokens: how many tokens texts have, for the count.
 
@@ -80,26 +100,31 @@ class VectorStore:
         """
         if not len(texts):
             return compute([])
-        keys = [key_of(text) for text in texts]
-        rows = {key: row for row, key in enumerate(dict.fromkeys(keys))}
+        distinct, first, place = np.unique(_keys(texts), return_index=True, return_inverse=True)
         home = self.folder / encoder
-        found, missing = self._held(home, rows)
-        self.counted.found += len(rows) - int(missing.sum())
+        found, missing = self._held(home, distinct, first, len(texts))
+        self.counted.found += len(distinct) - int(missing.sum())
         if missing.any():
-            of_key = dict(zip(keys, texts, strict=True))
-            wanted = [(row, key, of_key[key]) for key, row in rows.items() if missing[row]]
-            for start in range(0, len(wanted), _AT_ONCE):
-                part = wanted[start : start + _AT_ONCE]
-                computed = compute([text for _, _, text in part])
+            rows = np.sort(first[missing])
+            wanted = np.zeros(len(texts), dtype=bool)
+            wanted[rows] = True
+            waiting = compress(texts, wanted)
+            for start in range(0, len(rows), _AT_ONCE):
+                part = list(islice(waiting, _AT_ONCE))
+                computed = compute(part)
                 if found is None:
-                    found = np.zeros((len(rows), computed.shape[1]), dtype=np.float32)
-                found[[row for row, _, _ in part]] = computed
-                self._keep(home, [key for _, key, _ in part], computed)
+                    found = self._matrix(len(texts), computed.shape[1])
+                found[rows[start : start + _AT_ONCE]] = computed
+                self._keep(home, [key_of(text) for text in part], computed)
                 self.counted.embedded += len(part)
-                self.counted.tokens += tokens([text for _, _, text in part])
+                self.counted.tokens += tokens(part)
         assert found is not None  # there was a text, and it was found or computed
+        again = np.flatnonzero(first[place] != np.arange(len(texts)))
+        for start in range(0, len(again), _AT_ONCE):
+            copies = again[start : start + _AT_ONCE]
+            found[copies] = found[first[place[copies]]]
         os.utime(home)
-        return found[[rows[key] for key in keys]]
+        return found
 
     def counts(self) -> dict[str, int]:
         """What a stage says of its passages: ``vectors_found`` in the store, ``vectors_embedded`` and their tokens."""
@@ -149,19 +174,37 @@ class VectorStore:
                     self._rewrite(home, shards_of(home), keys - gone)
         return before - sum(held.vectors for held in self.held())
 
-    def _held(self, home: Path, rows: dict[bytes, int]) -> tuple[Vectors | None, np.ndarray]:
-        """Vectors by row, shape (rows, dim) (None: nothing is known), and which rows are missing."""
+    def _held(self, home: Path, distinct: Keys, first: Rows, texts: int) -> tuple[Vectors | None, npt.NDArray[np.bool_]]:
+        """Vectors, shape (texts, dim), where each key first stands (None: nothing is known), and which keys are missing.
+
+        Args:
+            distinct: keys, ascending.
+            first: of each key, the row of its first text.
+        """
         found: Vectors | None = None
-        missing = np.ones(len(rows), dtype=bool)
+        missing = np.ones(len(distinct), dtype=bool)
         for shard in self._sound(home):
-            places = [(rows[key], place) for place, key in enumerate(shard.keys) if key in rows]
-            if not places:
+            keys = np.frombuffer(b"".join(shard.keys), dtype=_KEY)
+            at = np.minimum(np.searchsorted(distinct, keys), len(distinct) - 1)
+            known = np.flatnonzero(distinct[at] == keys)
+            if not len(known):
                 continue
             if found is None:
-                found = np.zeros((len(rows), shard.vectors.shape[1]), dtype=np.float32)
-            own, theirs = np.array(places).T
-            found[own], missing[own] = shard.vectors[theirs], False
+                found = self._matrix(texts, shard.vectors.shape[1])
+            found[first[at[known]]], missing[at[known]] = shard.vectors[known], False
         return found, missing
+
+    def _matrix(self, rows: int, dimension: int) -> Vectors:
+        """Zeros, shape (rows, dimension); where that is large, in a file without a name, which goes with the array."""
+        if 4 * rows * dimension <= _IN_MEMORY:
+            return np.zeros((rows, dimension), dtype=np.float32)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with tempfile.TemporaryFile(dir=self.folder) as file:
+                os.posix_fallocate(file.fileno(), 0, 4 * rows * dimension)
+                return np.asarray(np.memmap(file, dtype=np.float32, mode="r+", shape=(rows, dimension)))
+        except OSError as error:
+            raise disk_error(self.folder, error) from error
 
     def _sound(self, home: Path) -> Iterator[Shard]:
         """The shards, one after the other. One that is gone was merged by another process: what it held is computed again."""

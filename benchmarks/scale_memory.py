@@ -1,0 +1,293 @@
+"""Peak memory and seconds of each stage by the number of passages, on a corpus that our own code writes.
+
+Every stage runs in a process of its own, through the functions that the chain calls. Reported are the peak of all resident
+memory (``rss_mb``), and of the part that no file stands behind (``anon_mb``): what the system cannot give back by itself.
+``cpu_s`` is processor time, which other work on the machine distorts less than ``wall_s``. Encoder and language model are tiny ones with
+random weights; the encoder's vectors have 384 numbers. Questions are asked of the whole corpus.
+
+A fit of processor seconds on the smaller sizes predicts the largest. ``predicted_1m_error`` is how far off it is, as a share of
+what was measured. Finished measurements are kept in --out. Prints one JSON line last.
+
+python benchmarks/scale_memory.py --out runs/scale --sizes 10000 --sizes 30000 --sizes 100000
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+SIZES = [10_000, 30_000, 100_000, 1_000_000]
+STAGES = ("nothing", "ingest", "validate", "embed", "candidates", "label", "index", "evaluate")
+QUESTIONS = 300
+DIMENSION = 384
+_SECTIONS, _SENTENCES, _WORDS = 10, 5, 12  # a document's sections, a section's sentences, a sentence's words
+_VOCABULARY = 30_000
+_SETTINGS = [
+    "scope=corpus", "ingest.format=jsonl", "label.check_questions=0", "index.base=false", "index.min_cosine=0.5",
+    "index.max_recall_loss=1", "compute.device=cpu",
+]  # fmt: skip
+
+
+def vocabulary(rng: np.random.Generator) -> list[str]:
+    """Made-up words of two to four syllables, all different."""
+    syllables = [a + b for a in "bdfghklmnprstvz" for b in ("a", "e", "i", "o", "u", "an", "el", "or")]
+    words: dict[str, None] = {}
+    while len(words) < _VOCABULARY:
+        words["".join(rng.choice(syllables, rng.integers(2, 5)))] = None
+    return list(words)
+
+
+def documents(passages: int, seed: int) -> Iterator[list[list[str]]]:
+    """Each document's sections, each a list of sentences; word frequencies fall as the inverse of the rank (Zipf)."""
+    rng = np.random.default_rng(seed)
+    words = np.array(vocabulary(rng), dtype=object)
+    shares = 1 / np.arange(1, _VOCABULARY + 1)
+    steps = np.cumsum(shares / shares.sum())
+    for start in range(0, passages, _SECTIONS):
+        count = min(_SECTIONS, passages - start)
+        drawn = words[np.searchsorted(steps, rng.random((count, _SENTENCES, _WORDS)))]
+        yield [[" ".join(sentence).capitalize() + "." for sentence in section] for section in drawn]
+
+
+def write_corpus(folder: Path, passages: int, questions: int, seed: int) -> None:
+    """documents.jsonl and questions.jsonl, as the format ``jsonl`` has them; nothing of it is kept in memory."""
+    folder.mkdir(parents=True, exist_ok=True)
+    every = max(1, passages // _SECTIONS // questions)
+    rng = np.random.default_rng(seed + 1)
+    with (
+        open(folder / "documents.jsonl", "w", encoding="utf-8") as texts,
+        open(folder / "questions.jsonl", "w", encoding="utf-8") as asked,
+    ):
+        left = questions
+        for number, sections in enumerate(documents(passages, seed)):
+            parts = [{"title": f"Part {place}", "text": " ".join(section)} for place, section in enumerate(sections, 1)]
+            texts.write(json.dumps({"id": f"d{number}", "title": f"Document {number}", "sections": parts}) + "\n")
+            if number % every or not left:
+                continue
+            left -= 1
+            sentence = sections[int(rng.integers(len(sections)))][0]
+            words = sentence.rstrip(".").split()
+            row = {"question": f"Where does it say {' '.join(words[1:7])}?", "answers": [" ".join(words[5:10])],
+                   "document": f"d{number}", "evidence": [sentence]}  # fmt: skip
+            asked.write(json.dumps(row) + "\n")
+
+
+def write_models(folder: Path, seed: int) -> list[str]:
+    """Tiny models whose tokenizer knows the corpus's words, with vectors of ``DIMENSION`` numbers. Returns their settings."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize
+    from tiny_models import tiny_models
+
+    texts = folder / "texts"
+    texts.mkdir(parents=True, exist_ok=True)
+    lines = [" ".join(section) for sections in documents(5000, seed) for section in sections]
+    (texts / "words.md").write_text("\n".join(lines), encoding="utf-8")
+    settings = tiny_models(folder, texts)
+    small = SentenceTransformer(str(folder / "encoder"), device="cpu")
+    torch.manual_seed(0)
+    wider = Dense(in_features=int(small.get_embedding_dimension() or 0), out_features=DIMENSION)
+    modules = [small[0], small[1], wider, Normalize()]
+    shutil.rmtree(folder / "encoder")
+    SentenceTransformer(modules=modules, device="cpu").save(str(folder / "encoder"), create_model_card=False)
+    return settings
+
+
+def run(stage: str, root: Path, settings: Sequence[str]) -> None:
+    """One stage, in this process."""
+    from uae.pipeline.chain import STAGES as CHAIN
+    from uae.pipeline.chain import run_stage
+    from uae.pipeline.settings import load_settings
+    from uae.pipeline.workspace import Workspace
+
+    read = load_settings(Path("params.yaml"), list(settings))
+    w = Workspace(root, root.parent / "models", flat_reports=True)
+    if stage == "nothing":
+        import sentence_transformers  # noqa: F401  # the floor that each stage with an encoder stands on
+    elif stage == "embed":
+        _embed(w, read)
+    elif stage == "index":
+        _index(w, read)
+    elif stage == "evaluate":
+        _evaluate(w, read)
+    else:
+        run_stage(CHAIN[stage], read, w)
+
+
+def _encoder(w, read) -> Path:
+    from uae.pipeline.student import student_folder
+
+    return student_folder(read.models, w.model_cache)
+
+
+def _embed(w, read) -> None:
+    """Every passage's vector into the store, as the first stage that needs one does it."""
+    from uae.io.tables import PASSAGES, read_table
+    from uae.retrievers.dense import load_encoder
+    from uae.retrievers.passage_vectors import PassageVectors
+    from uae.text.passage_template import PassageTemplate
+    from uae.vectors.store import VectorStore
+
+    folder = _encoder(w, read)
+    texts = PassageTemplate(read.passages.template).texts(read_table(w.path("passages"), PASSAGES))
+    PassageVectors(load_encoder(folder, "cpu"), folder, VectorStore(w.vectors))(texts, "")
+
+
+def _index(w, read) -> None:
+    from uae.release.build import IndexRecipe, build_release
+    from uae.text.passage_template import PassageTemplate
+    from uae.vectors.store import VectorStore
+
+    build_release(
+        documents_path=w.path("documents"), passages_path=w.path("passages"), questions_path=w.path("questions"),
+        encoder_path=_encoder(w, read), base_path=None, release_path=w.path("release"),
+        recipe=IndexRecipe(**read.index.model_dump(exclude={"base"})), scope=read.scope, passage_words=read.ingest.passage_words,
+        device="cpu", read_as=PassageTemplate(read.passages.template), vectors=VectorStore(w.vectors),
+    )  # fmt: skip
+
+
+def _evaluate(w, read) -> None:
+    """Retrieval by every system and its figures; a reader that answers two questions."""
+    from uae.evaluation.contexts import Answering
+    from uae.evaluation.evaluate import Inputs, Written, evaluate
+    from uae.io.models import resolve
+    from uae.measures.statistics import Resampling
+    from uae.vectors.store import VectorStore
+
+    w.path("training_curve").write_text("step,train_loss,validation_ndcg\n1,1.0,0.5\n", encoding="utf-8")
+    evaluate(
+        Inputs(
+            passages=w.path("passages"), questions=w.path("questions"), base=_encoder(w, read), release=w.path("release"),
+            rivals={}, readers={"reader": resolve(read.models.reader, w.model_cache)}, training_curve=w.path("training_curve"),
+        ),
+        Written(w.path("evaluation"), w.path("query_cost"), w.path("evaluation_page"), w.path("runs"), w.path("recall_curve")),
+        scope="corpus", cutoffs=[1, 5], answering=Answering((1,), ("best_first",), 2, 0, 2, 2),
+        resampling=Resampling(0.95, 100, 0), llm=None, device="cpu", dtype="float32", vectors=VectorStore(w.vectors),
+    )  # fmt: skip
+
+
+def measured(command: Sequence[str]) -> dict:
+    """Run a process to its end: its peaks, and its time.
+
+    Raises:
+        RuntimeError: it failed; the message holds the end of what it said.
+    """
+    start, anon = time.monotonic(), 0
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
+        child = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
+        status = Path(f"/proc/{child.pid}/status")
+        while True:
+            pid, code, used = os.wait4(child.pid, os.WNOHANG)
+            if pid:
+                break
+            lines = status.read_text(encoding="utf-8").splitlines()
+            anon = max([anon, *(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))])
+            time.sleep(0.02)
+        child.returncode = os.waitstatus_to_exitcode(code)
+        said.seek(0)
+        told = said.read()[-4000:]
+    if child.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {child.returncode}:\n{told}")
+    return {
+        "rss_mb": round(used.ru_maxrss / 1024, 1),
+        "anon_mb": round(anon / 1024, 1),
+        "cpu_s": round(used.ru_utime + used.ru_stime, 1),
+        "wall_s": round(time.monotonic() - start, 1),
+    }
+
+
+def measure(out: Path, sizes: Sequence[int] = SIZES, stages: Sequence[str] = STAGES, seed: int = 0, keep: bool = False) -> dict:
+    """Peaks and seconds by stage and size, the growth of each from size to size, and the fit.
+
+    Args:
+        out: where corpora, runs and finished measurements lie. A measurement that is there is not taken again.
+        keep: leave the tables of each size in place; else they go when their size is done.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / "models.json").exists():
+        (out / "models.json").write_text(json.dumps(write_models(out / "tiny", seed)), encoding="utf-8")
+    models = json.loads((out / "models.json").read_text(encoding="utf-8"))
+    found: dict[str, dict[int, dict]] = {stage: {} for stage in stages}
+    for size in sizes:
+        root, source = out / f"run-{size}", out / f"corpus-{size}"
+        settings = [*_SETTINGS, *models, f"ingest.path={source}"]
+        for stage in stages:
+            kept = out / f"{size}-{stage}.json"
+            if not kept.exists():
+                if not (source / "questions.jsonl").exists():
+                    write_corpus(source, size, QUESTIONS, seed)
+                result = measured([sys.executable, __file__, "--stage", stage, "--out", str(root), *_pairs(settings)])
+                kept.write_text(json.dumps(result), encoding="utf-8")
+                print(f"{size} {stage}: {result}", file=sys.stderr, flush=True)
+            found[stage][size] = json.loads(kept.read_text(encoding="utf-8"))
+        if not keep:
+            for folder in (root, source):
+                shutil.rmtree(folder, ignore_errors=True)
+    return summary(found, sizes)
+
+
+def _pairs(settings: Sequence[str]) -> list[str]:
+    return [part for setting in settings for part in ("--set", setting)]
+
+
+def summary(found: dict[str, dict[int, dict]], sizes: Sequence[int]) -> dict:
+    """What ``measure`` gives, from the single measurements."""
+    largest, before = max(sizes), sorted(sizes)[-2] if len(sizes) > 1 else None
+    small = [size for size in sizes if size < largest]
+    errors = {stage: fitted_error(of_stage, small, largest) for stage, of_stage in found.items()}
+    total = {size: {"cpu_s": sum(of_stage[size]["cpu_s"] for of_stage in found.values())} for size in sizes}
+    return {
+        "questions": QUESTIONS,
+        "dimension": DIMENSION,
+        "peak_memory_mb": {stage: {size: row["rss_mb"] for size, row in of_stage.items()} for stage, of_stage in found.items()},
+        "anon_memory_mb": {stage: {size: row["anon_mb"] for size, row in of_stage.items()} for stage, of_stage in found.items()},
+        "seconds": {stage: {size: row["cpu_s"] for size, row in of_stage.items()} for stage, of_stage in found.items()},
+        "wall_seconds": {stage: {size: row["wall_s"] for size, row in of_stage.items()} for stage, of_stage in found.items()},
+        "growth": {
+            stage: round(of_stage[largest]["anon_mb"] / of_stage[before]["anon_mb"], 2) for stage, of_stage in found.items()
+        }
+        if before
+        else {},
+        "fit_error_by_stage": errors,
+        "predicted_1m_error": fitted_error(total, small, largest),
+    }
+
+
+def fitted_error(of_size: dict[int, dict], small: Sequence[int], largest: int) -> float | None:
+    """How far a line through the processor seconds of the small sizes is off at the largest, as a share of what was measured.
+
+    None: fewer than two small sizes.
+    """
+    if len(small) < 2:
+        return None
+    slope, start = np.polyfit(np.array(small, float), [of_size[size]["cpu_s"] for size in small], 1)
+    real = of_size[largest]["cpu_s"]
+    return round(float((slope * largest + start - real) / real), 3)
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Where corpora, runs and finished measurements are kept.")],
+    sizes: Annotated[list[int], typer.Option()] = SIZES,
+    stages: Annotated[list[str] | None, typer.Option(help="All, where none is named.")] = None,
+    seed: int = 0,
+    keep: Annotated[bool, typer.Option(help="Leave the tables of each size in place.")] = False,
+    stage: Annotated[str, typer.Option(hidden=True)] = "",
+    set: Annotated[list[str] | None, typer.Option(hidden=True)] = None,
+) -> None:
+    if stage:
+        run(stage, out, set or [])
+        return
+    print(json.dumps(measure(out, sizes, stages or STAGES, seed, keep)))
+
+
+if __name__ == "__main__":
+    typer.run(main)
