@@ -2,8 +2,8 @@
 
 Every stage runs in a process of its own, through the functions that the chain calls. Reported are the peak of all resident
 memory (``rss_mb``), and of the part that no file stands behind (``anon_mb``): what the system cannot give back by itself.
-``cpu_s`` is processor time, which other work on the machine distorts less than ``wall_s``. Encoder and language model are tiny ones with
-random weights; the encoder's vectors have 384 numbers. Questions are asked of the whole corpus.
+``cpu_s`` is processor time, which other work on the machine distorts less than ``wall_s``. Encoder and language model are tiny
+ones with random weights; the encoder's vectors have 384 numbers. Questions are asked of the whole corpus.
 
 A fit of processor seconds on the smaller sizes predicts the largest. ``predicted_1m_error`` is how far off it is, as a share of
 what was measured. Finished measurements are kept in --out. Prints one JSON line last.

@@ -14,7 +14,7 @@ from uae.evaluation.fused import CONVEX, as_released, choosing_questions, only, 
 from uae.evaluation.llm import LlmTerms, with_llm
 from uae.evaluation.page import evaluation_page
 from uae.evaluation.second_stage import with_second_stage
-from uae.evaluation.testset import BASE, SECOND_STAGE, UAE, choose_questions, rank_with, test_set_hash
+from uae.evaluation.testset import BASE, SECOND_STAGE, UAE, choose_questions, test_set_hash
 from uae.io.files import sha256_file, write_json, write_text
 from uae.io.models import fingerprint
 from uae.io.tables import PASSAGES, QUESTIONS, RUNS, read_table, write_table
@@ -24,7 +24,8 @@ from uae.measures.metrics import retrieval_metrics
 from uae.measures.statistics import Resampling
 from uae.release.manifest import DENSE, Manifest, read_manifest
 from uae.release.passages import check_same_passages
-from uae.retrievers.lexical import rank_bm25
+from uae.retrievers.both import Words, cut, rank_beside
+from uae.retrievers.kinds import open_dense
 from uae.text.passage_template import PassageTemplate
 from uae.validation.trained_on import check_not_trained_on
 from uae.vectors.store import VectorStore
@@ -180,7 +181,9 @@ def _retrieve(
     released: dict[str, Any],
     vectors: VectorStore | None,
 ) -> tuple[dict[str, Rankings], dict[str, dict[str, Any]]]:
-    """Whole rankings of the test questions by every system, and how BM25 joins the encoders in those that have both.
+    """Rankings of the test questions by every system, and how BM25 joins the encoders in those that have both.
+
+    A ranking holds the first ``both.KEPT`` passages; evidence behind them counts as not found.
 
     The systems are BM25, the encoders in ``folders``, the promoted whole, and the untrained encoder with BM25, by places and in
     the best form.
@@ -191,19 +194,24 @@ def _retrieve(
     """
     tested = list(questions["question_id"])
     more = pd.concat([questions, choosing])
-    words = rank_bm25(more, passages, scope, None)
-    ranked: dict[str, Rankings] = {BM25: only(words, tested)}
+    words = Words(more, passages, scope)
+    ranked: dict[str, Rankings] = {BM25: only(words.rankings, tested)}
+    released_words: Rankings = {}
     weights: dict[str, dict[str, Any]] = {UAE: released}
     untrained: dict[str, Rankings] = {}
     for system, folder in folders.items():
         asked = more if system == BASE else questions
-        found = rank_with(folder, asked, passages, scope, device, f"{system}: passages", vectors)
+        encoder = open_dense(folder, device, vectors)
+        found, beside = rank_beside(encoder, words, asked, passages, scope, f"{system}: passages")
         ranked[system] = only(found, tested)
+        if system == DENSE:
+            released_words = beside
         if system == BASE and len(choosing):
-            untrained[CONVEX], weights[CONVEX] = strongest_untrained(found, words, choosing, tested)
-    ranked[UAE] = as_released(ranked[DENSE], ranked[BM25], Fusion(released["form"], released["weight"]))
+            untrained[CONVEX], weights[CONVEX] = strongest_untrained(found, beside, choosing, tested)
+    ranked[UAE] = as_released(ranked[DENSE], released_words, Fusion(released["form"], released["weight"]))
+    ranked = {system: cut(rankings) for system, rankings in ranked.items()}
     ranked[HYBRID] = reciprocal_rank_fusion([ranked[BM25], ranked[BASE]])
-    return ranked | untrained, weights
+    return ranked | {system: cut(rankings) for system, rankings in untrained.items()}, weights
 
 
 def _released(manifest: Manifest) -> dict[str, Any]:

@@ -58,10 +58,12 @@ def rank_with(
     device: str,
     progress: str,
     vectors: VectorStore | None = None,
+    depth: int | None = None,
 ) -> dict[str, tuple[list[str], list[float]]]:
     """question_id -> (passage_ids best first, scores), over each question's whole scope, by one encoder.
 
     Args:
         vectors: where vectors of passages are kept.
+        depth: how many passages of a ranking are kept; None: all.
     """
-    return rankings(KINDS["dense"](encoder_path, device, vectors), questions, passages, scope, None, progress)
+    return rankings(KINDS["dense"](encoder_path, device, vectors), questions, passages, scope, depth, progress)

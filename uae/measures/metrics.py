@@ -1,10 +1,12 @@
 """Per-question retrieval metrics by ir-measures (trec_eval's definitions)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import ir_measures
 import pandas as pd
 from ir_measures import AP, RR, Measure, Qrel, R, ScoredDoc, nDCG
+
+_AT_ONCE = 64  # questions whose rankings are objects of ir-measures together
 
 
 def retrieval_metric_names(cutoffs: Sequence[int]) -> list[str]:
@@ -29,12 +31,19 @@ def retrieval_metrics(
         cutoffs: the k of recall@k.
     """
     names = _measures(cutoffs)
-    qrels = [Qrel(question, passage, 1) for question, passages in evidence.items() for passage in passages]
-    run = [
-        ScoredDoc(question, passage, float(-place)) for question in evidence for place, passage in enumerate(rankings[question])
+    asked = list(evidence)
+    found = [
+        (metric.query_id, names[metric.measure], metric.value)
+        for start in range(0, len(asked), _AT_ONCE)
+        for metric in _measured(rankings, evidence, asked[start : start + _AT_ONCE], list(names))
     ]
-    values = pd.DataFrame(
-        [(m.query_id, names[m.measure], m.value) for m in ir_measures.iter_calc(list(names), qrels, run)],
-        columns=["question_id", "metric", "value"],
-    )
+    values = pd.DataFrame(found, columns=["question_id", "metric", "value"])
     return values.pivot(index="question_id", columns="metric", values="value")[list(names.values())]
+
+
+def _measured(
+    rankings: Mapping[str, Sequence[str]], evidence: Mapping[str, Sequence[str]], asked: Sequence[str], measures: list[Measure]
+) -> Iterator[ir_measures.Metric]:
+    qrels = [Qrel(question, passage, 1) for question in asked for passage in evidence[question]]
+    run = [ScoredDoc(question, passage, float(-place)) for question in asked for place, passage in enumerate(rankings[question])]
+    yield from ir_measures.iter_calc(measures, qrels, run)

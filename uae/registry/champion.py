@@ -16,7 +16,8 @@ from uae.measures.answers import ANSWER_METRICS
 from uae.measures.fusion import Rankings
 from uae.measures.metrics import retrieval_metrics
 from uae.release.manifest import read_manifest
-from uae.retrievers.lexical import rank_bm25
+from uae.retrievers.both import KEPT, Words, cut, rank_beside
+from uae.retrievers.kinds import open_dense
 from uae.text.passage_template import PassageTemplate
 from uae.vectors.store import VectorStore
 
@@ -52,7 +53,9 @@ def metrics_of_runs(runs: pd.DataFrame, system: str) -> pd.DataFrame:
 def rank_release(
     folder: Path, questions: pd.DataFrame, passages: pd.DataFrame, scope: str, device: str, vectors: VectorStore | None = None
 ) -> Rankings:
-    """Whole rankings by a release's promoted system, exactly: its trained encoder and, where the release fuses them, BM25.
+    """Rankings by a release's promoted system, as evaluation makes them.
+
+    These are its trained encoder and, where the release fuses them, BM25.
 
     Both read the passages as the release's own template says.
 
@@ -63,8 +66,12 @@ def rank_release(
     manifest = read_manifest(folder)  # of whatever format this version can read
     dense, fusion = manifest.dense(), manifest.fusion()
     read = PassageTemplate(dense.passage_template).applied(passages)
-    rankings: Rankings = rank_with(dense.encoder_folder(folder), questions, read, scope, device, "champion: passages", vectors)
-    return as_released(rankings, rank_bm25(questions, read, scope, None), fusion) if fusion.weight else rankings
+    encoder, progress = dense.encoder_folder(folder), "champion: passages"
+    if not fusion.weight:
+        return rank_with(encoder, questions, read, scope, device, progress, vectors, KEPT)
+    words = Words(questions, read, scope)
+    found, beside = rank_beside(open_dense(encoder, device, vectors), words, questions, read, scope, progress)
+    return cut(as_released(found, beside, fusion))
 
 
 def measure_release(

@@ -44,10 +44,16 @@ class Dense:
         return place(questions, passages, asked, self._passages(texts, progress), scope, depth, also)
 
     def rank(
-        self, questions: pd.DataFrame, passages: pd.DataFrame, scope: str, depth: int | None, progress: str = ""
+        self,
+        questions: pd.DataFrame,
+        passages: pd.DataFrame,
+        scope: str,
+        depth: int | None,
+        progress: str = "",
+        also: Mapping[str, Collection[str]] | None = None,
     ) -> Iterator[Ranking]:
         if scope == "document":  # the other documents' passages are nobody's
             passages = passages[passages["doc_id"].isin(set(questions["doc_id"]))]
         asked = encode(self.encoder, questions["text"].tolist(), "query")
-        found = self._passages(passages["text"].tolist(), progress)
-        return rank(questions, passages, asked, found, scope, depth)
+        found = self._passages(passages["text"], progress)
+        return rank(questions, passages, asked, found, scope, depth, also)

@@ -1,6 +1,7 @@
 """BM25, the retriever that knows words and nothing else: what an encoder has to beat, and one half of the hybrid."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -27,14 +28,27 @@ class Bm25:
         self._everywhere = np.arange(len(self._ids))
         self._rows = rows_by_document(passages)
 
-    def search(self, text: str, doc_id: str | None, depth: int | None) -> tuple[list[str], list[float]]:
+    @cached_property
+    def _places_of_ids(self) -> "pd.Index[str]":
+        return pd.Index(self._ids)
+
+    def search(
+        self, text: str, doc_id: str | None, depth: int | None, also: Collection[str] = ()
+    ) -> tuple[list[str], list[float]]:
         """The best ``depth`` passages (None: all) of one document (None: of all), and their scores, ties by id.
 
         A passage that shares no word with ``text`` has score 0 and is ranked as well, at the end.
+
+        Args:
+            also: passage_ids that are kept whatever their place; those of other documents are not.
         """
         rows = self._everywhere if doc_id is None else self._rows.get(doc_id, self._everywhere[:0])
         scores = self._index.scores(text)[rows]
         best = best_first(scores, self._by_id[rows], depth)
+        if len(also) and len(best) < len(rows):
+            wanted = np.isin(rows, self._places_of_ids.get_indexer(list(also)))
+            kept = np.union1d(best, np.flatnonzero(wanted))
+            best = kept[best_first(scores[kept], self._by_id[rows[kept]], None)]
         return self._ids[rows[best]].tolist(), scores[best].tolist()
 
 

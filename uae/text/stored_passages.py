@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from uae.io.tables import PASSAGES, read_table, scan_table
@@ -33,10 +34,28 @@ class StoredPassages:
         """What a model reads of each passage, in the order of ``ids``."""
         return StoredTexts(self, read_as)
 
-    def scan(self) -> Iterator[pd.DataFrame]:
-        """The passages with what templates read of them, some at a time."""
-        columns = ["doc_id", "title", "section", "text"]
-        return map(self._kept, scan_table(self._path, PASSAGES, columns, _ROWS))
+    def scan(self, whole_documents: bool) -> Iterator[pd.DataFrame]:
+        """The passages with what templates read of them, some at a time.
+
+        Args:
+            whole_documents: passages that stand together and are of one document come together.
+        """
+        columns = ["doc_id", "title", "section", "position", "text"]
+        parts = map(self._kept, scan_table(self._path, PASSAGES, columns, _ROWS))
+        if not whole_documents:
+            yield from parts
+            return
+        left: list[pd.DataFrame] = []
+        for part in parts:
+            rows = pd.concat([*left, part], ignore_index=True)
+            if rows.empty:
+                continue
+            others = np.flatnonzero((rows["doc_id"] != rows["doc_id"].iloc[-1]).to_numpy())
+            cut = int(others[-1]) + 1 if len(others) else 0  # from there on it is one document, which may go on
+            if cut:
+                yield rows.iloc[:cut].reset_index(drop=True)
+            left = [rows.iloc[cut:]]
+        yield from (rest.reset_index(drop=True) for rest in left if len(rest))
 
     def _kept(self, rows: pd.DataFrame) -> pd.DataFrame:
         return rows if self._documents is None else rows[rows["doc_id"].isin(self._documents)].reset_index(drop=True)
@@ -52,7 +71,7 @@ class StoredTexts(Collection[str]):
         return len(self._passages.ids)
 
     def __iter__(self) -> Iterator[str]:
-        return (text for rows in self._passages.scan() for text in self._read_as.texts(rows))
+        return (text for rows in self._passages.scan(self._read_as.has_neighbours) for text in self._read_as.texts(rows))
 
     def __contains__(self, text: object) -> bool:
         return any(each == text for each in self)

@@ -149,6 +149,7 @@ STAGE = Stage(
         "uae/measures",
         "uae/text/answer_match.py",
         *RETRIEVERS,
+        "uae/retrievers/both.py",
         "uae/teacher",
         "uae/pages",
         *MODELS,

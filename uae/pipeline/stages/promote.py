@@ -81,6 +81,7 @@ STAGE = Stage(
         "uae/text/answer_match.py",
         "uae/text/words.py",
         *RETRIEVERS,
+        "uae/retrievers/both.py",
         *RELEASE,
         *MODELS,
         *ENCODER,

@@ -1,0 +1,36 @@
+"""Texts that are read from their table give what a table in memory gives, wherever a part of it ends."""
+
+import pytest
+
+import uae.text.stored_passages
+from uae.io.tables import PASSAGES, read_table, write_table
+from uae.text.passage_template import PassageTemplate
+from uae.text.stored_passages import StoredPassages
+
+PLACE = {"title": "Lamps", "source": "s", "start": 0, "end": 1}
+DOCUMENTS = {"d1": 3, "d2": 1, "d3": 7, "d4": 2}
+
+
+@pytest.fixture
+def path(tmp_path):
+    rows = [
+        PLACE | {"passage_id": f"{doc}-{n}", "doc_id": doc, "position": n, "section": f"Part {n}", "text": f"{doc} {n}. It ends."}
+        for doc, count in DOCUMENTS.items()
+        for n in range(count)
+    ]
+    write_table(tmp_path / "passages.parquet", PASSAGES, rows)
+    return tmp_path / "passages.parquet"
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 13, 100])
+@pytest.mark.parametrize("template", ["{text}", "{title} {section}\n{text}", "{before}\n{text}\n{after}"])
+@pytest.mark.parametrize("documents", [None, {"d1", "d3"}, {"d4"}, set()])
+def test_texts_are_those_of_the_whole_table(path, monkeypatch, rows, template, documents):
+    monkeypatch.setattr(uae.text.stored_passages, "_ROWS", rows)
+    whole = read_table(path, PASSAGES)
+    whole = whole if documents is None else whole[whole["doc_id"].isin(documents)]
+    stored, read_as = StoredPassages(path, documents), PassageTemplate(template)
+    texts = stored.texts(read_as)
+    assert stored.ids.to_dict("list") == whole[["passage_id", "doc_id"]].to_dict("list")
+    assert len(texts) == len(whole)
+    assert list(texts) == list(texts) == read_as.texts(whole)
