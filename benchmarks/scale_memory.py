@@ -275,7 +275,7 @@ def fitted_error(of_size: dict[int, dict], small: Sequence[int], largest: int) -
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="Where corpora, runs and finished measurements are kept.")],
+    out: Annotated[Path, typer.Option(help="Where corpora, runs and finished measurements are kept.")] = Path("runs/scale"),
     sizes: Annotated[list[int], typer.Option()] = SIZES,
     stages: Annotated[list[str] | None, typer.Option(help="All, where none is named.")] = None,
     seed: int = 0,

@@ -6,12 +6,15 @@ import faiss
 import numpy as np
 import pytest
 
+import uae.index.ann
 import uae.index.nearest
-from uae.index.ann import build_index, dtype, index_recall, plan_factory, tune
+from uae.index.ann import Reconstructed, build_index, dtype, index_recall, kth_scores, plan, plan_factory, rebuilt, tune
 from uae.index.nearest import approximate, search, search_parameters
 from uae.io.errors import ConfigError
+from uae.release.legs import dense
 
-KINDS = ["Flat", "SQ8", "HNSW8", "HNSW8,SQ8", "IVF16,Flat", "IVF16,SQ8", "IVF16,PQ2x4", "PCA8,IVF16,Flat", "IVF16,SQ8,RFlat"]
+KINDS = ["Flat", "SQ8", "HNSW8", "HNSW8,SQ8", "IVF16,Flat", "IVF16,SQ8", "IVF16,PQ2x4", "PCA8,IVF16,Flat", "IVF16,SQ8,RFlat",
+         "IVF16,PQ8x4,Refine(SQ8)"]  # fmt: skip
 K = 5
 
 
@@ -217,7 +220,7 @@ def test_parameters_reach_the_search_and_leave_the_index_alone(indexes, queries)
 
 
 def test_types_of_stored_numbers(indexes, vectors):
-    expected = ["float32", "int8", "float32", "int8", "float32", "int8", "pq", "float32", "int8"]
+    expected = ["float32", "int8", "float32", "int8", "float32", "int8", "pq", "float32", "int8", "pq"]
     assert {kind: dtype(index) for kind, index in indexes.items()} == dict(zip(KINDS, expected, strict=True))
     assert dtype(build_index(vectors, "SQfp16")) == "float16"
 
@@ -236,3 +239,70 @@ def test_the_plan_goes_by_size_and_recall():
     assert plans == ["Flat", "HNSW32", "IVF2048,SQ8"]
     assert plan_factory("auto", 1_000_000, 384, 0.999) == "IVF2048,Flat"
     assert plan_factory("auto", 100_000, 64, 0.95) == "Flat"  # small vectors: little to read
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_mapped_index_does_what_one_in_memory_does(indexes, queries, monkeypatch, tmp_path, kind):
+    path, allowed = tmp_path / "index.faiss", np.arange(0, 800, 3)
+    faiss.write_index(indexes[kind], str(path))
+    monkeypatch.setattr(dense, "MAPPED_BYTES", 0)
+    mapped = dense.read_index(path)
+    for rows in (None, allowed):
+        found, expected = (search(index, queries, K, rows, "") for index in (mapped, indexes[kind]))
+        assert [part.tolist() for part in found] == [part.tolist() for part in expected]
+    assert np.array_equal(as_stored(mapped), as_stored(indexes[kind]))
+    path.unlink()  # as a release that is replaced under a running service
+    assert np.array_equal(as_stored(mapped), as_stored(indexes[kind]))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.startswith("HNSW")])
+def test_other_vectors_are_put_into_what_was_learnt(indexes, vectors, queries, kind):
+    again = rebuilt(indexes[kind], vectors)
+    assert faiss.serialize_index(again).tobytes() == faiss.serialize_index(indexes[kind]).tobytes()
+    fewer = np.vstack([vectors[200:], unit(np.random.default_rng(9), 100)])
+    changed = rebuilt(indexes[kind], fewer)
+    assert changed.ntotal == 700
+    assert search(changed, queries, K, np.array([3, 650, 699]), "")[1].shape == (40, 3)
+    assert index_recall(changed, as_stored(changed), queries, K, "") > 0.9 * index_recall(
+        build_index(fewer, kind), fewer, queries, K, ""
+    )
+    assert indexes[kind].ntotal == 800  # the one that learnt stays
+
+
+def test_a_graph_is_not_put_to_other_vectors(indexes, vectors):
+    with pytest.raises(ConfigError, match="a graph has nothing to keep"):
+        rebuilt(indexes["HNSW8"], vectors)
+
+
+def test_refining_finds_more_than_the_coarse_codes_alone(indexes, vectors, queries):
+    coarse, refined = build_index(vectors, "IVF16,PQ8x4"), indexes["IVF16,PQ8x4,Refine(SQ8)"]
+    recalls = [index_recall(index, vectors, queries, K, "nprobe=16") for index in (coarse, refined)]
+    assert recalls[1] > recalls[0] + 0.1
+    tuned = tune(refined, vectors, queries, K, 0.9)
+    assert tuned.reached
+    assert tuned.parameters.startswith("nprobe=")
+
+
+@pytest.mark.parametrize("block", [1, 7, 800, 1 << 16])
+def test_exact_scores_are_the_same_block_by_block(indexes, vectors, queries, monkeypatch, block):
+    whole = np.sort(queries @ vectors.T, axis=1)[:, -K]
+    monkeypatch.setattr(uae.index.ann, "_ROWS", block)
+    for held in (vectors, Reconstructed(indexes["Flat"])):
+        assert kth_scores(held, queries, K) == pytest.approx(whole, abs=1e-6)
+        assert kth_scores(held[:3], queries, K) == pytest.approx((queries @ vectors[:3].T).min(axis=1), abs=1e-6)
+
+
+def test_the_plan_goes_by_size_recall_memory_and_change_and_says_why():
+    assert plan(1000, 384, 0.95).factory == "Flat"
+    assert plan(100_000, 384, 0.95).factory == "HNSW32"
+    often = plan(100_000, 384, 0.95, changed_share=0.2)
+    assert (often.factory, "20.0% change" in often.why) == ("IVF512,SQ8", True)
+    assert plan(100_000, 384, 0.99, changed_share=0.2).factory == "IVF512,Flat"
+    small = plan(100_000, 384, 0.95, memory=100_000_000)
+    assert (small.factory, small.bytes <= 100_000_000) == ("IVF512,SQ8", True)
+    assert "of 100 MB allowed, HNSW32 takes 181 MB" in small.why
+    smaller = plan(100_000, 384, 0.95, memory=20_000_000)
+    assert (smaller.factory, smaller.bytes <= 20_000_000) == ("IVF512,PQ96,Refine(SQ8)", True)
+    none = plan(100_000, 384, 0.95, memory=1_000_000)
+    assert "nothing is smaller: it takes 11 MB" in none.why
+    assert plan(10_000_000, 384, 0.95, memory=8_000_000_000).factory == "IVF8192,SQ8"

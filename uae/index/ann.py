@@ -10,16 +10,24 @@ import faiss
 import numpy as np
 
 from uae.index.nearest import MOST_BREADTH, search, search_parameters
-from uae.index.stored import Vectors
+from uae.index.stored import Rows, Vectors
 from uae.io.errors import ConfigError
 
-__all__ = ["Tuned", "build_index", "built_with", "dtype", "index_recall", "plan_factory", "search", "search_parameters", "tune"]
+__all__ = [
+    "Plan", "Reconstructed", "Tuned", "build_index", "built_with", "dtype", "index_recall", "plan", "plan_factory", "rebuilt",
+    "search", "search_parameters", "tune",
+]  # fmt: skip
 
 # Up to this many stored numbers (rows times dimension) Flat is fast enough, up to that many HNSW's single-threaded build is
 # short enough. From benchmarks/index.py; see docs/decisions.md.
 FLAT_NUMBERS = 10_000_000
 HNSW_NUMBERS = 80_000_000
 SQ8_RECALL = 0.97  # recall@10 that 8-bit codes reach at any effort
+OFTEN_CHANGED = 0.1  # of the vectors, from build to build: from there on no graph is built for so many numbers that it takes long
+_LINKS = 272  # bytes of a vector's edges in HNSW32: 64 on the lowest level, and its offsets
+_ID = 16  # bytes of a vector's number in a list, and of its place
+REFINED = 8  # as many times k are compared by the coarse codes before finer ones choose
+_ROWS = 1 << 16  # of vectors that are read back from an index together
 POINTS_PER_LIST = 64  # that k-means learns a list's centre from; FAISS asks for 39 to 256, and its time grows with them
 TIE = 1e-6  # a row whose score is this near the k-th best is as good
 _DTYPES = {
@@ -40,19 +48,52 @@ class Tuned(NamedTuple):
     reached: bool  # whether recall is what was asked for; if not, it is the best that was found
 
 
-def plan_factory(factory: str, n: int, dimension: int, recall_target: float) -> str:
-    """The FAISS factory string for ``n`` vectors: "auto" is decided here, anything else stays as it is.
+class Plan(NamedTuple):
+    """What kind of index, and why."""
+
+    factory: str  # for ``faiss.index_factory``
+    bytes: int  # that it holds in memory, about; of a refined kind without the codes that refine, which are read by the row
+    why: str  # for a person
+
+
+def plan(n: int, dimension: int, recall_target: float, memory: int | None = None, changed_share: float = 0.0) -> Plan:
+    """The kind of index for ``n`` vectors: the fastest that reaches the recall, fits the memory and is built soon enough.
 
     Flat, while a search through everything is cheap beside encoding the query. Then HNSW, the fastest at a given recall.
-    Inverted lists, where one thread would build a graph for too long; with 8-bit codes if ``recall_target`` allows that.
+    Inverted lists, where one thread would build a graph for too long, or too often; with 8-bit codes if ``recall_target`` allows
+    that. Product codes refined by 8-bit ones, where those do not fit: the 8-bit ones are read by the row, and may stay on disk.
+
+    Args:
+        memory: bytes that the index may hold; None: any number.
+        changed_share: of the vectors, that differ from one build to the next. An index is built anew each time.
     """
-    if factory != "auto":
-        return factory
-    if n * dimension <= FLAT_NUMBERS:
-        return "Flat"
-    if n * dimension <= HNSW_NUMBERS:
-        return "HNSW32"
-    return f"IVF{list_count(n)},{'SQ8' if recall_target <= SQ8_RECALL else 'Flat'}"
+    lists = list_count(n)
+    fast = "it is the fastest at a given recall"
+    kinds = [("Flat", 4 * dimension, "a search through everything is cheap at this size")] * (n * dimension <= FLAT_NUMBERS)
+    kinds += [("HNSW32", 4 * dimension + _LINKS, fast)] * (n * dimension <= HNSW_NUMBERS and changed_share < OFTEN_CHANGED)
+    if recall_target > SQ8_RECALL:
+        kinds += [(f"IVF{lists},Flat", 4 * dimension + _ID, f"8-bit codes reach a recall@10 of {SQ8_RECALL} and no more")]
+    kinds += [(f"IVF{lists},SQ8", dimension + _ID, "lists are built soon, and 8-bit codes take a quarter of the memory")]
+    if dimension % 4 == 0:
+        refined = f"IVF{lists},PQ{dimension // 4},Refine(SQ8)"
+        kinds += [(refined, dimension // 4 + _ID, "what is compared is product codes; 8-bit ones, read by the row, refine")]
+    fitting = [at for at, (_, each, _) in enumerate(kinds) if memory is None or n * each <= memory]
+    chosen = fitting[0] if fitting else len(kinds) - 1
+    factory, each, why = kinds[chosen]
+    left_out = [f"{other} takes {n * bytes_each / 1e6:.0f} MB" for other, bytes_each, _ in kinds[:chosen]]
+    said = [f"{n} vectors of {dimension} numbers: {factory}, because {why}"]
+    if changed_share >= OFTEN_CHANGED and n * dimension > FLAT_NUMBERS:
+        said += [f"{changed_share:.1%} change from build to build, and one thread builds a graph for long"]
+    if left_out and memory is not None:
+        said += [f"of {memory / 1e6:.0f} MB allowed, {', '.join(left_out)}"]
+    if memory is not None and n * each > memory:
+        said += [f"nothing is smaller: it takes {n * each / 1e6:.0f} MB"]
+    return Plan(factory, n * each, "; ".join(said))
+
+
+def plan_factory(factory: str, n: int, dimension: int, recall_target: float, memory: int | None = None) -> str:
+    """The FAISS factory string for ``n`` vectors: "auto" is decided by ``plan``, anything else stays as it is."""
+    return factory if factory != "auto" else plan(n, dimension, recall_target, memory).factory
 
 
 def list_count(n: int) -> int:
@@ -78,6 +119,8 @@ def build_index(vectors: Vectors, factory: str) -> faiss.Index:
             lists.cp.max_points_per_centroid = POINTS_PER_LIST
         alone = "HNSW" in factory or "NSG" in factory or isinstance(index, faiss.IndexPreTransform)
         with _threads(1 if alone else None):
+            if isinstance(index, faiss.IndexRefine):
+                index.k_factor = REFINED
             index.train(vectors)
             index.add(vectors)
         if lists is not None:
@@ -90,9 +133,49 @@ def build_index(vectors: Vectors, factory: str) -> faiss.Index:
     return index
 
 
+def rebuilt(index: faiss.Index, vectors: Vectors) -> faiss.Index:
+    """An index of other vectors, shape (n, dim), that keeps what ``index`` has learnt: centres of lists, codes and rotations.
+
+    Adding takes a fraction of the time that learning takes. Rows count from 0 as in ``build_index``, whatever came and went.
+    Recall falls where the vectors drift away from those that were learnt from; ``benchmarks/scale_index.py`` measures how far.
+
+    Raises:
+        ConfigError: it is a graph, which learns nothing.
+    """
+    if isinstance(faiss.downcast_index(index), faiss.IndexHNSW):
+        raise ConfigError("index.factory: a graph has nothing to keep from an earlier build; build it anew, or take lists (IVF)")
+    kept = faiss.clone_index(index)
+    lists = faiss.try_extract_index_ivf(kept)
+    if lists is not None:
+        lists.set_direct_map_type(faiss.DirectMap.NoMap)
+    kept.reset()
+    kept.add(vectors)
+    if lists is not None:
+        lists.make_direct_map()
+    return kept
+
+
+class Reconstructed:
+    """What an index gives back of its vectors, read when it is asked for. It stands where an array of them would."""
+
+    def __init__(self, index: faiss.Index):
+        self._index = index
+        self.shape = (index.ntotal, index.d)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | Rows) -> Vectors:
+        wanted = np.arange(len(self))[rows] if isinstance(rows, slice) else rows
+        read: Vectors = self._index.reconstruct_batch(np.ascontiguousarray(wanted.reshape(-1), dtype=np.int64))
+        return read.reshape(*wanted.shape, self.shape[1])
+
+
 def built_with(factory: str) -> dict[str, str]:
     """What determines an index's bytes besides vectors and ``factory``. If one of these differs, the index differs."""
     settings = {"faiss-cpu": importlib.metadata.version("faiss-cpu")}
+    if "Refine" in factory or "RFlat" in factory:
+        settings["refined"] = str(REFINED)
     return settings | {"points_per_list": str(POINTS_PER_LIST)} if "IVF" in factory else settings
 
 
@@ -121,7 +204,7 @@ def dtype(index: faiss.Index) -> str:
     return "pq" if hasattr(inner, "pq") else type(inner).__name__
 
 
-def index_recall(index: faiss.Index, vectors: Vectors, queries: Vectors, k: int, parameters: str) -> float:
+def index_recall(index: faiss.Index, vectors: Vectors | Reconstructed, queries: Vectors, k: int, parameters: str) -> float:
     """Recall@k against exact search: the mean share of the first ``k`` that are as near as the exact ``k``.
 
     A row counts if its exact score is at least that of the exact k-th row. So any of several equal passages is right.
@@ -133,20 +216,29 @@ def index_recall(index: faiss.Index, vectors: Vectors, queries: Vectors, k: int,
     return recall_above(index, vectors, queries, kth_scores(vectors, queries, k), k, parameters)
 
 
-def kth_scores(vectors: Vectors, queries: Vectors, k: int) -> Vectors:
-    """Each query's exact k-th best score (the worst, where there are fewer than ``k`` vectors), shape (m,)."""
-    k = min(k, len(vectors))
-    return faiss.knn(queries, vectors, k, metric=faiss.METRIC_INNER_PRODUCT)[0][:, -1]
+def kth_scores(vectors: Vectors | Reconstructed, queries: Vectors, k: int) -> Vectors:
+    """Each query's exact k-th best score (the worst, where there are fewer than ``k`` vectors), shape (m,).
+
+    Vectors are gone through block by block, and of each block the best are kept.
+    """
+    best = np.empty((len(queries), 0), dtype=np.float32)
+    for start in range(0, len(vectors), _ROWS):
+        block = np.ascontiguousarray(vectors[start : start + _ROWS])
+        scores = faiss.knn(queries, block, min(k, len(block)), metric=faiss.METRIC_INNER_PRODUCT)[0]
+        best = -np.sort(-np.concatenate([best, scores], axis=1), axis=1)[:, :k]
+    return best[:, -1]
 
 
-def recall_above(index: faiss.Index, vectors: Vectors, queries: Vectors, kth: Vectors, k: int, parameters: str) -> float:
+def recall_above(
+    index: faiss.Index, vectors: Vectors | Reconstructed, queries: Vectors, kth: Vectors, k: int, parameters: str
+) -> float:
     """``index_recall``, with the exact ``kth_scores`` at hand: they are what takes the time."""
     _, found = search(index, queries, k, None, parameters)
     scores = np.einsum("nd,nkd->nk", queries, vectors[found])
     return float((scores >= kth[:, None] - TIE).mean())
 
 
-def tune(index: faiss.Index, vectors: Vectors, queries: Vectors, k: int, recall_target: float) -> Tuned:
+def tune(index: faiss.Index, vectors: Vectors | Reconstructed, queries: Vectors, k: int, recall_target: float) -> Tuned:
     """The smallest nprobe (IVF) or efSearch (HNSW) whose ``index_recall`` on the queries is at least ``recall_target``.
 
     The effort is doubled until the target is reached, then halved in between. Where it never is, because the codes are too
@@ -178,6 +270,8 @@ def _effort(index: faiss.Index, k: int) -> tuple[str | None, int, int]:
     inner = faiss.downcast_index(index)
     if isinstance(inner, faiss.IndexPreTransform):
         return _effort(inner.index, k)
+    if isinstance(inner, faiss.IndexRefine):
+        return _effort(inner.base_index, k)
     if isinstance(inner, faiss.IndexIVF):
         return "nprobe", 1, inner.nlist
     if isinstance(inner, faiss.IndexHNSW):

@@ -212,6 +212,11 @@ def search_parameters(
     if isinstance(inner, faiss.IndexPreTransform):
         deeper = search_parameters(inner.index, selector, parameters, effort)
         return None if deeper is None else faiss.SearchParametersPreTransform(index_params=deeper)  # type: ignore[call-arg]
+    if isinstance(inner, faiss.IndexRefine):
+        coarse = search_parameters(inner.base_index, selector, parameters, effort)
+        return faiss.IndexRefineSearchParameters(  # type: ignore[attr-defined,no-any-return]  # not in FAISS's stubs
+            k_factor=inner.k_factor, base_index_params=coarse
+        )
     if isinstance(inner, faiss.IndexIVF):
         nprobe = int(chosen.get("nprobe", inner.nprobe)) * effort
         return faiss.SearchParametersIVF(nprobe=min(int(np.ceil(nprobe)), inner.nlist), **selected)  # type: ignore[call-arg]

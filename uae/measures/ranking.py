@@ -1,7 +1,7 @@
 """Exact ranking of passages for questions, within their document or over the whole corpus. Ties are broken by id."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -172,8 +172,10 @@ class _Pool(NamedTuple):
         """The rows of what is wanted besides, ascending."""
         if not also:
             return [self.by_id[:0]] * len(asked)
-        rows = pd.Index(self.ids)
-        found = (rows.get_indexer(sorted(also.get(question_id, ()))) for question_id in asked["question_id"])
+        rows: pd.Index[Any] = pd.Index(self.ids, dtype=object)
+        found = (
+            rows.get_indexer(pd.Index(sorted(also.get(question_id, ())), dtype=object)) for question_id in asked["question_id"]
+        )
         return [np.sort(each[each >= 0]) for each in found]
 
     def _scopes(self, asked: pd.DataFrame) -> Iterator[tuple[Rows, Rows]]:

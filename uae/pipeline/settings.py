@@ -227,6 +227,8 @@ class SecondStageSettings(Options):
 class IndexSettings(Options):
     factory: str
     recall_target: Annotated[float, Field(gt=0, le=1)]
+    memory_mb: Count | None
+    changed_share: Fraction
     serving: Literal["auto", "onnx_int8", "onnx_int8_mixed", "onnx", "torch"]
     max_recall_loss: Fraction
     min_cosine: Fraction

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import faiss
-import numpy as np
 
-from uae.index.ann import Tuned, build_index, built_with, dtype, plan_factory, tune
+from uae.index.ann import Reconstructed, Tuned, build_index, built_with, dtype, plan, tune
 from uae.io.errors import ConfigError, ModelError, UaeError
 from uae.io.files import sha256_file, sha256_parts
 from uae.io.models import fingerprint
 from uae.release.choose_form import Gate, Trial, choose_form, copy_encoder
-from uae.release.legs.dense import DenseEntry, IndexEntry, IndexRecall, Probe, ServingEntry, checked_vectors
+from uae.release.legs.dense import DenseEntry, IndexEntry, IndexRecall, Probe, ServingEntry, checked_vectors, read_index
 from uae.release.legs.protocol import probe_rows
 from uae.release.manifest import read_manifest
 from uae.release.material import Material
@@ -47,6 +46,8 @@ class IndexRecipe(NamedTuple):
     serving: str
     max_recall_loss: float
     min_cosine: float
+    memory_mb: int | None = None
+    changed_share: float = 0.0
     dimension: int | None = None  # of the trained encoder's vectors, their first numbers; None: all
 
 
@@ -106,7 +107,11 @@ def build_dense(
             "ingest.passage_words, or take an encoder that reads more",
             name, encoder.max_seq_length, truncated, len(texts),
         )  # fmt: skip
-    factory = plan_factory(recipe.factory, len(texts), dimension, recipe.recall_target)
+    factory = recipe.factory
+    if factory == "auto":
+        memory = None if recipe.memory_mb is None else recipe.memory_mb << 20
+        factory, _, why = plan(len(texts), dimension, recipe.recall_target, memory, recipe.changed_share)
+        log.info("leg %s: %s", name, why)
     made_of = _MadeOf(
         document_fingerprint(how.encoder_path, encoder),
         sha256_parts(texts),
@@ -121,13 +126,12 @@ def build_dense(
         kept = PassageVectors(encoder, how.encoder_path, how.vectors)
         vectors = checked_vectors(kept(texts, "indexing passages"), len(texts), dimension)
         faiss.write_index(build_index(vectors, factory), str(path))
-    index = faiss.read_index(str(path))
+    index = read_index(path)
     questions = material.questions["text"].tolist()
     asked = checked_vectors(encode(encoder, questions, "query"), len(questions), dimension)
     # Against the vectors that the index gives back: an index taken over has no others. What codes lose is for the gate of
     # promotion to see.
-    stored = index.reconstruct_batch(np.arange(index.ntotal))
-    tuned = tune(index, stored, asked, _RECALL_AT, recipe.recall_target)
+    tuned = tune(index, Reconstructed(index), asked, _RECALL_AT, recipe.recall_target)
     ids, docs = (material.passages[column].to_numpy() for column in ("passage_id", "doc_id"))
     trial = Trial(material.questions, Corpus(ids, docs, index, tuned.parameters), material.scope, probed)
     gate = Gate(recipe.serving, recipe.max_recall_loss, recipe.min_cosine)
@@ -234,7 +238,7 @@ def _take_over(
         # Checked once more: another process may have put another release there since.
         if sha256_file(target) != manifest.files[entry.index.file]:
             return False
-        found = lowest_cosine(_Trained(encoder), faiss.read_index(str(target)), rows, probed)
+        found = lowest_cosine(_Trained(encoder), read_index(target), rows, probed)
         return found >= entry.probe.trained - _SAME_VECTORS
     return False
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,8 +30,8 @@ class Bm25:
         self._rows = rows_by_document(passages)
 
     @cached_property
-    def _places_of_ids(self) -> "pd.Index[str]":
-        return pd.Index(self._ids)
+    def _places_of_ids(self) -> "pd.Index[Any]":
+        return pd.Index(self._ids, dtype=object)
 
     def search(
         self, text: str, doc_id: str | None, depth: int | None, also: Collection[str] = ()
@@ -46,7 +47,7 @@ class Bm25:
         scores = self._index.scores(text)[rows]
         best = best_first(scores, self._by_id[rows], depth)
         if len(also) and len(best) < len(rows):
-            wanted = np.isin(rows, self._places_of_ids.get_indexer(list(also)))
+            wanted = np.isin(rows, self._places_of_ids.get_indexer(pd.Index(list(also), dtype=object)))
             kept = np.union1d(best, np.flatnonzero(wanted))
             best = kept[best_first(scores[kept], self._by_id[rows[kept]], None)]
         return self._ids[rows[best]].tolist(), scores[best].tolist()

@@ -221,6 +221,10 @@ def checked_vectors(vectors: Any, texts: int, dimension: int) -> Vectors:
     return found.astype(np.float32, copy=False)
 
 
+MAPPED_BYTES = 1 << 30  # of an index's file: from there on it is not read into memory
+_MAPPED = faiss.IO_FLAG_MMAP_IFC  # lists, codes and vectors of every kind
+
+
 def _stored(entry: DenseEntry, opening: Opening) -> Stored:
     if opening.vectors is not None:
         return opening.vectors.stored(opening.fingerprint, opening.name, entry, opening.passages)
@@ -228,13 +232,16 @@ def _stored(entry: DenseEntry, opening: Opening) -> Stored:
 
 
 def read_index(path: Path) -> faiss.Index:
-    """An index of a release.
+    """An index of a release. Of a large one lists and codes stay in the file, and are read when a search needs them.
+
+    What is read of them lies in the system's cache of the file, which gives its memory back where it is short. A file that is
+    removed or replaced meanwhile stays as it was for who has it open.
 
     Raises:
         ArtefactError: FAISS does not read it, or its inverted lists lie in another file, anywhere on the disk.
     """
     try:
-        index = faiss.read_index(str(path))
+        index = faiss.read_index(str(path), _MAPPED if path.exists() and path.stat().st_size >= MAPPED_BYTES else 0)
     except RuntimeError as error:
         raise ArtefactError(f"{path} is no index that FAISS reads: {str(error).strip().splitlines()[-1]}") from None
     for part in _parts(index):
