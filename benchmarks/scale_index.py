@@ -48,8 +48,10 @@ def some(n: int, seed: int, block: int) -> np.ndarray:
     fixed, rng = np.random.default_rng(seed), np.random.default_rng([seed, block])
     centres = fixed.normal(size=(_CENTRES, DIMENSION)).astype(np.float32) / np.float32(np.sqrt(DIMENSION))
     directions = fixed.normal(size=(_DIRECTIONS, DIMENSION)).astype(np.float32) / np.float32(np.sqrt(DIMENSION))
-    moved = centres[rng.integers(_CENTRES, size=n)] + rng.normal(size=(n, _DIRECTIONS)).astype(np.float32) @ directions * 0.25
-    moved += rng.normal(size=(n, DIMENSION)).astype(np.float32) * np.float32(0.25 / np.sqrt(DIMENSION))
+    moved = centres[rng.integers(_CENTRES, size=n)] + rng.normal(size=(n, _DIRECTIONS)).astype(
+        np.float32
+    ) @ directions * np.float32(0.18)
+    moved += rng.normal(size=(n, DIMENSION)).astype(np.float32) * np.float32(0.2 / np.sqrt(DIMENSION))
     return moved / np.linalg.norm(moved, axis=1, keepdims=True)
 
 

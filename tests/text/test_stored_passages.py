@@ -5,7 +5,7 @@ import pytest
 import uae.text.stored_passages
 from uae.io.tables import PASSAGES, read_table, write_table
 from uae.text.passage_template import PassageTemplate
-from uae.text.stored_passages import StoredPassages
+from uae.text.stored_passages import StoredPassages, passages_beside
 
 PLACE = {"title": "Lamps", "source": "s", "start": 0, "end": 1}
 DOCUMENTS = {"d1": 3, "d2": 1, "d3": 7, "d4": 2}
@@ -34,3 +34,17 @@ def test_texts_are_those_of_the_whole_table(path, monkeypatch, rows, template, d
     assert stored.ids.to_dict("list") == whole[["passage_id", "doc_id"]].to_dict("list")
     assert len(texts) == len(whole)
     assert list(texts) == list(texts) == read_as.texts(whole)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 100])
+@pytest.mark.parametrize("wanted", [set(), {"d3-2"}, {"d1-0", "d4-1", "elsewhere"}])
+def test_passages_beside_others_are_those_of_their_documents(path, monkeypatch, rows, wanted):
+    monkeypatch.setattr(uae.text.stored_passages, "_ROWS", rows)
+    whole = read_table(path, PASSAGES)
+    kept = whole[whole["doc_id"].isin({name.split("-")[0] for name in wanted})]
+    assert passages_beside(path, wanted).to_dict("records") == kept.to_dict("records")
+
+
+def test_a_table_without_rows_has_no_passages_beside_any(tmp_path):
+    write_table(tmp_path / "none.parquet", PASSAGES, [])
+    assert passages_beside(tmp_path / "none.parquet", {"p"}).empty

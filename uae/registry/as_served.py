@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from uae.evaluation.testset import UAE
-from uae.index.ann import index_recall
+from uae.index.ann import Reconstructed, index_recall
 from uae.registry.gate import RECALL_AT
 from uae.release.legs.dense import read_index
 from uae.release.manifest import Manifest
@@ -15,6 +15,7 @@ from uae.release.parity import Corpus, Parity, measure_parity
 from uae.release.passages import Passages
 from uae.retrievers.dense import encode, load_encoder
 from uae.retrievers.passage_vectors import PassageVectors
+from uae.retrievers.protocol import Vectors
 from uae.retrievers.serving_forms import open_encoder
 from uae.vectors.store import VectorStore
 
@@ -37,7 +38,7 @@ def measure_serving(
     corpus = Corpus(passages.ids(), passages.doc_ids(), index, described.parameters)
     parity = measure_parity(trained, served, questions, corpus, scope)
     if described.dtype == "float32":
-        vectors = index.reconstruct_batch(np.arange(index.ntotal))  # they are as they were put in
+        vectors: Vectors | Reconstructed = Reconstructed(index)  # they are as they were put in
     else:
         texts_read = passages.read(dense.passage_template, range(len(passages)))
         vectors = PassageVectors(encoder, dense.encoder_folder(folder), kept)(texts_read, "passages, for exact search")

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table
+from uae.io.tables import CANDIDATES, QUESTIONS, read_table
 from uae.teacher.asking import Asked, wanted
 from uae.teacher.label import passes, unread, windows
 from uae.teacher.prompts import Template
 from uae.teacher.protocol import Pair, PromptBatch, Teacher, read_all
 from uae.teacher.store import stored_keys
+from uae.text.stored_passages import passages_beside
 
 # Of a large corpus so many windows are tokenised, and the rest taken to be like them.
 _WINDOWS = 8
@@ -38,7 +39,7 @@ def labelling_cost(
         ArtefactError: a stage before has not run, or the store has damaged parts.
     """
     candidates = read_table(candidates_path, CANDIDATES)
-    passages = read_table(passages_path, PASSAGES)
+    passages = passages_beside(passages_path, set(candidates["passage_id"]))
     questions = read_table(questions_path, QUESTIONS).set_index("question_id")
     done = stored_keys([store_path, *adopts])
     work: dict[str, list[_Window]] = {asked.name: [] for asked in teachers}

@@ -21,6 +21,7 @@ from uae.teacher.parts import KEY
 from uae.teacher.prompts import Template
 from uae.teacher.protocol import Pair, PromptBatch, Teacher, read_all
 from uae.teacher.store import LabelStore, stored_keys
+from uae.text.stored_passages import passages_beside
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ def ask(
         budget: the most readings that are asked for now (``uae.teacher.budget``); None: all. The counts say how many wait.
     """
     candidates = read_table(candidates_path, CANDIDATES)
-    passages = read_table(passages_path, PASSAGES)
+    passages = passages_beside(passages_path, set(candidates["passage_id"]))
     questions = read_table(questions_path, QUESTIONS).set_index("question_id")
     work = [
         (asked, template, list(wanted(asked, template, table, questions, template.passages(passages), answers_per_question)))
@@ -95,7 +96,7 @@ def ask(
 
     def earlier(table: pa.Table) -> pa.Table:
         documents = read_table(documents_path, DOCUMENTS) if documents_path else pd.DataFrame(columns=DOCUMENTS.names)
-        return EarlierKeys.of(documents, passages, questions.reset_index(), teachers)(table)
+        return EarlierKeys.of(documents, read_table(passages_path, PASSAGES), questions.reset_index(), teachers)(table)
 
     with store.writing(earlier):
         asked_for = {pair.key for _, _, pairs in work for pair in pairs}

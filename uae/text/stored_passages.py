@@ -75,3 +75,15 @@ class StoredTexts(Collection[str]):
 
     def __contains__(self, text: object) -> bool:
         return any(each == text for each in self)
+
+
+def passages_beside(path: Path, passage_ids: Collection[str]) -> pd.DataFrame:
+    """The passages of every document that holds one of these: all that templates read of them. No other text is kept.
+
+    Raises:
+        ArtefactError: as ``read_table``.
+    """
+    ids = read_table(path, PASSAGES, ["passage_id", "doc_id"])
+    documents = set(ids["doc_id"][ids["passage_id"].isin(passage_ids)])
+    parts = [rows[rows["doc_id"].isin(documents)] for rows in scan_table(path, PASSAGES, rows=_ROWS)]
+    return pd.concat(parts, ignore_index=True) if parts else read_table(path, PASSAGES)

@@ -53,7 +53,6 @@ STAGE = Stage(
         "uae/candidates",
         "uae/text/answer_match.py",
         *READ_AS,
-        "uae/text/stored_passages.py",
         "uae/measures/ranking.py",
         *RETRIEVERS,
         *MODELS,

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from uae.io.files import write_json, write_text
-from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table
+from uae.io.tables import CANDIDATES, QUESTIONS, read_table
 from uae.teacher.asking import sample
 from uae.teacher.budget import complete
 from uae.teacher.keys import by_ids
@@ -16,6 +16,7 @@ from uae.teacher.noise import noise_of
 from uae.teacher.quality.assess import assess
 from uae.teacher.store import read_stores
 from uae.teacher.utility import Source, has_readings, template_utilities, utilities
+from uae.text.stored_passages import passages_beside
 
 _CONFIDENCE, _RESAMPLES, _SEED = 0.95, 2000, 0  # of the intervals: a report on labels needs no parameters of its own
 
@@ -45,7 +46,7 @@ def report_labels(
     questions = read_table(questions_path, QUESTIONS)
     manifest = read_label_manifest(manifest_path)
     sources, number = manifest.sources, manifest.answers_per_question
-    passages = read_table(passages_path, PASSAGES)
+    passages = passages_beside(passages_path, set(candidates["passage_id"]))
     labels = by_ids(read_stores([store_path]), candidates, questions, manifest.read_as.by_id(passages))
     all_candidates = candidates
     candidates = complete(candidates, labels, questions, manifest)
