@@ -50,7 +50,7 @@ def some(n: int, seed: int, block: int) -> np.ndarray:
     directions = fixed.normal(size=(_DIRECTIONS, DIMENSION)).astype(np.float32) / np.float32(np.sqrt(DIMENSION))
     moved = centres[rng.integers(_CENTRES, size=n)] + rng.normal(size=(n, _DIRECTIONS)).astype(
         np.float32
-    ) @ directions * np.float32(0.18)
+    ) @ directions * np.float32(0.13)
     moved += rng.normal(size=(n, DIMENSION)).astype(np.float32) * np.float32(0.2 / np.sqrt(DIMENSION))
     return moved / np.linalg.norm(moved, axis=1, keepdims=True)
 

@@ -3,12 +3,7 @@
 TABLES = ("uae/io/files.py", "uae/io/tables.py")
 MODELS = ("uae/io/models.py", "uae/io/gguf.py", "uae/io/weights.py")
 # What models read of a passage.
-READ_AS = (
-    "uae/text/passage_template.py",
-    "uae/text/neighbours.py",
-    "uae/text/sentences.py",
-    "uae/text/stored_passages.py",
-)
+READ_AS = ("uae/text/passage_template.py", "uae/text/neighbours.py", "uae/text/sentences.py")
 ENCODER = (
     "uae/io/compute.py",
     "uae/retrievers/dense.py",

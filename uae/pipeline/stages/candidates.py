@@ -53,6 +53,7 @@ STAGE = Stage(
         "uae/candidates",
         "uae/text/answer_match.py",
         *READ_AS,
+        "uae/text/stored_passages.py",
         "uae/measures/ranking.py",
         *RETRIEVERS,
         *MODELS,

@@ -151,6 +151,7 @@ STAGE = Stage(
         *RETRIEVERS,
         "uae/retrievers/both.py",
         "uae/teacher",
+        "uae/text/stored_passages.py",
         "uae/pages",
         *MODELS,
         *ENCODER,

@@ -118,6 +118,7 @@ STAGE = Stage(
     code=(
         "uae/teacher",
         *READ_AS,
+        "uae/text/stored_passages.py",
         "uae/validation",
         "uae/corpus/repeated_questions.py",
         "uae/measures/metrics.py",

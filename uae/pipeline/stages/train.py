@@ -149,6 +149,7 @@ STAGE = Stage(
         "uae/validation",
         "uae/corpus/repeated_questions.py",
         *READ_AS,
+        "uae/text/stored_passages.py",
         *REGISTRY,
         "uae/text/answer_match.py",
         "uae/text/near_duplicates.py",
