@@ -147,7 +147,7 @@ def rebuilt(index: faiss.Index, vectors: Vectors) -> faiss.Index:
     kept = faiss.clone_index(index)
     lists = faiss.try_extract_index_ivf(kept)
     if lists is not None:
-        lists.set_direct_map_type(faiss.DirectMap.NoMap)
+        lists.set_direct_map_type(faiss.DirectMap.NoMap)  # type: ignore[attr-defined]  # not in FAISS's stubs
     kept.reset()
     kept.add(vectors)
     if lists is not None:

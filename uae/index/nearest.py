@@ -214,9 +214,7 @@ def search_parameters(
         return None if deeper is None else faiss.SearchParametersPreTransform(index_params=deeper)  # type: ignore[call-arg]
     if isinstance(inner, faiss.IndexRefine):
         coarse = search_parameters(inner.base_index, selector, parameters, effort)
-        return faiss.IndexRefineSearchParameters(  # type: ignore[attr-defined,no-any-return]  # not in FAISS's stubs
-            k_factor=inner.k_factor, base_index_params=coarse
-        )
+        return faiss.IndexRefineSearchParameters(k_factor=inner.k_factor, base_index_params=coarse)  # type: ignore[call-arg]
     if isinstance(inner, faiss.IndexIVF):
         nprobe = int(chosen.get("nprobe", inner.nprobe)) * effort
         return faiss.SearchParametersIVF(nprobe=min(int(np.ceil(nprobe)), inner.nlist), **selected)  # type: ignore[call-arg]

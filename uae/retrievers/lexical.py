@@ -31,7 +31,8 @@ class Bm25:
 
     @cached_property
     def _places_of_ids(self) -> "pd.Index[Any]":
-        return pd.Index(self._ids, dtype=object)
+        found: pd.Index[Any] = pd.Index(self._ids, dtype=object)
+        return found
 
     def search(
         self, text: str, doc_id: str | None, depth: int | None, also: Collection[str] = ()
