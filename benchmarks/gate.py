@@ -16,6 +16,7 @@ Prints one JSON line last. ``gate`` of ``benchmarks/lifecycle.py`` is this line.
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from uae.registry.compared import FROZEN, SHARED, QuestionSet
 from uae.registry.gate import Bounds, decide_refreshed, decide_retrained
 
 LOSS = 0.05
+DOCUMENTS, QUESTIONS, PROMOTIONS, LIVES, WEEKS, SEED = (16, 40, 200), 13, 200, 200, 52, 13  # what is simulated by default
 _RANKS = 10  # deeper ones are worth as little as none
 
 
@@ -56,7 +58,7 @@ class TestSet:
         rank = np.where(first, 1, 2 + self._rng.geometric(0.45, len(right)) - 1)
         rank = np.where(rank > _RANKS, 0, rank)
         if loss:
-            lost = first & (self._rng.random(len(right)) < loss / first.mean())
+            lost = first & (self._rng.random(len(right)) < loss / right.mean())
             rank = np.where(lost, 0, rank)
         value = np.divide(1.0, rank, out=np.zeros(len(rank)), where=rank > 0)
         return pd.DataFrame({"map": value, "recall@1": (rank == 1).astype(float)}, index=self.documents.index)
@@ -81,23 +83,23 @@ def gains(questions: QuestionSet, bounds: Bounds, look: Look) -> tuple[bool, boo
 
 
 def simulate(
-    documents: int, questions: int, bounds: Bounds, args: argparse.Namespace, rng: np.random.Generator
+    documents: int, questions: int, bounds: Bounds, promotions: int, lives: int, weeks: int, rng: np.random.Generator
 ) -> dict[str, Any]:
     first = next_look(bounds.error_budget, documents, [])
-    fresh = [gains(TestSet(documents, questions, rng).compared(FROZEN), bounds, first) for _ in range(args.promotions)]
-    lives, weekly, later = 0, 0, {}
-    for _ in range(args.lives):
+    fresh = [gains(TestSet(documents, questions, rng).compared(FROZEN), bounds, first) for _ in range(promotions)]
+    erring, weekly, later = 0, 0, {}
+    for _ in range(lives):
         frozen = TestSet(documents, questions, rng)
         champion = frozen.answered()
         claims = []
-        for week in range(args.weeks):
+        for week in range(weeks):
             look = next_look(bounds.error_budget, documents, [documents] * week)
             claimed, _, later = gains(frozen.compared(FROZEN, champion=champion), bounds, look)
             claims.append(claimed)
-        lives += any(claims)
+        erring += any(claims)
         weekly += sum(claims)
     passed = {"retrain": 0, "refresh": 0}
-    for _ in range(args.promotions):
+    for _ in range(promotions):
         planted = TestSet(documents, questions, rng).compared(FROZEN, LOSS)
         passed["retrain"] += gains(planted, bounds, first)[1]
         same = QuestionSet(SHARED, lost_in(planted.reference, LOSS, rng), planted.reference, planted.documents)
@@ -108,8 +110,8 @@ def simulate(
         "questions": documents * questions,
         "aa_gain_share": sum(claimed for claimed, _, _ in fresh) / len(fresh),
         "aa_passed_share": sum(good for _, good, _ in fresh) / len(fresh),
-        "aa_share_of_lives_with_a_gain": lives / args.lives,
-        "aa_gain_share_of_weeks": weekly / (args.lives * args.weeks),
+        "aa_share_of_lives_with_a_gain": erring / lives,
+        "aa_gain_share_of_weeks": weekly / (lives * weeks),
         "planted_loss_passed": passed,
         "detectable_effect": {"first_look": medians, "last_week": later},
     }
@@ -117,30 +119,32 @@ def simulate(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--documents", type=int, nargs="+", default=[16, 40, 200])
-    parser.add_argument("--questions", type=int, default=13, help="of a document, on average")
-    parser.add_argument("--promotions", type=int, default=200)
-    parser.add_argument("--lives", type=int, default=200)
-    parser.add_argument("--weeks", type=int, default=52)
-    parser.add_argument("--seed", type=int, default=13)
-    args = parser.parse_args()
-    print(json.dumps(measure(args)))
+    parser.add_argument("--documents", type=int, nargs="+", default=DOCUMENTS)
+    parser.add_argument("--questions", type=int, default=QUESTIONS, help="of a document, on average")
+    parser.add_argument("--promotions", type=int, default=PROMOTIONS)
+    parser.add_argument("--lives", type=int, default=LIVES)
+    parser.add_argument("--weeks", type=int, default=WEEKS)
+    parser.add_argument("--seed", type=int, default=SEED)
+    print(json.dumps(measure(**vars(parser.parse_args()))))
 
 
-def measure(args: argparse.Namespace) -> dict[str, Any]:
+def measure(
+    documents: Sequence[int] = DOCUMENTS, questions: int = QUESTIONS, promotions: int = PROMOTIONS, lives: int = LIVES,
+    weeks: int = WEEKS, seed: int = SEED,
+) -> dict[str, Any]:  # fmt: skip
     """What ``main`` prints. ``aa_gain_share`` and ``planted_loss_passed`` are the worst of all sizes."""
     settings = load_settings(Path(__file__).parents[1] / "params.yaml").promote
     bounds = Bounds(**settings.model_dump(exclude={"model", "alias"}) | {"guarded": ("recall@1",)})
-    rng = np.random.default_rng(args.seed)
-    sizes = [simulate(documents, args.questions, bounds, args, rng) for documents in args.documents]
+    rng = np.random.default_rng(seed)
+    sizes = [simulate(number, questions, bounds, promotions, lives, weeks, rng) for number in documents]
     shares = ("aa_gain_share", "aa_share_of_lives_with_a_gain")
     return {
         "aa_gain_share": max(size[share] for size in sizes for share in shares),
         "planted_loss_passed": max(sum(size["planted_loss_passed"].values()) for size in sizes),
         "detectable_effect": {size["documents"]: size["detectable_effect"] for size in sizes},
         "planted_loss": LOSS,
-        "promotions": args.promotions,
-        "weeks": args.weeks,
+        "promotions": promotions,
+        "weeks": weeks,
         "by_size": sizes,
     }
 

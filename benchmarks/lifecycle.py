@@ -1,8 +1,9 @@
-"""What a change of the corpus costs: the bundled corpus, changed in eight ways, through the whole chain. One JSON line last.
+"""A year of changes: what each costs, whether the gate errs, and how long a file takes to be answered from. One JSON line last.
 
-python benchmarks/lifecycle.py [KEY=VALUE ...] [--models] [--only NAME ...] [--scopes SCOPE ...]
+    python benchmarks/lifecycle.py [KEY=VALUE ...] [--parts PART ...] [--models tiny|real] [--cycle-models tiny|real]
 
-For each change and scope the chain runs twice, before the change and after it, with both towers trained. The second run counts:
+**changes.** The bundled corpus is changed in eight ways. For each change and scope the chain runs twice, before the change and
+after it, with both towers trained. The second run counts:
 
 embedded          passages that an encoder read outside training itself
 embedded_share    of one encoding of the corpus
@@ -10,8 +11,15 @@ pairs_asked       readings that the teacher was asked for
 new_pairs_share   of the readings that there were before
 stages_run        their names
 
-Encoder, teacher and reader are tiny ones with random weights, made on the spot: what is counted are texts. ``--models`` takes
-those of params.yaml, which is slow.
+Encoder, teacher and reader are tiny ones with random weights, made on the spot: what is counted are texts. ``--models real``
+takes those of params.yaml, which is slow.
+
+**gate.** The simulations of gate.py, at its defaults.
+
+**cycle.** A release is made and served over HTTP (cycle.py), by the models of params.yaml. A file is dropped, answered from,
+deleted and forgotten, and then all ways back are tried: ``dropped_to_served_s``, ``deleted_to_gone_s``,
+``revived_by_rollback``. The times are from the file's change until the running service answers accordingly. ``uae refresh``
+starts at once: in production the pause of whatever starts it comes on top.
 """
 
 import argparse
@@ -24,6 +32,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gate
+from cycle import cycle
 from tiny_models import tiny_models
 
 from uae.io.tables import PASSAGES, read_table
@@ -39,6 +49,9 @@ QUICK = ["train.epochs=1", "evaluate.reader_questions=2", "evaluate.reader_more_
          "evaluate.resamples=100", "evaluate.reader_new_tokens=2", "fusion.folds=0", "label.check_questions=0"]  # fmt: skip
 PROMOTED = ["promote.min_gain=-1", "promote.max_loss=1", "promote.min_cosine=0", "promote.max_serving_loss=1",
             "promote.max_index_loss=1"]  # fmt: skip
+
+PARTS = ("changes", "gate", "cycle")
+MODELS = ("tiny", "real")
 
 Questions = list[dict[str, Any]]
 
@@ -191,32 +204,53 @@ def measure(name: str, corpus: Corpus, settings: Settings, before: Path, out: Pa
     return found
 
 
+def changes(
+    scratch: Path, names: list[str], scopes: list[str], models: list[str], settings: list[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """By change and by scope: what it cost. And what the first run cost, by scope."""
+    found: dict[str, dict[str, Any]] = {name: {} for name in names}
+    full: dict[str, Any] = {}
+    corpus = Corpus(scratch / "corpus")
+    for scope in scopes:
+        overrides = [*QUICK, *PROMOTED, *models, f"ingest.path={corpus.folder}", "ingest.format=folder", f"scope={scope}"]
+        chosen = load_settings(Path("params.yaml"), [*overrides, *settings])
+        corpus.restore()
+        before = scratch / f"{scope}-before"
+        full[scope] = run(chosen, before)
+        for name in names:
+            cost = measure(name, corpus, chosen, before, scratch / f"{scope}-{name}")
+            found[name][scope] = cost | {
+                "embedded_share": round(cost["embedded"] / full[scope]["passages"], 4),
+                "new_pairs_share": round(cost["pairs_asked"] / full[scope]["readings"], 4),
+            }
+            print(name, scope, json.dumps(found[name][scope]), file=sys.stderr)
+    return found, full
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", action="store_true", help="the models of params.yaml")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
+    parser.add_argument("--models", choices=MODELS, default="tiny", help="of the changes")
+    parser.add_argument("--cycle-models", choices=MODELS, default="real", help="of the cycle")
     parser.add_argument("--only", nargs="+", choices=CHANGES, default=list(CHANGES), help="these changes")
     parser.add_argument("--scopes", nargs="+", choices=["document", "corpus"], default=["document", "corpus"])
-    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="of the changes")
     given = parser.parse_args()
-    changes: dict[str, dict[str, Any]] = {name: {} for name in given.only}
-    full: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        corpus = Corpus(Path(scratch, "corpus"))
-        models = [] if given.models else tiny_models(Path(scratch, "models"), SAMPLE)
-        for scope in given.scopes:
-            overrides = [*QUICK, *PROMOTED, *models, f"ingest.path={corpus.folder}", "ingest.format=folder", f"scope={scope}"]
-            settings = load_settings(Path("params.yaml"), [*overrides, *given.settings])
-            corpus.restore()
-            before = Path(scratch, f"{scope}-before")
-            full[scope] = run(settings, before)
-            for name in given.only:
-                found = measure(name, corpus, settings, before, Path(scratch, f"{scope}-{name}"))
-                changes[name][scope] = found | {
-                    "embedded_share": round(found["embedded"] / full[scope]["passages"], 4),
-                    "new_pairs_share": round(found["pairs_asked"] / full[scope]["readings"], 4),
-                }
-                print(name, scope, json.dumps(changes[name][scope]), file=sys.stderr)
-    print(json.dumps({"models": "params.yaml" if given.models else "tiny", "first_run": full, "changes": changes}))
+    shown: dict[str, Any] = {"models": {"changes": given.models, "cycle": given.cycle_models}}
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        tiny = tiny_models(scratch / "models", SAMPLE)
+        by_name = {"tiny": tiny, "real": []}
+        if "changes" in given.parts:
+            found, full = changes(scratch, given.only, given.scopes, by_name[given.models], given.settings)
+            shown |= {"first_run": full, "changes": found}
+        if "gate" in given.parts:
+            shown["gate"] = gate.measure()
+        if "cycle" in given.parts:
+            told = cycle(scratch / "cycle", SAMPLE, by_name[given.cycle_models], Path("models"))
+            headline = ("dropped_to_served_s", "deleted_to_gone_s", "revived_by_rollback")
+            shown |= {name: told.pop(name) for name in headline} | {"cycle": told}
+    print(json.dumps(shown))
 
 
 if __name__ == "__main__":

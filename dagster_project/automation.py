@@ -13,6 +13,7 @@ from uae.corpus.loss import how_to_confirm, is_confirmed
 from uae.corpus.snapshot import Snapshot
 from uae.io.errors import UaeError
 from uae.pipeline.chain import CHAIN
+from uae.pipeline.drift import asks_for_retraining
 from uae.pipeline.settings import Settings
 from uae.pipeline.stages.label import readings_waiting
 from uae.pipeline.workspace import Workspace
@@ -48,7 +49,7 @@ def source_changed(context: dg.SensorEvaluationContext, project: ProjectResource
         return dg.SkipReason(found)
     if found.now is None:
         return dg.SkipReason(f"{found.settings.ingest.path} is pinned to a revision and does not change")
-    if found.changes is not None and found.changes < found.settings.retrain.min_documents:
+    if found.changes is not None and found.changes < found.least(found.settings.retrain.min_documents):
         return dg.SkipReason(_too_little(found))
     if (wait := _pause(context.instance, found.now.version)) > 0:
         return dg.SkipReason(f"the last run for {found.now.version} failed; the next is asked for in {wait:.0f} s")
@@ -60,14 +61,15 @@ def source_changed(context: dg.SensorEvaluationContext, project: ProjectResource
     cron_schedule="0 3 * * 1",  # Monday 03:00 UTC
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.STOPPED,
-    description="The whole chain, Mondays at 03:00 UTC, if enough is new: documents, or readings that wait for a budget.",
+    description="The whole chain, Mondays at 03:00 UTC, if enough is new (documents, waiting readings; after drift anything).",
 )
 def weekly(context: dg.ScheduleEvaluationContext, project: ProjectResource) -> dg.RunRequest | dg.SkipReason:
     found = _look(context.instance, project)
     if isinstance(found, str):
         return dg.SkipReason(found)
     enough = found.settings.retrain
-    if found.changes is not None and found.changes < enough.min_documents and found.waiting < enough.min_readings:
+    few = found.changes is not None and found.changes < found.least(enough.min_documents)
+    if few and found.waiting < found.least(enough.min_readings):
         return dg.SkipReason(_too_little(found))
     return dg.RunRequest(tags=_tags(found, "weekly"))
 
@@ -79,6 +81,11 @@ class _Found(NamedTuple):
         int | None
     )  # objects that are new, changed or gone since the chain went through; None: it never did, or not to its end
     waiting: int  # readings that wait for a budget
+    drifted: bool  # the drift report asks for retraining
+
+    def least(self, threshold: int) -> int:
+        """From how many on there is enough: where queries drifted, whatever is new. The same data would give the same encoder."""
+        return min(threshold, 1) if self.drifted else threshold
 
 
 def _look(instance: dg.DagsterInstance, project: ProjectResource) -> _Found | str:
@@ -87,14 +94,15 @@ def _look(instance: dg.DagsterInstance, project: ProjectResource) -> _Found | st
         settings = project.settings()
         watch = project.source(settings)
         now = watch.look()
+        workspace = Workspace(Path(project.root))
+        waiting, drifted = readings_waiting(workspace), asks_for_retraining(workspace)
     except UaeError as error:
         return str(error)
     if instance.get_runs(dg.RunsFilter(job_name=whole_chain.name, statuses=_UNDER_WAY), limit=1):
         return "a run of the whole chain is under way"
-    waiting = readings_waiting(Workspace(Path(project.root)))
     through = project.went_through_with()
     if now is None:
-        return _Found(settings, now, None if through is None else 0, waiting)
+        return _Found(settings, now, None if through is None else 0, waiting, drifted)
     if (quiet := time.time() - now.changed) < settings.source.quiet_s:
         return (
             f"{watch.path} changed {max(quiet, 0):.0f} s ago, and may still be being written: a run is asked for when nothing "
@@ -102,7 +110,8 @@ def _look(instance: dg.DagsterInstance, project: ProjectResource) -> _Found | st
         )
     if (said := watch.objects_lost(now)) and not is_confirmed(now.version, watch.confirmations):
         return f"{said}. {how_to_confirm(now.version)}"
-    return _Found(settings, now, None if through is None else 0 if through == now.version else watch.changes(now), waiting)
+    changes = None if through is None else 0 if through == now.version else watch.changes(now)
+    return _Found(settings, now, changes, waiting, drifted)
 
 
 def _too_little(found: _Found) -> str:
@@ -113,6 +122,11 @@ def _too_little(found: _Found) -> str:
         f"{found.settings.ingest.path} holds {holds}: {changed} "
         f"(retrain.min_documents: {enough.min_documents}). {found.waiting} readings wait for a budget "
         f"(retrain.min_readings: {enough.min_readings}, for the schedule)"
+        + (
+            ". Queries have drifted: anything new starts the chain (reports/drift.json says what is asked)"
+            if found.drifted
+            else ""
+        )
     )
 
 
@@ -124,6 +138,7 @@ def _tags(found: _Found, by: str) -> dict[str, str]:
         "chain/started_by": by,
         "chain/changed_objects": changes,
         "chain/readings_waiting": str(found.waiting),
+        "chain/drifted": str(found.drifted).lower(),
     }
 
 

@@ -52,7 +52,7 @@ def drift(project: ProjectResource, models: ModelsResource) -> Iterator[dg.Mater
 watch_queries = dg.define_asset_job(
     "watch_queries",
     selection=dg.AssetSelection.assets("drift"),
-    description="Looks at the service's log of queries. It starts no retraining: who wants one reads reports/drift.json.",
+    description="Looks at the service's log of queries. It starts nothing; after drift the chain starts for less.",
 )
 
 every_day = dg.ScheduleDefinition(

@@ -258,6 +258,25 @@ def test_the_schedule_starts_for_readings_that_wait_and_the_sensor_does_not(proj
         assert f"{waiting} readings wait" in look()
 
 
+def test_after_drift_anything_new_is_enough_and_nothing_new_is_not(project, run_chain, instance, cron, look):
+    for key in ("min_documents: 1", "min_readings: 1"):
+        set_parameter(project, key, f"{key}00")
+    assert run_chain(instance=instance).success
+    edit(project, "# New")
+    report = project / "reports/drift.json"
+    for retrain in (False, True):
+        report.write_text(json.dumps({"status": "watching", "drifted": True, "retrain": retrain}))
+        for asked in (look, cron):
+            answer = asked()
+            assert isinstance(answer, dict) == retrain, answer
+    assert answer["chain/drifted"] == "true"
+    assert run_chain(instance=instance).success
+    assert "Queries have drifted: anything new starts the chain" in cron()  # the same data give the same encoder
+    assert "Queries have drifted" in look()
+    report.write_text("[]")
+    assert "is not what uae drift writes: delete it" in cron()
+
+
 def test_a_run_that_failed_half_way_is_asked_for_though_the_source_went_back(project, run_chain, instance, look):
     assert run_chain(instance=instance).success
     edit(project, "# New")

@@ -20,8 +20,9 @@ from uae.registry.gate import Bounds
 
 RESAMPLING = Resampling(0.95, 200, 0)
 BOUNDS = Bounds(
-    metric="map", min_gain=0.0, guarded=(), max_loss=0.02, max_answer_loss=0.1, max_slowdown=None, confidence=0.95,
-    error_budget=0.05, recent_documents=2, min_cosine=0.9, max_serving_loss=0.02, max_index_loss=0.05, max_loss_elsewhere=0.01,
+    metric="map", min_gain=0.0, guarded=(), max_loss=0.02, great_loss=0.05, max_answer_loss=0.1, max_slowdown=None,
+    confidence=0.95, error_budget=0.05, recent_documents=2, min_cosine=0.9, max_serving_loss=0.02,
+    max_index_loss=0.05, max_loss_elsewhere=0.01,
 )  # fmt: skip
 
 

@@ -39,8 +39,8 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "release"))
 from old_formats import write_format_2
 
 BOUNDS = Bounds(
-    metric="map", min_gain=0.125, guarded=("recall@1",), max_loss=0.02, max_answer_loss=0.1, max_slowdown=None, confidence=0.95,
-    error_budget=0.05, recent_documents=2, min_cosine=0.95, max_serving_loss=0.02, max_index_loss=0.05,
+    metric="map", min_gain=0.125, guarded=("recall@1",), max_loss=0.02, great_loss=1, max_answer_loss=0.1, max_slowdown=None,
+    confidence=0.95, error_budget=0.05, recent_documents=2, min_cosine=0.95, max_serving_loss=0.02, max_index_loss=0.05,
 )  # fmt: skip
 
 

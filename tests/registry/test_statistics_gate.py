@@ -12,8 +12,8 @@ from uae.registry.compared import ANSWERED, FROZEN, RECENT, SHARED, QuestionSet
 from uae.registry.gate import Bounds, decide_latency, decide_refreshed, decide_retrained
 
 BOUNDS = Bounds(
-    metric="map", min_gain=0.0, guarded=("recall@1",), max_loss=0.02, max_answer_loss=0.1, max_slowdown=1.5, confidence=0.95,
-    error_budget=0.05, recent_documents=10, min_cosine=0.9, max_serving_loss=0.02, max_index_loss=0.05,
+    metric="map", min_gain=0.0, guarded=("recall@1",), max_loss=0.02, great_loss=0.05, max_answer_loss=0.1, max_slowdown=1.5,
+    confidence=0.95, error_budget=0.05, recent_documents=10, min_cosine=0.9, max_serving_loss=0.02, max_index_loss=0.05,
 )  # fmt: skip
 LOOK = next_look(0.05, 40, [])
 
@@ -22,7 +22,7 @@ def of(name, change, documents=40, each=5, spread=0.05, seed=0, metrics=("map", 
     """Questions whose candidate differs by ``change`` on average, more or less by document."""
     rng = np.random.default_rng(seed)
     ids = [f"{name} {n}" for n in range(documents * each)]
-    owner = pd.Series([f"d{n // each}" for n in range(documents * each)], index=ids)
+    owner = pd.Series([f"{name} d{n // each}" for n in range(documents * each)], index=ids)
     by_document = rng.normal(0, spread, documents)
     by_document += change - by_document.mean()
     reference = pd.DataFrame({metric: np.full(len(ids), stands_at) for metric in metrics}, index=ids)
@@ -58,10 +58,28 @@ def test_later_looks_need_more():
 
 
 def test_a_loss_that_cannot_be_ruled_out_does_not_pass_however_small_it_was():
-    noisy = of(FROZEN, -0.005, spread=0.1)
-    assert "recall@1" in failing(decide_retrained([of(FROZEN, 0.1), replace(noisy, name=RECENT)], "v", BOUNDS, LOOK))
-    sure = of(FROZEN, -0.005, spread=0.01)
-    assert decide_retrained([of(FROZEN, 0.1), replace(sure, name=RECENT)], "v", BOUNDS, LOOK).passed
+    noisy = of(RECENT, -0.005, spread=0.1)
+    assert "recall@1" in failing(decide_retrained([of(FROZEN, 0.1), noisy], "v", BOUNDS, LOOK))
+    sure = of(RECENT, -0.005, spread=0.01)
+    assert decide_retrained([of(FROZEN, 0.1), sure], "v", BOUNDS, LOOK).passed
+
+
+def test_few_documents_must_show_a_large_gain_or_a_great_loss_could_be_true():
+    """Significant at 95 % is no more than that: ten documents can look so while five points are lost."""
+    lucky = of(FROZEN, 0.06, documents=10, spread=0.08)
+    assert decide_retrained([lucky], "v", replace(BOUNDS, great_loss=1), LOOK).passed
+    decision = decide_retrained([lucky], "v", BOUNDS, LOOK)
+    assert failing(decision) == ["great"]
+    assert "must be above -0.05" in decision.reasons[2]
+    assert decide_retrained([of(FROZEN, 0.06)], "v", BOUNDS, LOOK).passed
+    both = [lucky, of(RECENT, 0.06, documents=30, seed=1)]  # all test questions together have to rule it out
+    assert "on all 200 test questions (40 independent units)" in " ".join(decide_retrained(both, "v", BOUNDS, LOOK).reasons)
+    assert failing(decide_retrained(both, "v", BOUNDS, LOOK)) == []
+
+
+def test_a_margin_beyond_the_great_loss_is_what_may_be_lost():
+    lucky = of(FROZEN, 0.06, documents=10, spread=0.08)
+    assert decide_retrained([lucky], "v", replace(BOUNDS, max_loss=0.1), LOOK).passed
 
 
 def test_the_recent_set_can_refuse_and_can_show_the_gain():
@@ -97,7 +115,7 @@ def test_bounds_that_ask_for_nothing_pass_whatever_was_measured():
 def test_one_document_is_no_gain_and_rules_out_no_loss():
     """Five questions on one document: the rule of evaluation takes the questions, for they are all there is."""
     decision = decide_retrained([of(FROZEN, 0.3, documents=1, each=1)], "v", BOUNDS, LOOK)
-    assert failing(decision) == ["map", "recall@1", "a"]
+    assert failing(decision) == ["map", "recall@1", "great", "a"]
     assert decision.findings[0].numbers()["low"] is None
 
 

@@ -6,19 +6,35 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from uae.corpus.objects import Object
+from uae.corpus.objects import Listing, Object
 from uae.io.files import atomic_path
 
 _COLUMNS = pa.schema([("name", pa.binary()), ("size", pa.int64()), ("mark", pa.string()), ("content", pa.string())])
 
 
-def recall(path: Path) -> dict[tuple[bytes, int, str], str]:
-    """(name, size, mark) -> what stands for the content; nothing where the table is missing or damaged."""
+def read_memory(path: Path) -> pa.Table | None:
+    """The table, in the order in which it was remembered: name, size, mark, content. None where it is missing or damaged."""
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid):
-        return {}
-    if not table.schema.equals(_COLUMNS):
+        return None
+    return table if table.schema.equals(_COLUMNS) else None
+
+
+def same_objects(table: pa.Table, listing: Listing) -> bool:
+    """Whether the table is of these very objects, in this order: by columns, because a loop over all costs as much as listing."""
+    if len(table) != len(listing.names):
+        return False
+    now = (listing.names, listing.sizes, listing.marks)
+    return all(
+        table[field.name].equals(pa.chunked_array([pa.array(column, field.type)]))
+        for field, column in zip(_COLUMNS, now, strict=False)
+    )
+
+
+def recall(table: pa.Table | None) -> dict[tuple[bytes, int, str], str]:
+    """(name, size, mark) -> what stands for the content; nothing of None."""
+    if table is None:
         return {}
     names, sizes, marks, contents = (table[field].to_pylist() for field in _COLUMNS.names)
     return dict(zip(zip(names, sizes, marks, strict=True), contents, strict=True))

@@ -4,7 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-from uae.corpus.memory import recall, remember
+from uae.corpus.memory import read_memory, recall, remember
 from uae.corpus.objects import S3, Listing, Object, explained, filesystem, list_source, store_errors
 from uae.io.errors import ArtefactError
 from uae.io.files import disk_error
@@ -25,22 +25,22 @@ def update_mirror(path: str, folder: Path) -> Path:
     for _ in range(_TRIES):
         _copy(path, listing, folder)
         after = list_source(path)
-        if [each[:3] for each in after.objects] == [each[:3] for each in listing.objects]:
-            return folder / listing.objects[0].name.decode() if listing.single else folder
+        if after[:3] == listing[:3]:  # names, sizes, marks
+            return folder / listing.names[0].decode() if listing.single else folder
         listing = after
     raise ArtefactError(f"{path} changes while it is read: try again when nobody writes to it", transient=True)
 
 
 def _copy(path: str, listing: Listing, folder: Path) -> None:
     memory = folder.with_name(f"{folder.name}.parquet")
-    known = recall(memory)
-    sound = [each for each in listing.objects if each[:3] in known and _is_there(folder / each.name.decode(), each)]
-    missing = sorted(set(listing.objects) - set(sound))
+    known, objects = recall(read_memory(memory)), listing.objects()
+    sound = [each for each in objects if each[:3] in known and _is_there(folder / each.name.decode(), each)]
+    missing = sorted(set(objects) - set(sound))
     try:
         remember(memory, ((each, each.mark) for each in sound))  # a kill from here on leaves files that are fetched once more
         _prune(folder, {each.name.decode() for each in sound})
         _fetch(path, missing, listing.single, folder)
-        remember(memory, ((each, each.mark) for each in listing.objects))
+        remember(memory, ((each, each.mark) for each in objects))
     except OSError as error:
         raise disk_error(folder, error) from error
 

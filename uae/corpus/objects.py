@@ -5,13 +5,15 @@ variables of AWS, such as AWS_ENDPOINT_URL, because secrets have no place in par
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from uae.io.errors import ArtefactError, ConfigError, InputError
 
 S3 = "s3://"
+
+T = TypeVar("T")
 
 
 class Object(NamedTuple):
@@ -22,9 +24,22 @@ class Object(NamedTuple):
 
 
 class Listing(NamedTuple):
-    objects: list[Object]  # by name
+    """The objects by name, a column each: for a hundred thousand of them, tuples would cost more than the listing itself."""
+
+    names: list[bytes]
+    sizes: list[int]
+    marks: list[str]
+    times: list[float]  # ``Object.changed``
     single: bool  # the source is one object
     changed: float | None  # when something was last added, changed or (in a folder) removed, seconds since 1970
+
+    @classmethod
+    def of(cls, objects: Iterable[Object], single: bool) -> "Listing":
+        names, sizes, marks, times = (list(column) for column in zip(*sorted(objects), strict=True))
+        return cls(names, sizes, marks, times, single, max(times))
+
+    def objects(self) -> list[Object]:
+        return list(map(Object, self.names, self.sizes, self.marks, self.times))
 
 
 def is_remote(path: str) -> bool:
@@ -83,39 +98,52 @@ def _list_files(path: str) -> Listing:
     place = Path(path)
     try:
         if place.is_file():
-            only = _file(os.fsencode(place.name), place.stat())
-            return Listing([only], True, only.changed)
+            status = place.stat()
+            return Listing.of([Object(os.fsencode(place.name), status.st_size, _mark(status), _changed(status))], True)
         if not place.is_dir():
             raise ArtefactError(f"{place} is neither a file nor a folder" if place.exists() else f"{place} does not exist")
-        folders: list[float] = []
-        objects = sorted(_walk(os.fsencode(place), b"", folders))
+        return _walk(os.fsencode(place))
     except OSError as error:
         raise ArtefactError(f"{error.filename or path} cannot be listed: {error.strerror}") from None
-    # A folder's own time tells of what was removed from it.
-    return Listing(objects, False, max([*folders, *(each.changed for each in objects)]))
 
 
-def _walk(folder: bytes, prefix: bytes, folders: list[float]) -> Iterator[Object]:
-    folders.append(_changed(os.stat(folder)))
-    inside = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith(b".") or entry.name == b"__pycache__":
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                inside.append(entry)
-            elif entry.is_file():
-                try:
-                    yield _file(prefix + entry.name, entry.stat())
-                except FileNotFoundError:
-                    continue  # it went between two looks
-    for entry in inside:
-        yield from _walk(entry.path, prefix + entry.name + b"/", folders)
+def _walk(root: bytes) -> Listing:
+    names: list[bytes] = []
+    sizes: list[int] = []
+    marks: list[str] = []
+    times: list[float] = []
+    folders: list[float] = []  # a folder's own time tells of what was removed from it
+    left = [(root, b"")]
+    while left:
+        folder, prefix = left.pop()
+        folders.append(_changed(os.stat(folder)))
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                name = entry.name
+                if name.startswith(b".") or name == b"__pycache__":
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    left.append((entry.path, prefix + name + b"/"))
+                elif entry.is_file():
+                    try:
+                        status = entry.stat()
+                    except FileNotFoundError:
+                        continue  # it went between two looks
+                    names.append(prefix + name)
+                    sizes.append(status.st_size)
+                    marks.append(_mark(status))
+                    times.append(_changed(status))
+    order = sorted(range(len(names)), key=names.__getitem__)
+
+    def by_name(column: list[T]) -> list[T]:
+        return [column[place] for place in order]
+
+    changed = max(max(folders), max(times, default=0.0))
+    return Listing(by_name(names), by_name(sizes), by_name(marks), by_name(times), False, changed)
 
 
-def _file(name: bytes, status: os.stat_result) -> Object:
-    mark = f"{status.st_mtime_ns}:{status.st_ctime_ns}:{status.st_ino}"
-    return Object(name, status.st_size, mark, _changed(status))
+def _mark(status: os.stat_result) -> str:
+    return f"{status.st_mtime_ns}:{status.st_ctime_ns}:{status.st_ino}"
 
 
 def _changed(status: os.stat_result) -> float:
@@ -143,9 +171,8 @@ def _list_prefix(path: str) -> Listing:
         objects.append(_object(name, told))
     if not objects:
         raise ArtefactError(f"{path} does not exist, or holds nothing: check bucket and prefix")
-    objects.sort()
     _check_folders(path, {each.name for each in objects})
-    return Listing(objects, set(found) == {root}, max(each.changed for each in objects))
+    return Listing.of(objects, set(found) == {root})
 
 
 def _object(name: str, told: dict[str, Any]) -> Object:

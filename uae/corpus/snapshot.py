@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from uae.corpus.memory import recall, remember
+from uae.corpus.memory import read_memory, recall, remember, same_objects
 from uae.corpus.objects import Listing, Object, is_pinned, is_remote, list_source
 from uae.io.errors import ArtefactError
 from uae.io.files import sha256_bytes, sha256_file
@@ -39,13 +39,13 @@ def take_snapshot(path: str, memory: Path) -> Snapshot | None:
         return None
     listing = list_source(path)
     if is_remote(path):  # the store has hashed it
-        contents, read = {each.name: each.mark for each in listing.objects}, 0
+        contents, read = dict(zip(listing.names, listing.marks, strict=True)), 0
     else:
         contents, read = _hashed(path, listing, memory)
     return Snapshot(
         version=_version(listing, contents),
         contents=contents,
-        bytes=sum(each.size for each in listing.objects),
+        bytes=sum(listing.sizes),
         changed=listing.changed or 0.0,
         read=read,
     )
@@ -59,11 +59,14 @@ def _version(listing: Listing, contents: Mapping[bytes, str]) -> str:
 
 
 def _hashed(path: str, listing: Listing, memory: Path) -> tuple[dict[bytes, str], int]:
-    known = recall(memory)
+    table = read_memory(memory)
+    if table is not None and same_objects(table, listing):
+        return dict(zip(listing.names, table["content"].to_pylist(), strict=True)), 0
+    known = recall(table)
     contents: dict[bytes, str] = {}
     settled: list[tuple[Object, str]] = []
     read, kept = 0, time.monotonic()
-    for each in listing.objects:
+    for each in listing.objects():
         content = known.get((each.name, each.size, each.mark))
         if content is None:
             now = time.time()

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from uae.io.files import write_json
+from uae.io.errors import ArtefactError
+from uae.io.files import read_json, write_json
 from uae.pipeline.settings import Settings
 from uae.pipeline.workspace import Workspace
 
@@ -29,3 +30,18 @@ def watch_drift(settings: Settings, workspace: Workspace, store: Path | None = N
     draw(workspace.path("drift_picture"), report, seen)
     write_json(workspace.path("drift"), report)
     return report
+
+
+def asks_for_retraining(workspace: Workspace) -> bool:
+    """Whether the last report says that queries drifted so far that retraining pays (``drift.retrain_share``).
+
+    Raises:
+        ArtefactError: the report is broken.
+    """
+    path = workspace.path("drift")
+    if not path.exists():
+        return False
+    found = read_json(path)
+    if not isinstance(found, dict) or not isinstance(found.get("retrain"), bool):
+        raise ArtefactError(f"{path} is not what uae drift writes: delete it, and run uae drift again")
+    return bool(found["retrain"])

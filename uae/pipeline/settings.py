@@ -294,6 +294,7 @@ class PromoteSettings(Options):
     min_gain: float
     guarded: tuple[str, ...]
     max_loss: Annotated[float, Field(ge=0)]
+    great_loss: Annotated[float, Field(ge=0)]
     max_answer_loss: Annotated[float, Field(ge=0)]
     max_slowdown: Positive | None
     max_loss_elsewhere: Fraction | None

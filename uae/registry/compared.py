@@ -33,6 +33,16 @@ class QuestionSet:
         return len(set(_units(self.documents[self.candidate.index])))
 
 
+def pooled(sets: Sequence[QuestionSet]) -> QuestionSet:
+    """All questions of several sets that share none, as one set."""
+    return QuestionSet(
+        "all test questions",
+        pd.concat([each.candidate for each in sets]),
+        pd.concat([each.reference for each in sets]),
+        pd.concat([each.documents for each in sets]),
+    )
+
+
 class Finding(NamedTuple):
     """One metric on one set of questions."""
 
