@@ -14,6 +14,7 @@ export DVC_NO_ANALYTICS = 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 export DAGSTER_DISABLE_TELEMETRY = yes
 export HAYSTACK_TELEMETRY_ENABLED = False
+export RAY_USAGE_STATS_ENABLED = 0
 export DAGSTER_HOME := $(CURDIR)/.dagster
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv

@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "uae").rglob("*.py"))
 # The rooms of uae/ in their order. A room imports only from rooms that stand before it.
 ROOMS = (
-    "io", "text", "measures", "vectors", "retrievers", "pages", "corpus", "candidates", "teacher", "validation", "training",
-    "index", "release", "evaluation", "registry", "serving", "drift", "pipeline", "experiments", "cli",
+    "io", "execution", "text", "measures", "vectors", "retrievers", "pages", "corpus", "candidates", "teacher", "validation",
+    "training", "index", "release", "evaluation", "registry", "serving", "drift", "pipeline", "experiments", "cli",
 )  # fmt: skip
 OUTER = {"pipeline", "experiments", "cli"}  # they alone know params.yaml
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import pytest
 
 import uae
+from uae.execution.options import ExecutionOptions
 from uae.io.errors import ArtefactError
 from uae.io.files import read_json, write_json, write_text
 from uae.io.tables import CANDIDATES, write_table
@@ -126,6 +127,7 @@ def _vouch(workspace: Workspace, *reports: str) -> None:
 
 class Chosen(Parameters):
     seed: int
+    execution: Annotated[ExecutionOptions, Key("execution", watched=False)]
     limits: Annotated[ValidateSettings, Key("validate")]
     device: Annotated[str, Key("compute.device")]
 
@@ -133,15 +135,27 @@ class Chosen(Parameters):
 def test_a_stage_gets_the_values_that_it_declares_and_no_others():
     chosen = Chosen.of(SETTINGS)
     assert Chosen.dotted_keys() == ("seed", "validate", "compute.device")
-    assert dict(chosen) == {"seed": SETTINGS.seed, "limits": SETTINGS.validate_, "device": SETTINGS.compute.device}
+    assert dict(chosen) == {
+        "seed": SETTINGS.seed, "execution": SETTINGS.execution, "limits": SETTINGS.validate_, "device": SETTINGS.compute.device
+    }  # fmt: skip
     with pytest.raises(ValueError, match="frozen"):
         chosen.seed = 2
+
+
+def test_where_the_work_is_done_makes_nothing_outdated():
+    elsewhere = load_settings(PARAMS, ["execution.engine=ray", "execution.workers=64"])
+    assert Chosen.of(elsewhere).execution.workers == 64
+    assert Chosen.of(elsewhere).watched() == Chosen.of(SETTINGS).watched()
+    assert Chosen.of(load_settings(PARAMS, ["seed=14"])).watched() != Chosen.of(SETTINGS).watched()
 
 
 @pytest.mark.parametrize("stage", CHAIN, ids=lambda stage: stage.name)
 def test_a_stage_declares_each_parameter_with_the_type_that_the_settings_give_it(stage):
     """mypy believes the declaration, so a wrong one would hide what it should find."""
-    for key, field in zip(stage.params, stage.parameters.model_fields.values(), strict=True):
+    keys = {name: key.name for name, key in stage.parameters._keys().items()}
+    assert set(stage.params) <= set(keys.values()) <= {*stage.params, "execution"}
+    for name, key in keys.items():
+        field = stage.parameters.model_fields[name]
         assert _plain(field.annotation) == _plain(_annotation(key)), key
 
 

@@ -27,6 +27,19 @@ def cost(folder, *teachers: Asked, calibration_s: float = 0.0, **changes) -> lis
     )
 
 
+def planned_batches(folder) -> list:
+    """The batches that a teacher that counts is asked for, all in one window."""
+    seen: list = []
+
+    class Noted(CountingTeacher):
+        def read(self, batch):
+            seen.append(batch)
+            return super().read(batch)
+
+    run(folder, asking(Noted()), store="elsewhere")
+    return seen
+
+
 class Passed(CountingTeacher):
     """Counts the tokens that it was given to read."""
 
@@ -182,3 +195,43 @@ def test_a_damaged_store_is_an_error(corpus):
 def test_a_stage_that_has_not_run_is_an_error(tmp_path):
     with pytest.raises(ArtefactError, match=r"candidates\.parquet does not exist"):
         cost(tmp_path, asking(CountingTeacher()))
+
+
+def test_more_workers_take_less_until_there_are_more_than_batches(corpus, monkeypatch):
+    """17 batches of 5 pairs: with 32 workers the longest batch alone takes its time."""
+    monkeypatch.setattr(module, "_calibrate", lambda teacher, batches, seconds: (100.0, 1.0))  # tokens a second
+    (found,) = cost(corpus, asking(CountingTeacher()))
+    batches = [batch.tokens for batch in planned_batches(corpus)]
+    assert (found["workers_measured"], len(batches)) == (1, 17)
+    by_workers = found["seconds_by_workers"]
+    assert by_workers[1] == found["seconds"] == round(sum(batches) / 100, 1)
+    assert by_workers[2] == pytest.approx(by_workers[1] / 2, rel=0.1)
+    assert by_workers[32] == round(max(batches) / 100, 1)
+    assert list(by_workers.values()) == sorted(by_workers.values(), reverse=True)
+
+
+def test_workers_that_were_measured_together_are_told_apart(corpus, monkeypatch):
+    """Four processes that read two batches each at 800 tokens a second: one of them has 200."""
+    monkeypatch.setattr(module, "_calibrate", lambda teacher, batches, seconds: (800.0, 1.0))
+
+    class Spread(CountingTeacher):
+        processes = 4
+
+        def read_all(self, batches):
+            return ((batch, self.read(batch)) for batch in batches)
+
+    teacher = Spread()
+    teacher.workers = 8
+    (found,) = cost(corpus, asking(teacher))
+    assert found["workers_measured"] == 4
+    assert found["seconds_by_workers"][1] == pytest.approx(found["tokens"] / 200, rel=0.1)
+    assert found["seconds_by_workers"][1] > 3 * found["seconds_by_workers"][4]
+
+
+def test_a_server_has_its_own_workers(corpus):
+    class Served(CountingTeacher):
+        def memory_mb(self, batch):
+            return None
+
+    (found,) = cost(corpus, asking(Served()))
+    assert found["seconds_by_workers"] is None

@@ -157,11 +157,12 @@ def print_plan(costs: Sequence[dict[str, Any]]) -> None:
         if cost["readings"]:
             about = "" if cost["exact"] else "about "
             saved = f"{cost['full_tokens'] / cost['tokens']:.1f} times as many without shared prefixes"
-            place = cost.get("device", "the server")
+            place, by_workers = cost.get("device", "the server"), cost["seconds_by_workers"] or {}
             lines |= {
                 "tokens": f"{about}{cost['tokens']:,} ({saved})",
                 "speed": f"{cost['tokens_per_s']:,} tokens/s, measured for {cost['calibrated_on_s']} s on {place}",
                 "time": f"about {timedelta(seconds=round(cost['seconds']))} (h:mm:ss)",
+                "by workers": ", ".join(f"{n}: {timedelta(seconds=round(s))}" for n, s in by_workers.items()) or "the server's",
                 "memory": f"about {cost['memory_mb']:,} MB" if cost["memory_mb"] is not None else "the server's",
             }
         for name, value in lines.items():

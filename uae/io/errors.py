@@ -46,6 +46,10 @@ class DatabaseError(UaeError):
     """A database does not answer, refuses, or lacks what is needed of it; ``transient`` tells the first from the others."""
 
 
+class ExecutionError(UaeError):
+    """What the work is spread over does not answer, stands still, loses its workers, or has workers of another version."""
+
+
 class ValidationFailed(UaeError):
     """An expectation suite found failing rows; ``report`` holds them, suite by suite."""
 

@@ -141,6 +141,26 @@ def fingerprint(folder: Path) -> str:
     return sha256_bytes(*(part for path in files for part in (path.relative_to(folder).as_posix(), sha256_file(path))))
 
 
+def require_model(folder: Path, expected: str | None) -> None:
+    """Check on a worker's machine that it sees the model's files.
+
+    Args:
+        expected: the model's fingerprint where the run was started; None: it is compared elsewhere.
+
+    Raises:
+        ModelError: they are not there, or are of another model.
+    """
+    remedy = "copy the files to this path on all nodes, or put them on a disk that all nodes see"
+    try:
+        sees = any(folder.iterdir())
+    except OSError as error:
+        raise ModelError(f"it cannot open {folder}, which holds the model ({error.strerror}): {remedy}") from error
+    if not sees:
+        raise ModelError(f"{folder}, which should hold the model, is empty there: {remedy}")
+    if expected is not None and fingerprint(folder) != expected:
+        raise ModelError(f"{folder} holds another model there than on the machine that started the run: {remedy}")
+
+
 def _check(reference: ModelReference, weights: Path) -> None:
     if reference.sha256 is None:
         return

@@ -57,7 +57,7 @@ def refresh(settings: Settings, w: Workspace) -> dict[str, Any]:
     champion = find_champion(client, place, settings.ingest.passage_words)
     corpus = Corpus(w.path("documents"), w.path("passages"), w.path("questions"))
     require_validated(w.path("validation"), corpus._asdict(), "validate", settings.scope)
-    vectors, device = VectorStore(w.vectors), settings.compute.device
+    vectors, device = VectorStore(w.vectors, execution=settings.execution.distributed), settings.compute.device
     index, second = settings.index, settings.second_stage
     how = HowBuilt(
         IndexRecipe(**index.model_dump(exclude={"base"})), second.serving, second.min_correlation, settings.scope, device

@@ -120,7 +120,7 @@ def _given(stage: Stage[Any], settings: Settings, workspace: Workspace, hash_mod
     source = source_of(settings, workspace).look() if stage.reads_source else None
     local = {role: text for role, text in models_of(stage, settings).items() if text.strip().startswith("path:")}
     models = {f"model {role}": hash_model(Path(parse_reference(text).name).expanduser()) for role, text in local.items()}
-    parameters = sha256_bytes(repr(stage.parameters.of(settings)))
+    parameters = sha256_bytes(stage.parameters.of(settings).watched())
     read = {"source version": source.version} if source is not None else {}  # beside the artefact "source", which ingest makes
     return read | _hashes(paths) | models | {"params": parameters, "code": code_hash(stage)}
 

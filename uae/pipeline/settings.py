@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 
 from uae.corpus.adapters import ADAPTERS
 from uae.drift.options import DriftOptions
+from uae.execution.options import ExecutionOptions
 from uae.io.errors import ConfigError, without_user_info
 from uae.io.options import Count, Fraction, NearDuplicate, Options, Positive
 from uae.retrievers.prompts import Prompts
@@ -325,6 +326,7 @@ class Settings(Options):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     scope: Scope
     compute: ComputeSettings
+    execution: ExecutionOptions
     models: ModelSettings
     teachers: Annotated[dict[Name, TeacherSettings], Field(min_length=1)]
     source: SourceSettings

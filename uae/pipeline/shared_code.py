@@ -45,7 +45,9 @@ BOTH_KINDS = (
 # What keeps vectors of passages.
 VECTORS = (
     "uae/vectors",
+    "uae/execution",
     "uae/retrievers/passage_vectors.py",
+    "uae/retrievers/spread_encoding.py",
     "uae/retrievers/document_side.py",
     "uae/retrievers/truncation.py",
 )

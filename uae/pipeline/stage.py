@@ -15,6 +15,7 @@ class Key:
     """The dotted key in params.yaml that a field of ``Parameters`` takes its value from."""
 
     name: str
+    watched: bool = True  # False: it decides where the work is done and no result, so a change of it makes nothing outdated
 
 
 class Parameters(BaseModel):
@@ -26,20 +27,31 @@ class Parameters(BaseModel):
         device: Annotated[str, Key("compute.device")]
 
     DVC, Dagster and the stamps of ``uae run`` watch exactly these keys, and the stage's function gets nothing else. So a
-    stage cannot read a parameter that is not watched.
+    stage cannot read a parameter that is not watched, unless its key says so.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @classmethod
     def dotted_keys(cls) -> tuple[str, ...]:
-        """The dotted keys, in the order of the fields."""
-        return tuple(_key(name, field.metadata) for name, field in cls.model_fields.items())
+        """The dotted keys that are watched, in the order of the fields."""
+        return tuple(key.name for key in cls._keys().values() if key.watched)
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """Take the declared values from ``settings``."""
-        return cls.model_validate({name: settings.value(_key(name, field.metadata)) for name, field in cls.model_fields.items()})
+        return cls.model_validate({name: settings.value(key.name) for name, key in cls._keys().items()})
+
+    def watched(self) -> str:
+        """The values of the watched keys as text: the same text, the same result."""
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name, key in self._keys().items() if key.watched)
+
+    @classmethod
+    def _keys(cls) -> dict[str, Key]:
+        return {
+            name: next((item for item in field.metadata if isinstance(item, Key)), Key(name))
+            for name, field in cls.model_fields.items()
+        }
 
 
 P = TypeVar("P", bound=Parameters)
@@ -60,9 +72,5 @@ class Stage(Generic[P]):
 
     @property
     def params(self) -> tuple[str, ...]:
-        """The dotted keys of params.yaml that the stage reads."""
+        """The dotted keys of params.yaml that decide what the stage makes."""
         return self.parameters.dotted_keys()
-
-
-def _key(field: str, metadata: list[Any]) -> str:
-    return next((item.name for item in metadata if isinstance(item, Key)), field)

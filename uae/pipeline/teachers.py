@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from uae.execution.options import ExecutionOptions
 from uae.pipeline.settings import ComputeSettings, LabelSettings, PassageSettings, TeacherSettings, TemplateSettings
 from uae.pipeline.workspace import Workspace
 
@@ -22,13 +23,18 @@ def asked_teachers(
     sizes: LabelSettings,
     compute: ComputeSettings,
     w: Workspace,
+    execution: ExecutionOptions | None = None,
 ) -> "list[Asked]":
-    """Every teacher with its questions. A local model is fetched now and opened when it is asked."""
+    """Every teacher with its questions. A local model is fetched now and opened when it is asked.
+
+    Args:
+        execution: what local models are spread over; None: this process reads.
+    """
     from uae.teacher.asking import Asked
 
     asked = []
     for name, teacher in teachers.items():
-        fingerprint, open_teacher = _engine(teacher, sizes, compute, w)
+        fingerprint, open_teacher = _engine(teacher, sizes, compute, w, execution)
         asked.append(
             Asked(
                 name=name,
@@ -58,14 +64,14 @@ def open_local(folder: Path, fingerprint: str, sizes: LabelSettings, compute: Co
 
 
 def _engine(
-    teacher: TeacherSettings, sizes: LabelSettings, compute: ComputeSettings, w: Workspace
+    teacher: TeacherSettings, sizes: LabelSettings, compute: ComputeSettings, w: Workspace, execution: ExecutionOptions | None
 ) -> "tuple[str, Callable[[], Teacher]]":
     """The fingerprint of a teacher's model, and what opens it."""
     from uae.teacher.engines import prepare
 
     request = _request(teacher.model, w.model_cache, sizes, compute)
     if teacher.server is None:
-        return prepare("local", request)
+        return prepare("local", replace(request, execution=execution))
     key = os.environ.get("UAE_TEACHER_API_KEY")  # a secret has no place in params.yaml
     server = teacher.server.model_dump()
     engine = {"completions": "served", "chat": "served_chat"}[server.pop("api")]

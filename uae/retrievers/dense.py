@@ -1,9 +1,9 @@
 """The bi-encoder: loading it from safetensors, and turning texts into unit vectors."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from tqdm import tqdm
@@ -116,22 +116,45 @@ def _transformers(encoder: "SentenceTransformer", folder: Path) -> Iterator[tupl
                 yield part, home
 
 
-def encode(encoder: "SentenceTransformer", texts: Sequence[str], kind: Side, progress: str = "") -> Vectors:
+class TextBatch(NamedTuple):
+    """Texts that go through the encoder together."""
+
+    rows: list[int]  # their places among all texts
+    texts: list[str]
+
+
+Spread = Callable[[Iterable[TextBatch]], Iterable[tuple[TextBatch, Vectors]]]  # each batch with its vectors, in any order
+
+
+def encode(
+    encoder: "SentenceTransformer", texts: Sequence[str], kind: Side, progress: str = "", spread: Spread | None = None
+) -> Vectors:
     """Unit vectors of queries (``kind="query"``) or passages (``kind="document"``), shape (n, dim), float32.
 
     Prompts that the model defines for its kind are applied. ``progress`` names a progress bar.
 
+    Args:
+        spread: has the batches encoded elsewhere; None: here. The batches are the same.
+
     Raises:
         ModelError: a vector holds NaN or an infinite number.
     """
-    method = {"query": encoder.encode_query, "document": encoder.encode_document}[kind]
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))  # equal lengths together: little padding
+    parts = [order[start : start + _BATCH] for start in range(0, len(order), _BATCH)]
+    batches = (TextBatch(rows, [texts[row] for row in rows]) for rows in parts)
     vectors = np.zeros((len(texts), embedding_dimension(encoder)), dtype=np.float32)
-    for start in tqdm(range(0, len(order), _BATCH), desc=progress, unit="batch", disable=not progress):
-        rows = order[start : start + _BATCH]
-        vectors[rows] = method([texts[i] for i in rows], normalize_embeddings=True, show_progress_bar=False, batch_size=_BATCH)
-        check_vectors(vectors[rows], [texts[row] for row in rows])
+    done = spread(batches) if spread else ((batch, encode_batch(encoder, batch.texts, kind)) for batch in batches)
+    for batch, found in tqdm(done, total=len(parts), desc=progress, unit="batch", disable=not progress):
+        vectors[batch.rows] = found
+        check_vectors(found, batch.texts)
     return vectors
+
+
+def encode_batch(encoder: "SentenceTransformer", texts: Sequence[str], kind: Side) -> Vectors:
+    """As ``encode``, in one pass and unchecked."""
+    method = {"query": encoder.encode_query, "document": encoder.encode_document}[kind]
+    found: Vectors = method(list(texts), normalize_embeddings=True, show_progress_bar=False, batch_size=_BATCH)
+    return found
 
 
 def embedding_dimension(encoder: "SentenceTransformer") -> int:

@@ -5,7 +5,8 @@ its document vectors share theirs. An encoder served by ONNX Runtime gives sligh
 its own. Questions are not kept: they are few, and their side is what training changes.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ class PassageVectors:
 
     def __init__(self, encoder: "SentenceTransformer", folder: Path, store: VectorStore | None):
         self._encoder, self._folder, self._store = encoder, folder, store
-        self._key: str | None = None
+        self._fingerprint: str | None = None
 
     def __call__(self, texts: Collection[str], progress: str = "") -> Vectors:
         """Unit vectors in the order of ``texts``, shape (n, dim), float32. Many of a store lie in a mapped file.
@@ -36,19 +37,29 @@ class PassageVectors:
         Raises:
             ModelError: a vector holds NaN or an infinite number.
             ArtefactError: the disk cannot take what was computed.
+            ExecutionError: what the store spreads its computing over does not work (``uae.execution.ray``).
         """
         if self._store is None:
             return encode(self._encoder, list(texts), "document", progress)
         from uae.retrievers.document_side import document_fingerprint
         from uae.retrievers.truncation import count_tokens
 
-        self._key = self._key or store_key(document_fingerprint(self._folder, self._encoder))
-        return self._store.vectors_of(
-            self._key,
-            texts,
-            lambda missing: encode(self._encoder, missing, "document", progress),
-            lambda missing: count_tokens(self._encoder, missing, "document"),
-        )
+        self._fingerprint = self._fingerprint or document_fingerprint(self._folder, self._encoder)
+        with self._computing(self._fingerprint) as compute:
+            return self._store.vectors_of(
+                store_key(self._fingerprint),
+                texts,
+                lambda missing: compute(missing, progress),
+                lambda missing: count_tokens(self._encoder, missing, "document"),
+            )
+
+    def _computing(self, fingerprint: str) -> AbstractContextManager[Callable[[list[str], str], Vectors]]:
+        """What computes vectors that the store lacks: the encoder here, or workers that have it."""
+        if self._store is None or self._store.execution is None:
+            return nullcontext(lambda missing, progress: encode(self._encoder, missing, "document", progress))
+        from uae.retrievers.spread_encoding import SpreadEncoder
+
+        return SpreadEncoder(self._store.execution, self._encoder, self._folder, fingerprint)
 
 
 def store_key(document_fingerprint: str) -> str:

@@ -1,11 +1,10 @@
 """What a teacher is: something that reads an answer's negative log-likelihood after a prompt. One room, several engines."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from uae.execution.local import spread
 from uae.teacher.prompts import Template
 
 ReadingKey = tuple[str, str, str, str, str]  # question, passage, answer_id, template, teacher, as in tables.LABELS
@@ -73,26 +72,18 @@ class Teacher(Protocol):
         """About what this machine needs to read the batch, the model's weights included; None where a server does it."""
 
 
+@runtime_checkable
+class SpreadTeacher(Protocol):
+    """A teacher whose workers are elsewhere, and which spreads batches over them itself."""
+
+    processes: int  # that hold the model; each reads ``workers / processes`` batches at once
+
+    def read_all(self, batches: Iterable[PromptBatch]) -> Iterator[tuple[PromptBatch, list[Reading]]]:
+        """As the function of this name."""
+
+
 def read_all(teacher: Teacher, batches: Iterable[PromptBatch]) -> Iterator[tuple[PromptBatch, list[Reading]]]:
     """Each batch with its readings, as soon as it is read; ``teacher.workers`` batches are in flight at once."""
-    if teacher.workers == 1:
-        for batch in batches:
-            yield batch, teacher.read(batch)
-        return
-    batches = iter(batches)
-    try:
-        with ThreadPoolExecutor(teacher.workers, initializer=teacher.start_worker) as pool:
-            in_flight = {pool.submit(teacher.read, batch): batch for batch in islice(batches, teacher.workers)}
-            try:
-                while in_flight:
-                    read, _ = wait(in_flight, return_when=FIRST_COMPLETED)
-                    ended = [(in_flight.pop(future), future) for future in read]
-                    # What was read is passed on before an error ends it all.
-                    for batch, future in sorted(ended, key=lambda item: item[1].exception() is not None):
-                        yield batch, future.result()
-                        # Not before these readings are stored: a kill would lose one batch more.
-                        in_flight |= {pool.submit(teacher.read, batch): batch for batch in islice(batches, 1)}
-            finally:
-                pool.shutdown(cancel_futures=True)
-    finally:
-        teacher.end_workers()
+    if isinstance(teacher, SpreadTeacher):
+        return teacher.read_all(batches)
+    return spread(teacher.read, batches, teacher.workers, teacher.start_worker, teacher.end_workers)

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from filelock import FileLock, Timeout
 
 from uae.io.files import disk_error
+from uae.execution.options import ExecutionOptions
 from uae.vectors.shards import Shard, Vectors, key_of, read_shard, rows_of, shards_of, write_shard
 
 log = logging.getLogger(__name__)
@@ -72,10 +73,13 @@ class VectorStore:
 
     Args:
         folder: made when the first vector is kept.
+        execution: over what the computing of missing vectors is spread; None: whoever asks computes them here. The store is
+            written to by the process that asks, in either case.
     """
 
     folder: Path
     counted: Counted = field(default_factory=Counted)
+    execution: ExecutionOptions | None = None
 
     def vectors_of(
         self,

@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any
 
+from uae.execution.options import ExecutionOptions
 from uae.pipeline.settings import CandidateSettings, PassageSettings, Scope
 from uae.pipeline.shared_code import ENCODER, MODELS, READ_AS, RETRIEVERS, TABLES
 from uae.pipeline.stage import Key, Parameters, Stage
@@ -16,6 +17,7 @@ class CandidateParameters(Parameters):
     student: Annotated[str, Key("models.student")]
     student_prompts: Annotated[Prompts | None, Key("models.student_prompts")]
     passages: PassageSettings
+    execution: Annotated[ExecutionOptions, Key("execution", watched=False)]
     candidates: CandidateSettings
 
 
@@ -26,7 +28,7 @@ def run(p: CandidateParameters, w: Workspace) -> dict[str, Any]:
     from uae.text.passage_template import PassageTemplate
     from uae.vectors.store import VectorStore
 
-    vectors = VectorStore(w.vectors)
+    vectors = VectorStore(w.vectors, execution=p.execution.distributed)
     counts = mine(
         passages_path=w.path("passages"),
         questions_path=w.path("questions"),

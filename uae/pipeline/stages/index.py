@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any
 
+from uae.execution.options import ExecutionOptions
 from uae.pipeline.settings import IndexSettings, PassageSettings, Scope, SecondStageSettings
 from uae.pipeline.shared_code import MODELS, READ_AS, TABLES
 from uae.pipeline.stage import Key, Parameters, Stage
@@ -16,6 +17,7 @@ class IndexParameters(Parameters):
     student_prompts: Annotated[Prompts | None, Key("models.student_prompts")]
     passage_words: Annotated[int, Key("ingest.passage_words")]
     passages: PassageSettings
+    execution: Annotated[ExecutionOptions, Key("execution", watched=False)]
     index: IndexSettings
     second_stage: SecondStageSettings
 
@@ -30,7 +32,7 @@ def run(p: IndexParameters, w: Workspace) -> dict[str, Any]:
     trained, second = second_stage_model(w.path("second_stage")), None
     if trained is not None:
         second = SecondStageRecipe(trained, **p.second_stage.model_dump(), max_recall_loss=p.index.max_recall_loss)
-    vectors = VectorStore(w.vectors)
+    vectors = VectorStore(w.vectors, execution=p.execution.distributed)
     built = build_release(
         documents_path=w.path("documents"),
         passages_path=w.path("passages"),
@@ -65,6 +67,7 @@ STAGE = Stage(
         "uae/index",
         "uae/retrievers",
         "uae/vectors",
+        "uae/execution",
         "uae/measures",
         *READ_AS,
         "uae/text/words.py",

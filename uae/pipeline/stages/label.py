@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
+from uae.execution.options import ExecutionOptions
 from uae.io.errors import UaeError
 from uae.io.options import Count
 from uae.pipeline.settings import ComputeSettings, LabelSettings, PassageSettings, TeacherSettings, UtilitySettings
@@ -20,6 +21,7 @@ class LabelParameters(Parameters):
     label: LabelSettings
     utility: UtilitySettings
     budget: Annotated[Count | None, Key("retrain.budget_readings")]
+    execution: Annotated[ExecutionOptions, Key("execution", watched=False)]
 
 
 def run(p: LabelParameters, w: Workspace) -> dict[str, Any]:
@@ -31,7 +33,7 @@ def run(p: LabelParameters, w: Workspace) -> dict[str, Any]:
     summary = label(
         **_tables(w),
         manifest_path=w.path("label_manifest"),
-        teachers=asked_teachers(p.teachers, p.passages, p.label, p.compute, w),
+        teachers=asked_teachers(p.teachers, p.passages, p.label, p.compute, w, p.execution.distributed),
         answers_per_question=p.label.answers_per_question,
         check_questions=p.label.check_questions,
         readings_per_part=p.label.readings_per_part,
@@ -66,7 +68,7 @@ def plan_labels(p: LabelParameters, w: Workspace, calibration_s: float) -> Seque
 
     return labelling_cost(
         **_tables(w),
-        teachers=asked_teachers(p.teachers, p.passages, p.label, p.compute, w),
+        teachers=asked_teachers(p.teachers, p.passages, p.label, p.compute, w, p.execution.distributed),
         answers_per_question=p.label.answers_per_question,
         check_questions=p.label.check_questions,
         calibration_s=calibration_s,
@@ -119,6 +121,7 @@ STAGE = Stage(
         "uae/teacher",
         *READ_AS,
         "uae/text/stored_passages.py",
+        "uae/execution",
         "uae/validation",
         "uae/corpus/repeated_questions.py",
         "uae/measures/metrics.py",

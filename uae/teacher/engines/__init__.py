@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from uae.execution.options import ExecutionOptions
 from uae.teacher.protocol import Teacher
 
 
@@ -26,6 +27,7 @@ class EngineRequest:
     server: Mapping[str, Any]  # url, concurrency, timeout_s, batch_pairs, top_logprobs; empty without a server
     api_key: str | None
     grades: tuple[str, ...]  # of a judgement
+    execution: ExecutionOptions | None = None  # what a local model is spread over; None: it is read in this process
 
 
 class PreparedTeacher(NamedTuple):
@@ -52,11 +54,14 @@ def prepare_folder(folder: Path, fingerprint: str, request: EngineRequest) -> Pr
     """As ``prepare`` with the local engine, of a model that is in a folder already."""
 
     def load() -> Teacher:
+        sizes = {name: getattr(request, name) for name in ("device", "dtype", "batch_tokens", "memory_mb", "compile")}
+        if request.execution is not None:
+            from uae.teacher.engines.spread import CausalTeachers
+
+            return CausalTeachers(request.execution, folder=folder, fingerprint=fingerprint, **sizes)
         from uae.teacher.engines.local import load_teacher
 
-        return load_teacher(
-            folder, fingerprint, request.device, request.dtype, request.batch_tokens, request.memory_mb, request.compile
-        )
+        return load_teacher(folder, fingerprint, **sizes)
 
     return PreparedTeacher(fingerprint, load)
 
