@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,6 +32,7 @@ from tiny_models import tiny_models
 
 import uae
 from uae.execution.options import ExecutionOptions
+from uae.execution.ray import RayPool
 from uae.io.models import fingerprint, resolve
 from uae.io.tables import CANDIDATES, PASSAGES, read_table, write_table
 from uae.pipeline.run import run_chain
@@ -43,9 +44,10 @@ from uae.retrievers.dense import load_encoder
 from uae.retrievers.passage_vectors import PassageVectors
 from uae.teacher.asking import Asked
 from uae.teacher.engines.local import load_teacher
-from uae.teacher.engines.spread import CausalTeachers
+from uae.teacher.engines.spread import TeacherPool, spread_teacher
 from uae.teacher.label import label
 from uae.teacher.parts import KEY
+from uae.teacher.protocol import PromptBatch, Reading
 from uae.teacher.store import LabelStore
 from uae.text.passage_template import PassageTemplate
 from uae.vectors.store import VectorStore
@@ -83,8 +85,10 @@ class Work:
     def here(self) -> Any:
         return load_teacher(self.model, self.fingerprint, **_SIZES)
 
-    def spread(self, execution: ExecutionOptions, kind: type[CausalTeachers] = CausalTeachers) -> CausalTeachers:
-        return kind(execution, folder=self.model, fingerprint=self.fingerprint, **_SIZES)
+    def spread(self, execution: ExecutionOptions, kill: Callable[[RayPool], None] | None = None) -> TeacherPool:
+        """The teacher on the cluster, which calls ``kill`` in the middle of its reading."""
+        teacher = spread_teacher(execution, folder=self.model, fingerprint=self.fingerprint, **_SIZES)
+        return teacher if kill is None else _Killed(teacher._pool, self.fingerprint, kill)
 
     def label(self, store: str, teacher: Any) -> float:
         """Seconds."""
@@ -121,14 +125,17 @@ def options(workers: int, address: str | None = None) -> ExecutionOptions:
 
 @contextmanager
 def cluster(nodes: int) -> Iterator[Any]:
-    """A head without CPUs and so many nodes with one each; RAY_ADDRESS names it."""
+    """So many nodes with one CPU each, the head among them; RAY_ADDRESS names it."""
     import ray
     from ray.cluster_utils import Cluster
 
     os.environ |= {"PYTHONPATH": str(Path(uae.__file__).parents[1]), "RAY_USAGE_STATS_ENABLED": "0"}
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": _STORE_MEMORY})
+    # What else the machine does must not kill workers; and Ray starts them at niceness 15, where one process has 0.
+    os.environ |= {"RAY_memory_monitor_refresh_ms": "0", "RAY_worker_niceness": "0"}
+    head = {"num_cpus": 1, "object_store_memory": _STORE_MEMORY, "include_dashboard": False}
+    made = Cluster(initialize_head=True, head_node_args=head)
     try:
-        for _ in range(nodes):
+        for _ in range(nodes - 1):
             made.add_node(num_cpus=1, object_store_memory=_STORE_MEMORY)
         os.environ["RAY_ADDRESS"] = made.address
         yield made
@@ -146,15 +153,16 @@ class Counting(logging.Handler):
         self.lost += "was lost" in record.getMessage()
 
 
-def killing(kill: Callable[[Any], None]) -> type[CausalTeachers]:
-    class Killed(CausalTeachers):
-        def read_all(self, batches):
-            for number, read in enumerate(super().read_all(batches)):
-                if number == _KILL_AT:
-                    kill(self._pool)
-                yield read
+class _Killed(TeacherPool):
+    def __init__(self, pool: RayPool, fingerprint: str, kill: Callable[[RayPool], None]):
+        super().__init__(pool, fingerprint)
+        self._kill = kill
 
-    return Killed
+    def read_all(self, batches: Iterable[PromptBatch]) -> Iterator[tuple[PromptBatch, list[Reading]]]:
+        for number, read in enumerate(super().read_all(batches)):
+            if number == _KILL_AT:
+                self._kill(self._pool)
+            yield read
 
 
 def kill_driver(work: Work, address: str, settings: list[str]) -> None:
@@ -171,7 +179,7 @@ def kill_driver(work: Work, address: str, settings: list[str]) -> None:
 
 def drive(folder: Path, address: str, settings: list[str]) -> None:
     work = Work(folder, load_settings(Path("params.yaml"), settings))
-    teacher = work.spread(options(2, address), killing(lambda pool: (folder / "begun").touch()))
+    teacher = work.spread(options(2, address), lambda pool: (folder / "begun").touch())
     work.label("driver", teacher)
 
 
@@ -204,7 +212,7 @@ def measure(work: Work, workers: list[int], settings: list[str]) -> dict[str, An
 
         def killed_by(name: str, kill: Callable[[Any], None], number: int) -> None:
             before = counting.lost
-            work.label(name, work.spread(options(number), killing(kill)))
+            work.label(name, work.spread(options(number), kill))
             killed[name], lost[name] = work.parts(name) == parts, counting.lost - before
 
         killed_by("worker", lambda pool: os.kill(pool.pids[0], signal.SIGKILL), 2)

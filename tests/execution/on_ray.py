@@ -5,14 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from uae.execution.options import ExecutionOptions
+from uae.execution.ray import RayPool
 from uae.io.models import fingerprint
 from uae.teacher.asking import Asked
-from uae.teacher.engines.spread import CausalTeachers
+from uae.teacher.engines.spread import TeacherPool, spread_teacher
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "teacher"))
 
 from labelling import TEMPLATE
 
+COUNTED = "c" * 64  # the fingerprint of the teacher that counts
 SIZES: dict[str, Any] = {"device": "cpu", "dtype": "float32", "batch_tokens": 128, "memory_mb": 1024, "compile": False}
 
 
@@ -23,11 +25,20 @@ def options(**changes: Any) -> ExecutionOptions:
     return ExecutionOptions(**usual | changes)
 
 
-def asked(model: Path, execution: ExecutionOptions, kind: type[CausalTeachers] = CausalTeachers) -> Asked:
+def counting(execution: ExecutionOptions, kind: type[TeacherPool] = TeacherPool) -> Asked:
+    """A teacher without a model on a cluster: what it reads is a hash of the pair. Its workers start in little time."""
+
+    def load() -> TeacherPool:
+        return kind(RayPool(execution, "toy_workers:counting", {}, "counting"), COUNTED)
+
+    return Asked("main", COUNTED, "answer_likelihood", (), 1.0, (TEMPLATE,), (), load)
+
+
+def asked(model: Path, execution: ExecutionOptions) -> Asked:
     """The model asked over a cluster."""
     found = fingerprint(model)
 
-    def load() -> CausalTeachers:
-        return kind(execution, folder=model, fingerprint=found, **SIZES)
+    def load() -> TeacherPool:
+        return spread_teacher(execution, folder=model, fingerprint=found, **SIZES)
 
     return Asked("main", found, "answer_likelihood", (), 1.0, (TEMPLATE,), (), load)

@@ -1,6 +1,6 @@
 """Labelling and embedding on a local Ray cluster of three nodes: the same values and parts, whoever is killed meanwhile.
 
-One cluster serves the file. Its head has no CPU, and each other node has one. So two workers are on two nodes.
+One cluster serves the file: its head and another node, with one CPU each. So two workers are on two nodes.
 """
 
 import os
@@ -21,15 +21,15 @@ from uae.io.models import fingerprint
 from uae.retrievers.dense import load_encoder
 from uae.retrievers.passage_vectors import PassageVectors
 from uae.teacher.engines.local import load_teacher
-from uae.teacher.engines.spread import CausalTeachers
+from uae.teacher.engines.spread import TeacherPool
 from uae.vectors.store import VectorStore
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.append(str(HERE.parent / "teacher"))
 
-from labelling import asking, contents, readings, run, write_corpus  # noqa: E402  (of another folder of tests)
-from on_ray import SIZES, asked, options  # noqa: E402  (which needs the same)
+from labelling import CountingTeacher, asking, contents, readings, run, write_corpus  # noqa: E402  (of another folder of tests)
+from on_ray import COUNTED, SIZES, asked, counting, options  # noqa: E402  (which needs the same)
 
 ray = pytest.importorskip("ray", reason="needs ray: pip install '.[ray]'")
 from ray.cluster_utils import Cluster  # noqa: E402
@@ -44,12 +44,13 @@ def cluster():
         patch.setenv("PYTHONPATH", path)  # of the nodes' workers
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("OMP_NUM_THREADS", "1")
-        made = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": _MEMORY, "include_dashboard": False}
-        )
+        # What else the machine does must neither kill workers nor, as Ray starts them at niceness 15, starve them.
+        patch.setenv("RAY_memory_monitor_refresh_ms", "0")
+        patch.setenv("RAY_worker_niceness", "0")
+        head = {"num_cpus": 1, "object_store_memory": _MEMORY, "include_dashboard": False}
+        made = Cluster(initialize_head=True, head_node_args=head)
         try:
-            for _ in range(2):
-                made.add_node(num_cpus=1, object_store_memory=_MEMORY)
+            made.add_node(num_cpus=1, object_store_memory=_MEMORY)
             patch.setenv("RAY_ADDRESS", made.address)
             yield made
         finally:
@@ -64,15 +65,11 @@ def corpus(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def alone(tiny_lm, tmp_path_factory):
-    """The store that one process makes of ``corpus``: what it holds, by file."""
-    folder, threads = tmp_path_factory.mktemp("alone"), torch.get_num_threads()
+def alone(tmp_path_factory):
+    """The store that one process makes of ``corpus`` with the teacher that counts."""
+    folder = tmp_path_factory.mktemp("alone")
     write_corpus(folder)
-    torch.set_num_threads(1)
-    try:
-        run(folder, asking(load_teacher(tiny_lm, fingerprint(tiny_lm), **SIZES)), readings_per_part=30)
-    finally:
-        torch.set_num_threads(threads)
+    run(folder, asking(CountingTeacher(COUNTED)), readings_per_part=30)
     return folder / "labels"
 
 
@@ -83,19 +80,30 @@ def pool(make: str, **changes) -> RayPool:
 # Labels
 
 
-def test_labels_are_those_of_one_process_to_the_byte(cluster, corpus, alone, tiny_lm):
-    """One worker: test_a_killed_driver_...; three: test_a_killed_node_..."""
-    counts = run(corpus, asked(tiny_lm, options(workers=2)), readings_per_part=30)
-    assert counts["readings_asked_now"] == len(readings(alone)) == 84
-    difference = (readings(corpus / "labels")["nll_sum"] - readings(alone)["nll_sum"]).abs()
-    assert difference.max() <= 1e-5
-    assert contents(corpus / "labels") == contents(alone)  # the same provenance, so the same parts
+def test_labels_of_a_model_are_those_of_one_process_to_the_byte(cluster, corpus, tiny_lm):
+    run(corpus, asked(tiny_lm, options()), store="there", readings_per_part=30)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        run(corpus, asking(load_teacher(tiny_lm, fingerprint(tiny_lm), **SIZES)), store="here", readings_per_part=30)
+    finally:
+        torch.set_num_threads(threads)
+    here, there = readings(corpus / "here"), readings(corpus / "there")
+    assert len(here) == len(there) == 84
+    assert (here["nll_sum"] - there["nll_sum"]).abs().max() <= 1e-5
+    assert contents(corpus / "here") == contents(corpus / "there")  # the same provenance, so the same parts
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_store_does_not_depend_on_the_number_of_workers(cluster, corpus, alone, workers):
+    assert run(corpus, counting(options(workers=workers)), readings_per_part=30)["readings_asked_now"] == 84
+    assert contents(corpus / "labels") == contents(alone)
 
 
 def killing(kill):
-    """A teacher on the cluster that calls ``kill`` with its pool while it reads, at its fourth batch."""
+    """A pool of teachers that calls ``kill`` with the workers while they read, at the fourth batch."""
 
-    class Killed(CausalTeachers):
+    class Killed(TeacherPool):
         def read_all(self, batches):
             for number, read in enumerate(super().read_all(batches)):
                 if number == 3:
@@ -105,28 +113,25 @@ def killing(kill):
     return Killed
 
 
-def test_a_killed_worker_costs_its_batch_and_the_store_is_the_same(cluster, corpus, alone, tiny_lm, caplog):
-    def kill(pool):
-        os.kill(pool.pids[0], signal.SIGKILL)
-
-    run(corpus, asked(tiny_lm, options(), killing(kill)), readings_per_part=30)
+def test_a_killed_worker_costs_its_batch_and_the_store_is_the_same(cluster, corpus, alone, caplog):
+    killed = killing(lambda pool: os.kill(pool.pids[0], signal.SIGKILL))
+    run(corpus, counting(options(), killed), readings_per_part=30)
     assert 1 <= caplog.text.count("was lost") <= 2
     assert contents(corpus / "labels") == contents(alone)
 
 
-def test_a_killed_node_with_all_that_it_runs_leaves_the_same_store(cluster, corpus, alone, tiny_lm, caplog):
+def test_a_killed_node_with_all_that_it_runs_leaves_the_same_store(cluster, corpus, alone, caplog):
     """There is no room for its worker elsewhere: the two others do the work."""
     node = cluster.add_node(num_cpus=1, object_store_memory=_MEMORY)
-    teacher = asked(tiny_lm, options(workers=3), killing(lambda pool: cluster.remove_node(node, allow_graceful=False)))
-    run(corpus, teacher, readings_per_part=30)
+    killed = killing(lambda pool: cluster.remove_node(node, allow_graceful=False))
+    run(corpus, counting(options(workers=3), killed), readings_per_part=30)
     assert 1 <= caplog.text.count("was lost") <= 2
     assert contents(corpus / "labels") == contents(alone)
 
 
-def test_a_killed_driver_leaves_what_was_finished_and_the_next_one_goes_on(cluster, corpus, alone, tiny_lm):
-    path = os.pathsep.join([str(ROOT), str(HERE), str(HERE.parent / "teacher")])
-    command = [sys.executable, str(HERE / "spread_labelling.py"), str(corpus), str(tiny_lm), cluster.address]
-    with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}) as driver:
+def test_a_killed_driver_leaves_what_was_finished_and_the_next_one_goes_on(cluster, corpus, alone):
+    command = [sys.executable, str(HERE / "spread_labelling.py"), str(corpus), cluster.address]
+    with subprocess.Popen(command) as driver:
         while not (corpus / "begun").exists():
             assert driver.poll() is None, "it ended before it was killed"
             with pytest.raises(subprocess.TimeoutExpired):
@@ -134,7 +139,7 @@ def test_a_killed_driver_leaves_what_was_finished_and_the_next_one_goes_on(clust
         driver.kill()
     left = len(readings(corpus / "labels"))
     assert 0 < left < 84
-    counts = run(corpus, asked(tiny_lm, options(workers=1)), readings_per_part=30)
+    counts = run(corpus, counting(options()), readings_per_part=30)
     assert counts["readings_stored_before"] == left
     assert contents(corpus / "labels") == contents(alone)
 
@@ -189,9 +194,10 @@ def test_an_error_of_a_worker_is_the_driver_s(cluster):
 
 
 def test_standing_still_is_an_error_and_no_silence(cluster):
-    done = []
-    with pytest.raises(ExecutionError, match=r"no worker finished anything in 4 s \(execution.stalled_s\); 1 batches") as caught:
-        done.extend(pool("squaring", stalled_s=4).spread(["hang", 1, 2, 3]))
+    squares, done = pool("squaring"), []
+    squares._options = options(stalled_s=3)  # only now: to start may take longer
+    with pytest.raises(ExecutionError, match=r"no worker finished anything in 3 s \(execution.stalled_s\); 1 batches") as caught:
+        done.extend(squares.spread(["hang", 1, 2, 3]))
     assert done == [(1, 1), (2, 4), (3, 9)]
     assert caught.value.transient
 

@@ -40,6 +40,18 @@ class Differing(Squaring):
         return {"kind": "squaring", "process": os.getpid()}
 
 
+def counting() -> Any:
+    from labelling import CountingTeacher
+
+    from uae.teacher.engines.spread import TeacherWorker
+
+    class Counting(CountingTeacher):
+        def start_worker(self) -> None:
+            """It is read on one thread of the actor."""
+
+    return TeacherWorker(Counting("c" * 64))
+
+
 def squaring() -> Squaring:
     return Squaring()
 

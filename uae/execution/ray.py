@@ -85,6 +85,7 @@ class RayPool:
 
     Attributes:
         facts: of the workers.
+        size: the number of workers.
         slots: batches in flight at once, when all workers are there.
 
     Raises:
@@ -106,6 +107,7 @@ class RayPool:
         self._workers = [_Held(remote.remote(make, dict(arguments), expected)) for _ in range(options.workers)]
         self._end = weakref.finalize(self, _end_all, self._ray, [worker.actor for worker in self._workers])
         self.facts: dict[str, Any] = {}
+        self.size = options.workers
         try:
             self._await_workers()
         except BaseException:
@@ -160,29 +162,27 @@ class RayPool:
             greetings = self._greet()
             left = moved + self._options.stalled_s - time.monotonic()
             # One at a time: the caller stores it before another batch takes its place.
-            done, _ = ray.wait([*flying, *greetings], num_returns=1, timeout=max(min(left, _LOOK_S), 0.0))
-            if not done:
+            reference = self._next([*flying, *greetings], left)
+            if reference is None:
                 if left <= 0:
                     raise self._stalled(sorted({worker.node for worker, _ in flying.values()}), len(flying))
-                continue
-            (reference,) = done
-            if reference in greetings:
+            elif reference in greetings:
                 if self._takes_in(greetings[reference]):
                     moved = time.monotonic()
-                continue
-            worker, job = flying.pop(reference)
-            try:
-                result = ray.get(reference, timeout=self._options.stalled_s)
-            except ray.exceptions.RayTaskError as error:
-                if isinstance(error.cause, UaeError):
-                    raise error.cause from error
-                raise
-            except ray.exceptions.RayError as error:
-                self._lose(worker, job, error)
-                again.append(job)
             else:
-                yield job, result
-                moved = time.monotonic()
+                worker, job = flying.pop(reference)
+                try:
+                    result = ray.get(reference, timeout=self._options.stalled_s)
+                except ray.exceptions.RayTaskError as error:
+                    if isinstance(error.cause, UaeError):
+                        raise error.cause from error
+                    raise
+                except ray.exceptions.RayError as error:
+                    self._lose(worker, job, error)
+                    again.append(job)
+                else:
+                    yield job, result
+                    moved = time.monotonic()
 
     def _await_workers(self) -> None:
         """Wait for all workers, and after ``stalled_s`` go on with those that came. The others join when there is room."""
@@ -192,8 +192,8 @@ class RayPool:
             if left <= 0:
                 break
             greetings = self._greet()
-            done, _ = self._ray.wait([*greetings], num_returns=1, timeout=min(left, _LOOK_S)) if greetings else ([], [])
-            for reference in done:
+            reference = self._next([*greetings], left)
+            if reference is not None:
                 self._takes_in(greetings[reference])
         ready = sum(worker.slots > 0 for worker in self._workers)
         if not ready:
@@ -204,6 +204,15 @@ class RayPool:
                 "%s: %d of %d workers are there after %g s (%s); the others join when there is room",
                 self._doing, ready, len(self._workers), self._options.stalled_s, self._room(),
             )  # fmt: skip
+
+    def _next(self, references: Sequence[Any], left: float) -> Any:
+        """One that is there, or None after a while, for there may be other references to wait for by then."""
+        pause = max(min(left, _LOOK_S), 0.0)
+        if not references:  # workers that are restarted just now, and were asked a moment ago
+            time.sleep(pause)
+            return None
+        done, _ = self._ray.wait(references, num_returns=1, timeout=pause)
+        return done[0] if done else None
 
     def _greet(self) -> dict[Any, _Held]:
         """Ask the workers that start or come back who they are. The answers' references."""

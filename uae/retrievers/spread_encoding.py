@@ -60,8 +60,8 @@ class EncoderWorker:
 
     slots = 1  # the threads of one batch are torch's
 
-    def __init__(self, encoder: "SentenceTransformer"):
-        self._encoder = encoder
+    def __init__(self, encoder: "SentenceTransformer", threads: int):
+        self._encoder, self._threads = encoder, threads
 
     def facts(self) -> dict[str, Any]:
         return {"device": self._encoder.device.type}
@@ -70,7 +70,9 @@ class EncoderWorker:
         return encode_batch(self._encoder, batch.texts, "document")
 
     def start_thread(self) -> None:
-        """One thread works, and torch was told how many it has."""
+        import torch
+
+        torch.set_num_threads(self._threads)  # part of the setting is the thread's, not the process's
 
 
 def make_worker(folder: str, expected: str, device: str, dimension: int | None, threads: int) -> EncoderWorker:
@@ -83,12 +85,10 @@ def make_worker(folder: str, expected: str, device: str, dimension: int | None, 
     Raises:
         ModelError: this machine cannot see the encoder's files, or has others in their place.
     """
-    import torch
+    require_model(Path(folder), None)
 
     from uae.retrievers.document_side import document_fingerprint
 
-    require_model(Path(folder), None)
-    torch.set_num_threads(threads)
     encoder = load_encoder(Path(folder), device)
     encoder.truncate_dim = dimension
     if document_fingerprint(Path(folder), encoder) != expected:
@@ -96,4 +96,4 @@ def make_worker(folder: str, expected: str, device: str, dimension: int | None, 
             f"{folder} is another encoder there than on the machine that started the run: copy its files, or put them on a disk "
             "that all nodes see"
         )
-    return EncoderWorker(encoder)
+    return EncoderWorker(encoder, threads)

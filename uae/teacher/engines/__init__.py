@@ -56,9 +56,9 @@ def prepare_folder(folder: Path, fingerprint: str, request: EngineRequest) -> Pr
     def load() -> Teacher:
         sizes = {name: getattr(request, name) for name in ("device", "dtype", "batch_tokens", "memory_mb", "compile")}
         if request.execution is not None:
-            from uae.teacher.engines.spread import CausalTeachers
+            from uae.teacher.engines.spread import spread_teacher
 
-            return CausalTeachers(request.execution, folder=folder, fingerprint=fingerprint, **sizes)
+            return spread_teacher(request.execution, folder=folder, fingerprint=fingerprint, **sizes)
         from uae.teacher.engines.local import load_teacher
 
         return load_teacher(folder, fingerprint, **sizes)

@@ -16,23 +16,16 @@ from uae.teacher.prompts import Template
 from uae.teacher.protocol import Pair, PromptBatch, Reading
 
 
-class CausalTeachers:
+class TeacherPool:
     """Implements ``protocol.Teacher`` and ``protocol.SpreadTeacher``.
 
     Args:
-        arguments: of ``engines.local.load_teacher``.
-
-    Raises:
-        ExecutionError: as ``RayPool``.
-        ConfigError: a GPU is asked for, and workers get none.
+        pool: of ``TeacherWorker``.
     """
 
-    def __init__(self, execution: ExecutionOptions, **arguments: Any):
-        folder = Path(arguments["folder"]).resolve()
-        given = {"folder": str(folder), "device": execution.device(arguments["device"]), "threads": execution.worker_cpus}
-        self.fingerprint: str = arguments["fingerprint"]
-        self._pool = RayPool(execution, f"{__name__}:make_worker", arguments | given, f"labelling with {folder.name}")
-        self.workers, self.processes = self._pool.slots, execution.workers
+    def __init__(self, pool: RayPool, fingerprint: str):
+        self._pool, self.fingerprint = pool, fingerprint
+        self.workers, self.processes = pool.slots, pool.size
 
     def provenance(self) -> dict[str, Any]:
         return dict(self._pool.facts)
@@ -71,6 +64,21 @@ class TeacherWorker:
     def facts(self) -> dict[str, Any]:
         found: dict[str, Any] = self._teacher.provenance()
         return found
+
+
+def spread_teacher(execution: ExecutionOptions, **arguments: Any) -> TeacherPool:
+    """
+    Args:
+        arguments: of ``engines.local.load_teacher``.
+
+    Raises:
+        ExecutionError: as ``RayPool``.
+        ConfigError: a GPU is asked for, and workers get none.
+    """
+    folder = Path(arguments["folder"]).resolve()
+    given = {"folder": str(folder), "device": execution.device(arguments["device"]), "threads": execution.worker_cpus}
+    pool = RayPool(execution, f"{__name__}:make_worker", arguments | given, f"labelling with {folder.name}")
+    return TeacherPool(pool, arguments["fingerprint"])
 
 
 def make_worker(folder: str, fingerprint: str, threads: int, **sizes: Any) -> TeacherWorker:
