@@ -45,7 +45,8 @@ def actor_class() -> type:
 
             import ray
 
-            node = f"{ray.util.get_node_ip_address()} (node {ray.get_runtime_context().get_node_id()[:8]})"
+            address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+            node = f"{address} (node {ray.get_runtime_context().get_node_id()[:8]})"
             ready = {"slots": self._worker.slots, "facts": self._worker.facts()} if self._worker else {"slots": 0, "facts": {}}
             return {"problem": self._problem, "node": node, "pid": os.getpid()} | ready
 
