@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock, Timeout
 
-from uae.io.files import disk_error
 from uae.execution.options import ExecutionOptions
+from uae.io.files import disk_error
 from uae.vectors.shards import Shard, Vectors, key_of, read_shard, rows_of, shards_of, write_shard
 
 log = logging.getLogger(__name__)
