@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -123,7 +124,15 @@ def test_a_killed_worker_costs_its_batch_and_the_store_is_the_same(cluster, corp
 def test_a_killed_node_with_all_that_it_runs_leaves_the_same_store(cluster, corpus, alone, caplog):
     """There is no room for its worker elsewhere: the two others do the work."""
     node = cluster.add_node(num_cpus=1, object_store_memory=_MEMORY)
-    killed = killing(lambda pool: cluster.remove_node(node, allow_graceful=False))
+    raylet = node.all_processes["raylet"][0].process.pid
+
+    def kill(pool):
+        of_node = [worker for worker in map(psutil.Process, pool.pids) if worker.ppid() == raylet]
+        assert len(of_node) == 1
+        cluster.remove_node(node, allow_graceful=False)
+        psutil.wait_procs(of_node, timeout=60)  # it ends itself when its raylet is gone
+
+    killed = killing(kill)
     run(corpus, counting(options(workers=3), killed), readings_per_part=30)
     assert 1 <= caplog.text.count("was lost") <= 2
     assert contents(corpus / "labels") == contents(alone)
