@@ -14,6 +14,7 @@ import pytest
 from pydantic import BaseModel
 
 from uae.io.errors import UaeError
+from uae.io.models import fingerprint
 from uae.pipeline.chain import CHAIN, STAGES, run_stage
 from uae.pipeline.settings import Settings, load_settings
 from uae.pipeline.workspace import Workspace
@@ -213,3 +214,13 @@ def test_one_count_of_the_evaluation_alone(smallest, base, key):
 def test_one_document_is_refused_with_the_reason(tmp_path, base):
     with pytest.raises(UaeError, match=r"n_train_usable|n_test_usable|n_validation_usable"):
         run(settings_of(base, {"ingest.max_documents": 1}), Workspace(tmp_path), "ingest", "validate")
+
+
+def test_two_processes_train_what_one_trains(smallest, base):
+    """torchrun is started by the stage."""
+    workspace, results = smallest
+    (result,) = run(settings_of(base, everything_smallest(), SWITCHED_ON, {"train.processes": 2}), workspace, "train").values()
+    for name in ("steps", "questions", "pairs", "teacher_temperature"):
+        assert result[name] == results["train"][name]
+    assert result["validation_ndcg"] == pytest.approx(results["train"]["validation_ndcg"], abs=1e-3)
+    assert result["fingerprint"] == fingerprint(workspace.path("student"))

@@ -1,5 +1,6 @@
 """What the tests of training start from."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,10 @@ from uae.teacher.store import LabelStore
 
 @pytest.fixture
 def labelled(tmp_path, by_texts) -> Path:
+    return write_labelled(tmp_path, by_texts)
+
+
+def write_labelled(folder: Path, by_texts: Callable) -> Path:
     """Twelve questions over six passages each; the teacher finds the passage of the same number useful."""
     names = ["seal", "fan", "key", "lamp", "door", "coil", "pump", "hose", "rack", "tray", "lock", "vent"]
     questions, passages, pairs, readings = [], [], [], []
@@ -31,13 +36,13 @@ def labelled(tmp_path, by_texts) -> Path:
             pairs.append({"question_id": f"q{n:02}", "passage_id": other, "source": "dense", "rank": step + 1, "score": 0.5})
             nll = 1.0 if step == 0 else 9.0
             readings.append(common | {"passage_id": other, "nll_sum": nll, "n_tokens": 3, "truncated": False})
-    write_table(tmp_path / "questions.parquet", QUESTIONS, questions)
-    write_table(tmp_path / "passages.parquet", PASSAGES, passages)
-    write_table(tmp_path / "candidates.parquet", CANDIDATES, pairs)
-    store = LabelStore(tmp_path / "labels", 1000)
+    write_table(folder / "questions.parquet", QUESTIONS, questions)
+    write_table(folder / "passages.parquet", PASSAGES, passages)
+    write_table(folder / "candidates.parquet", CANDIDATES, pairs)
+    store = LabelStore(folder / "labels", 1000)
     with store.writing():
         store.append(by_texts(readings, questions, passages), {"backend": "made up"})
     teacher = {"name": "main", "fingerprint": "T", "method": "answer_likelihood", "grades": [], "weight": 1.0}
     teacher |= {"templates": {"t": {}}, "check_templates": {}}
-    write_json(tmp_path / "labels.json", {"teachers": [teacher], "answers_per_question": 1})
-    return tmp_path
+    write_json(folder / "labels.json", {"teachers": [teacher], "answers_per_question": 1})
+    return folder

@@ -22,7 +22,7 @@ OPTIONS = TrainOptions.model_validate(
         "objective": "utility_infonce", "objectives": PARAMETERS, "towers": "both", "epochs": 6, "batch_size": 4,
         "gradient_accumulation": 1, "learning_rate": 3e-3, "warmup": 0.0, "weight_decay": 0.0, "dropout": 0.0,
         "student_temperature": 0.05, "in_batch_negatives": True, "passage_queries": 0.0, "base_share": 0.0, "patience": 6,
-        "lexical_weight": 0.0,
+        "lexical_weight": 0.0, "processes": 1,
         "evaluations_per_epoch": 1, "calibrate_temperature": False, "near_duplicate": None, "harmful_are_negatives": False,
         "least_best_utility": None, "refresh": {"rounds": 0, "top_k": 3}, "reward": REWARD,
         "matryoshka": {"dimensions": [], "weights": []}, "second_stage": SECOND_STAGE, "rivals": (), "precision": "auto",
@@ -40,16 +40,20 @@ def changed(evidence_share=0.0, rounds=0, top_k=3, reward=0.0, reward_batch_size
     return OPTIONS.model_copy(update=nested | changes)
 
 
+def more_labels(root: Path, out: str, ask) -> MoreLabels:
+    return MoreLabels("corpus", ask, root / f"{out}-refreshed.parquet", root / f"{out}-refreshed")
+
+
 def run(
     root: Path, base: Path, out: str, log=lambda metrics, step: None, aggregation=AGGREGATION, calibrate=False, ask=None, seed=1,
     temperature=0.5, second_base=None, **changes,
 ) -> dict:  # fmt: skip
     files = ("candidates.parquet", "passages.parquet", "questions.parquet", "labels", "labels.json")
-    more = MoreLabels("corpus", ask, root / f"{out}-refreshed.parquet", root / f"{out}-refreshed")
     return train(
         TrainingData.read(*(root / name for name in files), aggregation), base, root / out, root / f"{out}-rivals",
-        root / f"{out}.csv", root / f"{out}-reward", more, changed(calibrate_temperature=calibrate, **changes), temperature,
-        "cpu", seed, SecondStage(second_base, root / f"{out}-second"), log,
+        root / f"{out}.csv", root / f"{out}-reward", more_labels(root, out, ask),
+        changed(calibrate_temperature=calibrate, **changes), temperature, "cpu", seed,
+        SecondStage(second_base, root / f"{out}-second"), log,
     )  # fmt: skip
 
 

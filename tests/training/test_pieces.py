@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+import uae.training.pieces
 from uae.retrievers.dense import load_encoder
-from uae.training.pieces import encode_in_pieces
+from uae.training.pieces import Kept, encode_in_pieces
 
 TEXTS = [
     "short",
@@ -58,6 +59,24 @@ def test_what_does_not_fit_is_computed_again_and_gives_the_same(tiny_encoder, dr
         again = watched.vectors_and_gradients(2, budget)
         assert len(watched.widths) == passes
         assert all(torch.equal(*both) for both in zip(kept, again, strict=True))
+
+
+def test_whatever_the_budget_no_more_texts_than_so_many_keep_theirs(tiny_encoder, monkeypatch):
+    watched = Watched(tiny_encoder)
+    everything = watched.vectors_and_gradients(2, EVERYTHING)
+    monkeypatch.setattr(uae.training.pieces, "MOST_KEPT", 2)
+    watched.widths.clear()
+    some = watched.vectors_and_gradients(2, EVERYTHING)
+    assert len(watched.widths) == 3 + 2
+    assert all(torch.equal(*both) for both in zip(everything, some, strict=True))
+
+
+def test_questions_and_passages_of_a_batch_share_what_may_be_kept(tiny_encoder):
+    watched, kept = Watched(tiny_encoder), Kept()
+    first = encode_in_pieces(watched, watched.encoder.preprocess(TEXTS), 2, 1, kept)
+    second = encode_in_pieces(watched, watched.encoder.preprocess(TEXTS), 2, 1, kept)
+    (first.sum() + second.sum()).backward()
+    assert len(watched.widths) == 2 * 6 - 1
 
 
 def test_the_budget_is_of_bytes_that_the_backward_pass_wants(tiny_encoder):

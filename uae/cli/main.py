@@ -17,6 +17,7 @@ from uae.cli import release as release_commands
 from uae.cli import source as source_commands
 from uae.cli.signals import Stopping
 from uae.io.errors import ConfigError, UaeError
+from uae.io.torchrun import leads
 from uae.pipeline.chain import CHAIN, STAGES, model_references, run_stage
 from uae.pipeline.settings import load_settings
 from uae.pipeline.workspace import Workspace
@@ -50,7 +51,8 @@ def _stage_command(name: str) -> Callable[..., None]:
         from uae.cli.show import print_stage
 
         result = run_stage(STAGES[name], load_settings(params, overrides), Workspace(Path(".")))
-        print_stage(name, result)
+        if leads():
+            print_stage(name, result)
 
     command.__doc__ = STAGES[name].summary
     return command

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from uae.io.errors import ArtefactError
+from uae.io.errors import ArtefactError, ConfigError
+from uae.io.torchrun import place
 from uae.pipeline.settings import Settings
 from uae.pipeline.stage import Stage
 from uae.pipeline.stages import candidates, evaluate, fuse, index, ingest, label, package, promote, train, validate
@@ -37,9 +38,16 @@ def run_stage(stage: Stage[Any], settings: Settings, workspace: Workspace) -> di
     """Run one stage with the parameters that it declares. Returns what there is to say about it.
 
     Raises:
+        ConfigError: torchrun started several processes of a stage that one process runs.
         ArtefactError: an input is missing, or a table was changed after it was validated, or validated for another scope. The
             message names the stage to run.
     """
+    if place().processes > 1 and not stage.by_several:
+        shared = " and ".join(f"uae {other.name}" for other in CHAIN if other.by_several)
+        raise ConfigError(
+            f"{stage.name}: torchrun may start several processes of {shared} alone. Run the rest without it; train.processes "
+            "has uae run and DVC start as many for training"
+        )
     for name in stage.needs:
         if not workspace.path(name).exists():
             maker = makers()[name]

@@ -68,6 +68,7 @@ class Stage(Generic[P]):
     code: tuple[str, ...]  # files and folders that decide what it makes; a change of them makes the result outdated
     reads_source: bool = False  # it also reads the folder or file at ingest.path
     keeps: tuple[str, ...] = ()  # outputs that a re-run continues instead of starting anew
+    by_several: bool = False  # whether several processes that torchrun started may run it together
     unfinished: Callable[[Workspace], bool] = lambda w: False  # whether it left work for its next run, though nothing changed
 
     @property

@@ -41,9 +41,7 @@ class UtilityCollator(SentenceTransformerDataCollator):
         if number := round(self.passage_queries * len(rows)):
             rows += passage_queries(rows, number)
         distinct = list(dict.fromkeys(text for row in rows for text in row.passages))
-        utilities, masks = label_rows(rows, distinct, self.in_batch_negatives)
-        planes = [utilities, *(mask.to(utilities.dtype) for mask in masks), self._added(rows, distinct)]
-        batch = {"label": torch.stack(planes)}
+        batch: dict[str, Any] = {"label": self._labels(rows, distinct)}
         self._add(batch, "question", "query", [row.question for row in rows])
         if self.passage_vectors is None:
             self._add(batch, "passage", "document", distinct)
@@ -51,11 +49,15 @@ class UtilityCollator(SentenceTransformerDataCollator):
             batch["passage_sentence_embedding"] = self.passage_vectors(distinct)
         return batch
 
-    def _added(self, rows: list[Example], distinct: list[str]) -> Tensor:
-        if self.added is None:
-            return torch.zeros(len(rows), len(distinct))
-        values = [self.added(row.question, row.document, distinct) for row in rows]
-        return torch.from_numpy(np.stack(values)).to(torch.float32)
+    def _labels(self, rows: list[Example], distinct: list[str]) -> Tensor:
+        utilities, masks = label_rows(rows, distinct, self.in_batch_negatives)
+        labels = torch.zeros(5, *utilities.shape)  # filled in place: of a large batch each plane is tens of megabytes
+        for plane, values in zip(labels, (utilities, *masks), strict=False):
+            plane.copy_(values)
+        if self.added is not None:
+            for own, row in zip(labels[4], rows, strict=True):
+                own.copy_(torch.from_numpy(self.added(row.question, row.document, distinct)))
+        return labels
 
     def _add(self, batch: dict[str, Any], column: str, kind: str, texts: list[str]) -> None:
         for key, value in self.preprocess_fn(texts, prompt=self.prompts_by_kind.get(kind) or None, task=kind).items():

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import Dataset
-from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers import SentenceTransformerTrainingArguments
 from transformers import EarlyStoppingCallback, ProgressCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from uae.io.compute import pick_device, seed_everything
 from uae.io.files import atomic_path
+from uae.io.torchrun import leads
 from uae.retrievers.dense import load_encoder
 from uae.retrievers.passage_vectors import PassageVectors
 from uae.training.agreement import METRIC, Agreement
@@ -24,6 +25,7 @@ from uae.training.lexical import LexicalPart
 from uae.training.loss import ObjectiveLoss
 from uae.training.options import FitOptions
 from uae.training.pairs_loss import set_dropout
+from uae.training.processes import OfLeader, SharingTrainer, WritesNothing, wait_for_all
 from uae.training.refresh import Refresher
 from uae.training.towers import FrozenVectors, build_student, frozen_documents
 from uae.vectors.store import VectorStore
@@ -67,6 +69,9 @@ def fit(
     ended. Where training had ended already, it takes no step. ``log_metrics`` gets the metrics of the steps before the kill
     again.
 
+    Several processes that have joined (``processes.join``) make this call with the same arguments. They end with what one
+    process ends with. The leading one alone writes and logs.
+
     Args:
         examples: of the splits train and validation, by question_id.
         checkpoints: a folder that is kept for such a call; the caller removes it. What another run left there goes first.
@@ -92,7 +97,7 @@ def fit(
     frozen = None
     if frozen_documents(encoder):
         frozen = FrozenVectors(encoder, encoded=PassageVectors(encoder, base_path, vectors))
-    evaluator = Agreement(examples["validation"], teacher_temperature, objective.evidence_in_target, frozen, added)
+    evaluator = OfLeader(Agreement(examples["validation"], teacher_temperature, objective.evidence_in_target, frozen, added))
     collator = UtilityCollator(
         preprocess_fn=encoder.preprocess,
         examples=examples["train"],
@@ -103,11 +108,13 @@ def fit(
         passage_vectors=frozen,
     )
     run = identity(examples, base_path, options, teacher_temperature, seed, refresher.terms if refresher else None, added)
-    open_checkpoints(checkpoints, run)
+    if leads():
+        open_checkpoints(checkpoints, run)
+    wait_for_all()
     last: str | None = get_last_checkpoint(str(checkpoints))  # type: ignore[no-untyped-call]
     before = evaluator(encoder)[METRIC]
     clock = Clock(device)
-    callbacks = [EarlyStoppingCallback(options.patience), clock, Report(log_metrics)]
+    callbacks = [EarlyStoppingCallback(options.patience), clock, Report(log_metrics) if leads() else WritesNothing()]
     epochs = epochs_if_ended(last)
     if epochs is not None:
         options = options.model_copy(update={"epochs": epochs})
@@ -115,7 +122,7 @@ def fit(
             refresher.again(checkpoints)
     elif refresher is not None:
         callbacks.append(RefreshCallback(encoder, collator, refresher, checkpoints))
-    trainer = SentenceTransformerTrainer(
+    trainer = SharingTrainer(
         model=encoder,
         args=fit_arguments(
             SentenceTransformerTrainingArguments,
@@ -133,7 +140,8 @@ def fit(
         callbacks=callbacks,
     )
     trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(Bar)
+    if leads():
+        trainer.add_callback(Bar)
     trainer.train(resume_from_checkpoint=last)
     if options.base_share:
         before_training = build_student(load_encoder(base_path, device), options.towers)
@@ -143,8 +151,10 @@ def fit(
     for dimension in options.matryoshka.dimensions:
         with encoder.truncate_embeddings(dimension):
             by_dimension[dimension] = evaluator(encoder)[METRIC]
-    with atomic_path(student_path) as partial:
-        encoder.save(str(partial), create_model_card=False)
+    if leads():
+        with atomic_path(student_path) as partial:
+            encoder.save(str(partial), create_model_card=False)
+    wait_for_all()  # the caller may remove the checkpoints now
     return Fitted(
         steps=trainer.state.global_step,
         before=before,

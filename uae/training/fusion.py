@@ -26,8 +26,9 @@ from uae.training.checkpoints import identity
 from uae.training.data import TrainingData
 from uae.training.examples import Example
 from uae.training.fit import fit
-from uae.training.lexical import lexical_part
+from uae.training.lexical import LexicalPart, lexical_part
 from uae.training.options import TrainOptions
+from uae.training.processes import leave, of_leader
 from uae.training.usefulness import UsefulTerms, beyond_chance, calibrate, first_passage, foreign_documents, without
 from uae.vectors.store import VectorStore
 
@@ -104,6 +105,52 @@ def choose_fusion(
     return _written(fusion_path, chosen.fusion, student_path, found, asked.useful(chosen.fusion, terms.useful))
 
 
+def follow_fusion(
+    data: TrainingData,
+    base_path: Path,
+    student_path: Path,
+    terms: FusionTerms,
+    options: TrainOptions,
+    teacher_temperature: float,
+    scope: str,
+    device: str,
+    seed: int,
+) -> None:
+    """What every process but the leading one does while that one calls ``choose_fusion``: take part in each fit."""
+    if terms.form != "none" and terms.weight is None:
+        examples = data.by_split(data.pairs(), options)
+        added = lexical_part(data.passages, scope, options.lexical_weight)
+        for seen, _ in folds(examples["train"], terms.folds):
+            fitted_to = {"train": seen, "validation": examples["validation"]}
+            _student_of_fold(
+                _folder(student_path), fitted_to, base_path, options, teacher_temperature, device, seed, added
+            )  # fmt: skip
+    leave()
+
+
+def _folder(student_path: Path) -> Path:
+    """Of the folds' students, until all are done: a call after a kill goes on."""
+    return student_path.with_name(".fusion.folds")
+
+
+def _student_of_fold(
+    folder: Path,
+    fitted_to: Mapping[str, Mapping[str, Example]],
+    base_path: Path,
+    options: TrainOptions,
+    teacher_temperature: float,
+    device: str,
+    seed: int,
+    added: LexicalPart | None,
+) -> Path:
+    """The student fitted to some examples; an earlier call may have fitted it."""
+    student = folder / identity(fitted_to, base_path, options, teacher_temperature, seed, added=added)
+    if not of_leader(student.exists(), device):
+        checkpoints = folder / f"{student.name}.checkpoints"
+        fit(fitted_to, base_path, student, checkpoints, options, teacher_temperature, device, seed, added=added)
+    return student
+
+
 def _written(
     path: Path, fusion: Fusion, student_path: Path, chosen: dict[str, Any] | None, useful: dict[str, Any] | None
 ) -> dict[str, Any]:
@@ -157,7 +204,7 @@ def _asked(
     known = labelled[labelled["evidence"].str.len() > 0]
     asked = known if len(known) else labelled
     examples = data.by_split(pairs, options)
-    folder = student_path.with_name(".fusion.folds")  # kept until all are done: a call after a kill goes on
+    folder = _folder(student_path)
     found: dict[str, Aligned] = {}
     foreign: dict[str, Aligned] = {}
 
@@ -183,13 +230,11 @@ def _asked(
     for number, (seen, held) in enumerate(parts):
         announce(f"fold {number + 1} of {len(parts)}")
         fitted_to = {"train": seen, "validation": examples["validation"]}
-        student = folder / identity(fitted_to, base_path, options, teacher_temperature, seed, added=added)
-        if not student.exists():
-            checkpoints = folder / f"{student.name}.checkpoints"
-            fit(fitted_to, base_path, student, checkpoints, options, teacher_temperature, device, seed, added=added)
+        student = _student_of_fold(folder, fitted_to, base_path, options, teacher_temperature, device, seed, added)
         # Nobody asks a fold's student again: what it encodes is counted, and goes with the folder.
         of_fold = VectorStore(folder / "vectors", vectors.counted) if vectors else None
         ask(student, asked[asked["question_id"].isin(held)], of_fold)
+    leave()
     shutil.rmtree(folder, ignore_errors=True)
     judged = {str(key): rows for key, rows in pairs.groupby("question_id")}
     utilities = {key: dict(zip(rows["passage_id"], rows["utility"], strict=True)) for key, rows in judged.items()}

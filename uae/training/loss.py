@@ -6,11 +6,16 @@ from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
+from torch.utils.checkpoint import checkpoint
 
 from uae.io.errors import ConfigError
 from uae.retrievers.dense import embedding_dimension
 from uae.training.objectives.contract import Masks, Objective, Representations, ScoredBatch
-from uae.training.pieces import activation_budget, encode_in_pieces, piece_size
+from uae.training.pairs_loss import drops
+from uae.training.pieces import Kept, activation_budget, encode_in_pieces, piece_size
+from uae.training.processes import encode_shared, processes
+
+_ROWS = 128  # questions whose part of the loss is computed at once, where the objective allows it
 
 
 class ObjectiveLoss(torch.nn.Module):
@@ -58,8 +63,9 @@ class ObjectiveLoss(torch.nn.Module):
         Returns:
             a scalar.
         """
+        kept = Kept()
         questions, passages = (
-            self._vectors(features, side) for features, side in zip(sentence_features, ("query", "document"), strict=True)
+            self._vectors(features, side, kept) for features, side in zip(sentence_features, ("query", "document"), strict=True)
         )
         # In half precision a cosine is off by some thousandths, which the student's temperature makes tenths of a logit.
         with torch.autocast(questions.device.type, enabled=False):
@@ -71,6 +77,16 @@ class ObjectiveLoss(torch.nn.Module):
             return loss
 
     def _objective(self, questions: torch.Tensor, passages: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Of a large batch the rows of some questions at a time: each of its matrices would take as much as the labels."""
+        if len(questions) <= _ROWS or not self.objective.by_question:
+            return self._of_rows(questions, passages, labels)
+        parts = []
+        for start in range(0, len(questions), _ROWS):
+            some, own = questions[start : start + _ROWS], labels[:, start : start + _ROWS]
+            parts.append(len(some) * checkpoint(self._of_rows, some, passages, own, use_reentrant=False))
+        return torch.stack(parts).sum() / len(questions)
+
+    def _of_rows(self, questions: torch.Tensor, passages: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return self.objective(
             ScoredBatch(
                 scores=questions @ passages.T + labels[4],
@@ -82,11 +98,13 @@ class ObjectiveLoss(torch.nn.Module):
             )
         )
 
-    def _vectors(self, features: dict[str, Any], side: str) -> torch.Tensor:
+    def _vectors(self, features: dict[str, Any], side: str, kept: Kept) -> torch.Tensor:
         if set(features) == {"sentence_embedding"}:
             vectors = features["sentence_embedding"]
         else:
-            vectors = encode_in_pieces(functools.partial(self.model, task=side), features, self.piece, self.budget)
+            model = functools.partial(self.model, task=side)
+            encode = functools.partial(encode_in_pieces, model, piece=self.piece, budget=self.budget, kept=kept)
+            vectors = encode(features) if processes() == 1 else encode_shared(encode, features, drops(self.model))
         found: torch.Tensor = vectors.float()
         return found
 

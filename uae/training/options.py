@@ -130,6 +130,7 @@ class FitOptions(LearningOptions):
 class TrainOptions(FitOptions):
     """All of ``train``: how a student is fitted, and what of the labels it is fitted to."""
 
+    processes: Count  # that train together on this machine; see ``uae.training.processes``
     calibrate_temperature: bool
     near_duplicate: NearDuplicate | None
     harmful_are_negatives: bool

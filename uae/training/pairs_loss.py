@@ -49,3 +49,8 @@ def set_dropout(model: torch.nn.Module, dropout: float) -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = dropout
+
+
+def drops(model: torch.nn.Module) -> bool:
+    """Whether some layer drops units at random."""
+    return any(module.p > 0 for module in model.modules() if isinstance(module, torch.nn.Dropout))

@@ -18,6 +18,10 @@ Model = Callable[[Features], Features]
 _PIECE = {"cpu": 16}
 _GPU_PIECE = 64
 
+# Texts of a batch whose activations are kept, where the budget holds so many. So a batch of eight times as many texts takes
+# hardly more memory (``benchmarks/batch_memory.py``), whatever the model and the machine.
+MOST_KEPT = 1024
+
 
 def piece_size(device: torch.device) -> int:
     """Texts in a piece."""
@@ -32,24 +36,48 @@ def activation_budget(model: torch.nn.Module) -> int:
     return budget // 2 if device.type == "cpu" else budget
 
 
-def encode_in_pieces(model: Model, features: Features, piece: int, budget: float) -> Tensor:
+class Kept:
+    """What the backward pass of one batch will want: bytes by address, and of how many texts."""
+
+    def __init__(self) -> None:
+        self.bytes: dict[int, int] = {}
+        self.texts = 0
+
+    def has_room(self, budget: float) -> bool:
+        return self.texts < MOST_KEPT and sum(self.bytes.values()) < budget
+
+    def counting(self) -> saved_tensors_hooks:
+        """Within it, what is saved for the backward pass counts. Weights, which are there anyway, count once."""
+
+        def pack(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            self.bytes[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        return saved_tensors_hooks(pack, lambda tensor: tensor)
+
+
+def encode_in_pieces(model: Model, features: Features, piece: int, budget: float, kept: Kept | None = None) -> Tensor:
     """Vectors, shape (texts, dim), of texts that are encoded ``piece`` at a time, neighbours in length together.
 
     A batch is padded to its longest text, so pieces of texts of like length need little padding. Pieces keep their activations
-    for the backward pass until these take ``budget`` bytes. Later pieces keep nothing and are computed again in the backward
-    pass (Chen et al. 2016, arXiv 1604.06174). Vectors and gradients are the same; these pieces take about a third more time.
+    for the backward pass until these take ``budget`` bytes, or are of ``MOST_KEPT`` texts. Later pieces keep nothing and are
+    computed again in the backward pass (Chen et al. 2016, arXiv 1604.06174; of whole texts GradCache, Gao et al. 2021, arXiv
+    2101.06983). Vectors and gradients are the same; these pieces take about a third more time.
 
     Args:
         features: tensors of the texts' tokens, shape (texts, length), among them ``attention_mask``.
+        kept: of the batch so far, where more of its texts are encoded in other calls. None: there are none.
     """
-    kept: dict[int, int] = {}
+    kept = kept or Kept()
     vectors = []
     mask = features["attention_mask"]
     order = mask.sum(dim=1).argsort(stable=True)
     for rows in order.split(piece):
-        cut = dict(features) if len(rows) == len(mask) else _of_rows(features, rows)
-        if sum(kept.values()) < budget:
-            with _counted(kept):
+        cut = dict(features) if len(rows) == len(mask) else of_rows(features, rows)
+        if kept.has_room(budget):
+            kept.texts += len(rows)
+            with kept.counting():
                 vectors.append(_encode(model, cut))
         else:
             vectors.append(checkpoint(_encode, model, cut, use_reentrant=False))
@@ -61,20 +89,9 @@ def _encode(model: Model, features: Features) -> Tensor:
     return vectors
 
 
-def _of_rows(features: Features, rows: Tensor) -> Features:
-    """Without the columns that only other rows use: padding may stand at either side."""
+def of_rows(features: Features, rows: Tensor) -> Features:
+    """Some texts' features, without the columns that only others use: padding may stand at either side."""
     used = features["attention_mask"][rows].any(dim=0)
     return {
         name: value[rows][:, used] if torch.is_tensor(value) and value.ndim == 2 else value for name, value in features.items()
     }
-
-
-def _counted(kept: dict[int, int]) -> saved_tensors_hooks:
-    """Adds the bytes that the backward pass will want, by address. Weights, which are there anyway, count once."""
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    return saved_tensors_hooks(pack, lambda tensor: tensor)

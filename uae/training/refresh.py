@@ -12,11 +12,13 @@ import pandas as pd
 from sentence_transformers import SentenceTransformer
 
 from uae.io.tables import CANDIDATES, read_table, write_table
+from uae.io.torchrun import leads
 from uae.retrievers.cosine import Dense
 from uae.training.data import TrainingData
 from uae.training.device import full_precision
 from uae.training.examples import Example
 from uae.training.options import TrainOptions
+from uae.training.processes import wait_for_all
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,9 @@ class Refresher:
         known = self.data.candidates
         for number in range(1, min(finished, self.options.refresh.rounds) + 1):
             path = _path(folder, number)
-            if not path.exists():  # only ever the last one: the others were written before
+            if leads() and not path.exists():  # only ever the last one: the others were written before
                 write_table(path, CANDIDATES, self._mine(encoder, known))
+            wait_for_all()
             known = pd.concat([known, read_table(path, CANDIDATES)], ignore_index=True)
         self._ask(known)
         asked = known[known["question_id"].isin(self.keys)]
@@ -84,8 +87,10 @@ class Refresher:
         return self.data.with_more(read_table(self.more.candidates_path, CANDIDATES), self.more.store_path).pairs()
 
     def _ask(self, candidates: pd.DataFrame) -> None:
-        write_table(self.more.candidates_path, CANDIDATES, candidates)
-        self.more.ask(self.more.candidates_path)
+        if leads():
+            write_table(self.more.candidates_path, CANDIDATES, candidates)
+            self.more.ask(self.more.candidates_path)
+        wait_for_all()
 
     def _mine(self, encoder: SentenceTransformer, known: pd.DataFrame) -> list[dict[str, Any]]:
         questions = self.data.questions[self.data.questions["question_id"].isin(self.keys)].reset_index(drop=True)

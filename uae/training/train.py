@@ -20,6 +20,7 @@ from uae.training.examples import Example, evidence_texts
 from uae.training.fit import Fitted, fit
 from uae.training.lexical import lexical_part
 from uae.training.options import TrainOptions
+from uae.training.processes import leader_first, leave
 from uae.training.refresh import MoreLabels, Refresher
 from uae.training.reward import denoised_utilities
 from uae.training.temperature import calibrated_temperature
@@ -65,7 +66,8 @@ def prepare(
     quality: dict[str, float | None] = {}
     if options.reward.share:
         reward_path.mkdir(parents=True, exist_ok=True)
-        pairs, quality = denoised_utilities(pairs, base_path, reward_path, options.reward, device, seed)
+        with leader_first():  # the others read what it has fitted
+            pairs, quality = denoised_utilities(pairs, base_path, reward_path, options.reward, device, seed)
     if options.calibrate_temperature:
         known = evidence_texts(data.questions, data.passages)
         teacher_temperature = calibrated_temperature(pairs[pairs["split"] == "validation"], known)
@@ -143,12 +145,45 @@ def train(
                 "steps": its_own.steps, "validation_ndcg_before": its_own.before, "validation_ndcg": its_own.after,
             }  # fmt: skip
         write_json(partial / "rivals.json", scores)
+    leave()
     re_ranker = _fit_second_stage(second, data, pairs, options, teacher_temperature, device, seed)
     write_text(curve_path, learning_curve(fitted.before, fitted.history))
     share = options.chosen_objective().evidence_in_target
     log_examples(changed_most(examples["validation"], base_path, student_path, teacher_temperature, share, device, added))
     shutil.rmtree(checkpoints)
     return _summary(fitted, prepared, options) | re_ranker | {"fingerprint": fingerprint(student_path)}
+
+
+def follow(
+    data: TrainingData,
+    base_path: Path,
+    student_path: Path,
+    reward_path: Path,
+    more: MoreLabels,
+    options: TrainOptions,
+    teacher_temperature: float,
+    device: str,
+    seed: int,
+) -> None:
+    """What every process but the leading one does while that one calls ``train`` with the same arguments: take part in each fit.
+
+    The reward model and the second stage are fitted by the leading process alone. It alone asks the teacher. Nothing is written.
+    """
+    prepared = prepare(data, base_path, options, teacher_temperature, reward_path, more, device, seed)
+    checkpoints, temperature = checkpoints_beside(student_path), prepared.teacher_temperature
+    added = lexical_part(data.passages, more.scope, options.lexical_weight)
+
+    def take_part(examples: dict[str, dict[str, Example]], name: str, own: TrainOptions, refresher: Refresher | None) -> None:
+        place = student_path  # which only the leading process writes
+        fit(
+            examples, base_path, place, checkpoints / name, own, temperature, device, seed, refresher=refresher, added=added
+        )  # fmt: skip
+
+    take_part(prepared.examples, "student", options, prepared.refresher)
+    pairs = prepared.pairs if prepared.refresher is None else prepared.refresher.all_pairs()
+    for name in options.rivals:
+        take_part(data.by_split(pairs, options.rival(name)), name, options.rival(name), None)
+    leave()
 
 
 def _fit_second_stage(

@@ -15,6 +15,7 @@ from uae.pipeline.settings import (
 from uae.pipeline.shared_code import ENCODER, MODELS, READ_AS, REGISTRY, TABLES, VECTORS
 from uae.pipeline.stage import Key, Parameters, Stage
 from uae.pipeline.teachers import asked_teachers
+from uae.pipeline.together import by_several
 from uae.pipeline.workspace import Workspace
 from uae.retrievers.prompts import Prompts
 from uae.training.options import TrainOptions
@@ -40,6 +41,13 @@ class TrainParameters(Parameters):
 
 
 def run(p: TrainParameters, w: Workspace) -> dict[str, Any]:
+    return by_several(
+        "train", p, w, p.train.processes, p.compute.device,
+        lead=lambda device: _train(p, w, device), follow=lambda device: _follow(p, w, device),
+    )  # fmt: skip
+
+
+def _train(p: TrainParameters, w: Workspace, device: str) -> dict[str, Any]:
     import mlflow
 
     from uae.io.models import resolve
@@ -73,7 +81,7 @@ def run(p: TrainParameters, w: Workspace) -> dict[str, Any]:
             more=more_labels(p, w, w.path("refreshed_labels")),
             options=p.train,
             teacher_temperature=p.utility.temperature,
-            device=p.compute.device,
+            device=device,
             seed=p.seed,
             second=SecondStage(resolve(p.second_stage, w.model_cache) if p.second_stage else None, w.path("second_stage")),
             log_metrics=log_metrics,
@@ -84,6 +92,24 @@ def run(p: TrainParameters, w: Workspace) -> dict[str, Any]:
         mlflow.set_tag(ENCODER_TAG, summary["fingerprint"])
         mlflow.log_metrics({name: summary[name] for name in ("seconds_per_step", "peak_memory_mb", "teacher_temperature")})
     return summary | vectors.counts() | {"run_id": run.info.run_id}
+
+
+def _follow(p: TrainParameters, w: Workspace, device: str) -> None:
+    """The part of a process that does not lead: it takes part in each fit and writes nothing."""
+    from uae.retrievers.prompts import base_encoder
+    from uae.training.train import follow
+
+    follow(
+        data=training_data(p, w, w.path("questions")),
+        base_path=base_encoder(p.student, p.student_prompts, w.model_cache),
+        student_path=w.path("student"),
+        reward_path=w.path("reward_model"),
+        more=more_labels(p, w, w.path("refreshed_labels")),
+        options=p.train,
+        teacher_temperature=p.utility.temperature,
+        device=device,
+        seed=p.seed,
+    )
 
 
 def training_data(p: TrainParameters, w: Workspace, questions_path: Path) -> "TrainingData":
@@ -163,7 +189,10 @@ STAGE = Stage(
         *MODELS,
         *ENCODER,
         *TABLES,
+        "uae/io/torchrun.py",
         "uae/pipeline/teachers.py",
+        "uae/pipeline/together.py",
         "uae/pipeline/stages/train.py",
     ),
+    by_several=True,
 )

@@ -62,6 +62,7 @@ class Objective(Options, ABC):
 
     needs_evidence: ClassVar[bool] = False  # only questions with evidence can be trained on
     asks_for_representations: ClassVar[bool] = False
+    by_question: ClassVar[bool] = False  # the mean over questions of a value that depends on the question's own row alone
 
     @property
     def evidence_in_target(self) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from uae.training.objectives.contract import Objective, ScoredBatch
 
@@ -17,6 +17,8 @@ class DisjInfoNCE(Objective):
     is a positive utility (the passage helps the answer), or the best one where none is positive. Neither the grades beyond that
     nor the teacher's temperature are read.
     """
+
+    by_question: ClassVar[bool] = True
 
     def __call__(self, batch: ScoredBatch) -> Tensor:
         log_students = batch.log_student(batch.masks.candidates | batch.masks.negatives)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from uae.training.objectives.contract import Objective, ScoredBatch
 
@@ -15,6 +15,8 @@ class KL(Objective):
 
     In-batch negatives do not count: the student keeps its own opinion of what the teacher did not judge.
     """
+
+    by_question: ClassVar[bool] = True
 
     def __call__(self, batch: ScoredBatch) -> Tensor:
         from torch.nn.functional import kl_div

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from uae.training.objectives.contract import Objective, ScoredBatch
 
@@ -18,6 +18,8 @@ class M3KD(Objective):
     Here the best utility goes first. Of candidates with equal utility none masks the other, so the order of columns does not
     matter.
     """
+
+    by_question: ClassVar[bool] = True
 
     def __call__(self, batch: ScoredBatch) -> Tensor:
         masks, utilities = batch.masks, batch.utilities

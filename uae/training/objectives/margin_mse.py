@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from uae.training.objectives.contract import Objective, ScoredBatch
 
@@ -18,6 +18,8 @@ class MarginMSE(Objective):
     utility and do not count. Margins are not bounded, and cosines are: utilities more than ``2 tau_T / tau_S`` apart can never be
     met.
     """
+
+    by_question: ClassVar[bool] = True
 
     def __call__(self, batch: ScoredBatch) -> Tensor:
         candidates = batch.masks.candidates

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from uae.io.options import Fraction
 from uae.training.objectives.contract import Objective, ScoredBatch, target_weights
@@ -18,6 +18,8 @@ class UtilityInfoNCE(Objective):
     ``p_S = softmax(score / student_temperature)`` over its candidates and negatives together. With ``w`` one-hot this is
     InfoNCE; without negatives it is ``KL(w || p_S)`` plus the entropy of ``w``, which has no gradient.
     """
+
+    by_question: ClassVar[bool] = True
 
     evidence_share: Fraction
     """0: evidence is not read, which is UAE. Above: ``w`` becomes ``(1 - share) w + share e``, see ``target_weights``."""

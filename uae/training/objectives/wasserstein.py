@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from uae.training.objectives.contract import Objective, ScoredBatch
 
@@ -22,6 +22,8 @@ class Wasserstein(Objective):
     know which row is whose, and is zero when questions have swapped their distributions. This one is zero only where every
     question has its own, up to what moves between equals.
     """
+
+    by_question: ClassVar[bool] = True
 
     def __call__(self, batch: ScoredBatch) -> Tensor:
         candidates, utilities = batch.masks.candidates, batch.utilities
