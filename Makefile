@@ -20,7 +20,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup models pipeline test dagster mlflow serve lint format lock check-lock clean
+.PHONY: help setup models pipeline test platform dagster mlflow serve lint format lock check-lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ pipeline: setup models  ## set up if needed, run the whole chain on the bundled 
 
 test: setup  ## set up if needed, run the tests
 	@OMP_NUM_THREADS=1 pytest -n auto --dist loadfile
+
+platform: setup models  ## all servers on this machine: Dagster, MLflow, PostgreSQL, S3, the service
+	@python -m deploy.platform.up
 
 dagster: setup models  ## the Dagster UI on port 3001
 	@mkdir -p $(DAGSTER_HOME) && cp -n dagster_project/dagster.yaml $(DAGSTER_HOME)/ 2>/dev/null || true

@@ -14,6 +14,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from uae.io.errors import RegistryError
+from uae.registry.errors import registry_errors
 from uae.registry.lineage import lineage
 from uae.registry.tracking import RELEASE_TAG, connect, run_of, training_run
 from uae.registry.versions import has_artefacts, origin_of, release_of, version_of, with_release
@@ -207,3 +208,29 @@ def test_lost_artefacts_are_named_and_the_command_that_does_without_them_works(p
     assert version_of(client, "m", "champion") is None
     register(project, client)
     assert with_release(client, "m", "f" * 64).version == version_of(client, "m", "champion").version
+
+
+@pytest.mark.parametrize(("code", "transient"), [(None, True), (503, True), (500, True), (403, False), (404, False)], ids=str)
+def test_a_store_of_artefacts_that_is_away_is_transient_and_one_that_refuses_is_not(code, transient):
+    exceptions = pytest.importorskip("botocore.exceptions", reason="needs the extra platform or s3")
+    if code is None:
+        error = exceptions.EndpointConnectionError(endpoint_url="http://127.0.0.1:9")
+    else:
+        error = exceptions.ClientError({"Error": {}, "ResponseMetadata": {"HTTPStatusCode": code}}, "PutObject")
+    with pytest.raises(RegistryError) as caught, registry_errors("the release cannot be registered"):
+        raise error
+    assert caught.value.transient is transient
+
+
+def test_what_mlflow_has_only_the_words_of_is_known_by_them():
+    """It downloads in threads, and raises one error for all of theirs."""
+    words = pytest.importorskip("botocore.exceptions", reason="needs the extra platform or s3")
+    said = words.EndpointConnectionError(endpoint_url="http://127.0.0.1:9")
+    with pytest.raises(RegistryError) as caught, registry_errors("its release cannot be read"):
+        raise mlflow.exceptions.MlflowException(f"The following failures occurred while downloading:\n{said}")
+    assert caught.value.transient
+
+
+def test_an_error_that_is_no_business_of_mlflow_passes():
+    with pytest.raises(ZeroDivisionError), registry_errors("x"):
+        raise ZeroDivisionError

@@ -462,6 +462,24 @@ def test_following_outlives_an_unreachable_registry_and_a_damaged_release(regist
     assert store.active().fingerprint == one
 
 
+def test_an_alias_that_is_not_there_yet_is_looked_for_without_growing_pauses(registry, store, built, one, monkeypatch, caplog):
+    pauses: list[float] = []
+
+    def sleep(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 5:
+            registry.point(registry.register(built[one], {}))
+        if len(pauses) == 6:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(uae.serving.follow.time, "sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        follow(registry.connect, MODEL, "champion", store, 30, False, print)
+    assert pauses == [30] * 6
+    assert caplog.text.count("no alias 'champion'") == 1
+    assert store.active().fingerprint == one
+
+
 def test_once_says_what_failed(registry, store):
     with pytest.raises(InputError, match="no alias 'champion'"):
         follow(registry.connect, MODEL, "champion", store, 30, True, print)

@@ -18,6 +18,14 @@ logging.getLogger("mlflow.store.db.utils").addFilter(lambda record: not record.e
 
 
 _AWAY = (requests.ConnectionError, requests.Timeout, requests.exceptions.RetryError, ConnectionError, TimeoutError)
+# MLflow downloads in threads, and keeps of their errors the words alone: botocore's.
+_STORE_AWAY = (
+    "Could not connect to the endpoint URL",
+    "Connection was closed before",
+    "timeout on endpoint URL",
+    "SlowDown",
+    "(503)",
+)
 _FAILURES = (MlflowException, SQLAlchemyError, requests.RequestException, OSError)
 
 
@@ -37,7 +45,9 @@ def registry_errors(doing: str, advice: Callable[[], str] = str) -> Iterator[Non
         yield
     except UaeError:
         raise
-    except _FAILURES as error:
+    except Exception as error:
+        if not isinstance(error, _FAILURES) and not _is_of_a_store(error):
+            raise
         raise _registry_error(error, doing, advice) from error
 
 
@@ -46,7 +56,9 @@ def logging_errors(doing: str) -> Iterator[None]:
     """As ``registry_errors``, for a block that does other work besides: an OSError of that work is not MLflow's."""
     try:
         yield
-    except (MlflowException, SQLAlchemyError) as error:
+    except Exception as error:
+        if not isinstance(error, (MlflowException, SQLAlchemyError)) and not _is_of_a_store(error):
+            raise
         raise _registry_error(error, doing, str) from error
 
 
@@ -71,12 +83,32 @@ def is_transient(error: BaseException) -> bool:
     for cause in causes:
         if isinstance(cause, _AWAY) or (isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)):
             return True
+        if _is_of_a_store(cause) and _store_is_away(cause):
+            return True
         if isinstance(cause, MlflowException):
+            if any(words in str(cause) for words in _STORE_AWAY):
+                return True
             # Without a server, an unknown code counts as 500 and says nothing.
             status: int = cause.get_http_status_code()  # type: ignore[no-untyped-call]
             if status in (429, 502, 503, 504) or (status >= 500 and isinstance(cause, RestException)):
                 return True
     return False
+
+
+def _is_of_a_store(error: BaseException) -> bool:
+    """Whether the clients of S3 raised it: MLflow lets their errors through. They are installed where such a store is used."""
+    return type(error).__module__.partition(".")[0] in ("botocore", "boto3", "s3transfer")
+
+
+def _store_is_away(error: BaseException) -> bool:
+    status: int | None = (
+        getattr(error, "response", {}).get("ResponseMetadata", {}).get("HTTPStatusCode")
+    )  # of botocore's ClientError
+    if status is not None:
+        return status == 429 or status >= 500
+    # What has no answer was not answered; a missing key or a wrong parameter was never sent.
+    names = {base.__name__ for base in type(error).__mro__}
+    return bool(names & {"HTTPClientError", "ConnectionError", "RetriesExceededError"})
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

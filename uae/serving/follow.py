@@ -78,6 +78,7 @@ def follow(
 
     The store keeps what was followed last (followed.json). So a rollback by hand stays until the alias moves again, also after a
     restart. A failure is logged and tried again, after pauses that grow to ten minutes, or are ``every_s`` where that is more.
+    An alias that is not there yet is no failure: it is looked for as often as one that is.
 
     Args:
         connect: makes a client of the registry; may raise RegistryError where that cannot be reached.
@@ -87,10 +88,17 @@ def follow(
         UaeError: of ``once`` only: what failed.
     """
     pause = every_s
+    missing = ""
     while True:
         try:
             step(connect(), model, alias, store, announce)
-            pause = every_s
+            pause, missing = every_s, ""
+        except InputError as error:  # no failure: nothing was promoted yet
+            if once:
+                raise
+            if str(error) != missing:
+                log.warning("%s; looked for every %g s", error, every_s)
+            pause, missing = every_s, str(error)
         except (UaeError, OSError) as error:
             if once:
                 raise
