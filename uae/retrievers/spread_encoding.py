@@ -50,7 +50,7 @@ class SpreadEncoder:
             ModelError: a vector holds NaN or an infinite number.
         """
         if self._pool is None:
-            doing = f"embedding with {Path(self._made['folder']).name}"
+            doing = f"embedding with {Path(str(self._made['folder'])).name}"
             self._pool = RayPool(self._execution, f"{__name__}:make_worker", self._made, doing)
         return encode(self._encoder, texts, "document", progress, self._pool.spread)
 
