@@ -12,7 +12,7 @@ from uae.registry.compared import ANSWERED, Finding, QuestionSet, compare, poole
 from uae.release.parity import Parity, is_within
 
 RECALL_AT = 10  # of the index against exact search
-# With which a great loss is ruled out: 95 % lets one through now and then (docs/evaluation.md), and gates are asked week after week.
+# With which a great loss is ruled out: 95 % lets one through now and then (docs/evaluation.md), and a gate is asked every week.
 ALMOST_SURE = 0.9999
 VERDICT = {True: "passed", False: "FAILED"}
 
