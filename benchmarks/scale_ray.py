@@ -217,7 +217,14 @@ def measure(work: Work, workers: list[int], settings: list[str]) -> dict[str, An
 
         killed_by("worker", lambda pool: os.kill(pool.pids[0], signal.SIGKILL), 2)
         node = nodes.add_node(num_cpus=1, object_store_memory=_STORE_MEMORY)
-        killed_by("node", lambda pool: nodes.remove_node(node, allow_graceful=False), max(2, *workers) + 1)
+        raylet = node.all_processes["raylet"][0].process.pid
+
+        def kill_node(pool: RayPool) -> None:
+            of_node = [worker for worker in map(psutil.Process, pool.pids) if worker.ppid() == raylet]
+            nodes.remove_node(node, allow_graceful=False)
+            psutil.wait_procs(of_node)  # they end themselves when their raylet is gone; else a quick run would be over first
+
+        killed_by("node", kill_node, max(2, *workers) + 1)
         kill_driver(work, nodes.address, settings)
         left = len(LabelStore(work.folder / "driver").read())
         work.label("driver", work.spread(options(2)))
