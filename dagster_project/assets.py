@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import dagster as dg
 
+from dagster_project.again import explained
 from dagster_project.checks import check_results, check_specs, results_of_checks, unjudged
 from dagster_project.events import last_version
 from dagster_project.lock import Lock, data_version
@@ -15,15 +16,12 @@ from dagster_project.resources import DvcResource, MlflowResource, ModelsResourc
 from dagster_project.source import SOURCE
 from uae.corpus.loss import CONFIRM_LOSS, confirm
 from uae.corpus.watch import Watch
-from uae.io.errors import UaeError, ValidationFailed
+from uae.io.errors import ValidationFailed
 from uae.pipeline.chain import run_stage, upstream
 from uae.pipeline.run import code_hash
 from uae.pipeline.stage import Stage
 from uae.pipeline.workspace import ARTEFACTS, Workspace
 
-# A server that is away, a lock, a full queue: after 5, 10, 20 ... 160 seconds. Other errors come back until somebody does
-# something, and are not tried again. So this is no policy of the asset, which would try those, too.
-AGAIN = dg.RetryPolicy(max_retries=6, delay=5, backoff=dg.Backoff.EXPONENTIAL)
 ACCELERATOR = "accelerator"  # the pool of the stages that load models; dagster.yaml says how many of them run at once
 _LOADS_MODELS = {"candidates", "label", "train", "fuse", "index", "evaluate", "promote"}
 FORCE = "chain/force"  # the tag of a run that runs stages which DVC knows to be current
@@ -70,15 +68,8 @@ def stage_asset(stage: Stage[Any]) -> dg.AssetsDefinition:
         mlflow: MlflowResource,
         models: ModelsResource,
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult | dg.Output[None]]:
-        try:
+        with explained(context):
             yield from _materialise(stage, context, project, dvc, mlflow, models)
-        except UaeError as error:
-            if error.transient and context.retry_number < AGAIN.max_retries:
-                pause = AGAIN.calculate_delay(context.retry_number + 1)
-                context.log.warning(f"{error} (tried again in {pause:.0f} s)")
-                raise dg.RetryRequested(AGAIN.max_retries, pause) from error
-            # A user can act on it: the message is enough.
-            raise dg.Failure(str(error), allow_retries=False) from None
 
     return asset
 

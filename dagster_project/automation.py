@@ -1,5 +1,6 @@
-"""When the chain runs by itself: weekly, or when the source changes. Both are off until someone turns them on."""
+"""When runs start by themselves: weekly, or when the source changes. All are off until someone turns them on."""
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -8,9 +9,13 @@ import dagster as dg
 
 from dagster_project.events import unreported
 from dagster_project.lock import LOCK
+from dagster_project.publish_job import PUBLISHED_JOB, PUBLISHED_RUN, publish_data
+from dagster_project.refresh import refresh
 from dagster_project.resources import DvcResource, ProjectResource
+from dagster_project.through import promoted_source
 from uae.corpus.loss import how_to_confirm, is_confirmed
 from uae.corpus.snapshot import Snapshot
+from uae.corpus.watch import Watch
 from uae.io.errors import UaeError
 from uae.pipeline.chain import CHAIN
 from uae.pipeline.drift import asks_for_retraining
@@ -28,6 +33,7 @@ _EVERY_S = 60
 _FIRST_PAUSE_S = 300
 _LONGEST_PAUSE_S = 24 * 3600
 _FAILED = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+_RUNNING = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 _UNDER_WAY = [status for status in dg.DagsterRunStatus if status not in (*_FAILED, dg.DagsterRunStatus.SUCCESS)]
 
 
@@ -51,9 +57,56 @@ def source_changed(context: dg.SensorEvaluationContext, project: ProjectResource
         return dg.SkipReason(f"{found.settings.ingest.path} is pinned to a revision and does not change")
     if found.changes is not None and found.changes < found.least(found.settings.retrain.min_documents):
         return dg.SkipReason(_too_little(found))
-    if (wait := _pause(context.instance, found.now.version)) > 0:
+    if (wait := _pause(context.instance, whole_chain.name, found.now.version)) > 0:
         return dg.SkipReason(f"the last run for {found.now.version} failed; the next is asked for in {wait:.0f} s")
     return dg.RunRequest(tags=_tags(found, "source_changed"))
+
+
+@dg.sensor(
+    job=refresh,
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.STOPPED,
+    description="Starts a refresh while the content of ingest.path is another one than is served.",
+)
+def corpus_changed(context: dg.SensorEvaluationContext, project: ProjectResource) -> dg.RunRequest | dg.SkipReason:
+    """Compares the source with what was last promoted from this folder, by the chain or by a refresh. Any change will do.
+
+    A refresh goes before a chain that waits in the queue. A chain that is running has read the source: it is waited for.
+    """
+    try:
+        settings = project.settings()
+        watch = project.source(settings)
+        now = watch.look()
+        served = promoted_source(Path(project.root))
+    except UaeError as error:
+        return dg.SkipReason(str(error))
+    if now is None:
+        return dg.SkipReason(f"{settings.ingest.path} is pinned to a revision and does not change")
+    if served is None:
+        return dg.SkipReason("nothing was promoted from this folder yet: run the whole chain first")
+    if served == now.version:
+        return dg.SkipReason(f"{watch.path} is what is served, version {now.version}")
+    for job, statuses in ((whole_chain.name, _RUNNING), (refresh.name, _UNDER_WAY)):
+        if context.instance.get_runs(dg.RunsFilter(job_name=job, statuses=statuses), limit=1):
+            return dg.SkipReason(f"a run of {job} is under way")
+    if (held := _held_back(settings, watch, now)) is not None:
+        return dg.SkipReason(held)
+    if (wait := _pause(context.instance, refresh.name, now.version)) > 0:
+        return dg.SkipReason(f"the last refresh for {now.version} failed; the next is asked for in {wait:.0f} s")
+    return dg.RunRequest(tags={"source": now.version, "chain/started_by": "corpus_changed", "dagster/priority": "1"})
+
+
+@dg.run_status_sensor(
+    run_status=dg.DagsterRunStatus.SUCCESS,
+    monitored_jobs=[whole_chain, refresh],
+    request_job=publish_data,
+    minimum_interval_seconds=15,
+    default_status=dg.DefaultSensorStatus.STOPPED,
+    description="Publishes the data version after each run of the chain or of the refresh that went through.",
+)
+def went_through(context: dg.RunStatusSensorContext) -> dg.RunRequest:
+    run = context.dagster_run
+    return dg.RunRequest(tags={PUBLISHED_RUN: run.run_id, PUBLISHED_JOB: run.job_name, "source": run.tags.get("source", "")})
 
 
 @dg.schedule(
@@ -103,6 +156,17 @@ def _look(instance: dg.DagsterInstance, project: ProjectResource) -> _Found | st
     through = project.went_through_with()
     if now is None:
         return _Found(settings, now, None if through is None else 0, waiting, drifted)
+    if (held := _held_back(settings, watch, now)) is not None:
+        return held
+    if through is None:
+        changes = None
+    else:
+        changes = 0 if through.version == now.version else dataclasses.replace(watch, record=through.record).changes(now)
+    return _Found(settings, now, changes, waiting, drifted)
+
+
+def _held_back(settings: Settings, watch: Watch, now: Snapshot) -> str | None:
+    """Why what lies in the source may not be read yet."""
     if (quiet := time.time() - now.changed) < settings.source.quiet_s:
         return (
             f"{watch.path} changed {max(quiet, 0):.0f} s ago, and may still be being written: a run is asked for when nothing "
@@ -110,8 +174,7 @@ def _look(instance: dg.DagsterInstance, project: ProjectResource) -> _Found | st
         )
     if (said := watch.objects_lost(now)) and not is_confirmed(now.version, watch.confirmations):
         return f"{said}. {how_to_confirm(now.version)}"
-    changes = None if through is None else 0 if through == now.version else watch.changes(now)
-    return _Found(settings, now, changes, waiting, drifted)
+    return None
 
 
 def _too_little(found: _Found) -> str:
@@ -142,9 +205,9 @@ def _tags(found: _Found, by: str) -> dict[str, str]:
     }
 
 
-def _pause(instance: dg.DagsterInstance, version: str) -> float:
+def _pause(instance: dg.DagsterInstance, job: str, version: str) -> float:
     """Seconds to wait before a run for this version of the source is asked for (again)."""
-    tried = dg.RunsFilter(job_name=whole_chain.name, tags={"source": version}, statuses=_FAILED)
+    tried = dg.RunsFilter(job_name=job, tags={"source": version}, statuses=_FAILED)
     failures = instance.get_run_records(tried, limit=10)
     if not failures:
         return 0

@@ -7,8 +7,9 @@ from typing import Any
 import dagster as dg
 
 from dagster_project.assets import stage_asset
-from dagster_project.automation import dvc_ran, source_changed, weekly, whole_chain
+from dagster_project.automation import corpus_changed, dvc_ran, source_changed, weekly, went_through, whole_chain
 from dagster_project.drift import drift, every_day, watch_queries
+from dagster_project.publish_job import publish_data
 from dagster_project.refresh import refresh
 from dagster_project.resources import DvcResource, MlflowResource, ModelsResource, ProjectResource
 from dagster_project.source import source
@@ -28,9 +29,9 @@ def build(root: Path, chain: Sequence[Stage[Any]] = CHAIN, **resources: dg.Confi
     }
     return dg.Definitions(
         assets=[source, *(stage_asset(stage) for stage in chain), drift],
-        jobs=[whole_chain, watch_queries, refresh],
+        jobs=[whole_chain, watch_queries, refresh, publish_data],
         schedules=[weekly, every_day],
-        sensors=[source_changed, dvc_ran],
+        sensors=[source_changed, corpus_changed, went_through, dvc_ran],
         resources=standard | resources,
         # A process a step frees the models' memory when it ends; one at a time, because DVC's lock allows no more.
         executor=dg.multiprocess_executor.configured({"max_concurrent": 1}),

@@ -1,6 +1,6 @@
 """What dvc.lock says: which outputs each stage last made, and from which inputs. Reading it hashes nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +36,23 @@ class Lock:
         outputs = self.outputs(stage)
         return data_version(outputs) if outputs else None
 
-    def went_through(self, chain: Sequence[Stage[Any]]) -> bool:
-        """Whether each stage was last run on what the stages before it last made, so that no run is left half-way."""
+    def went_through(self, chain: Sequence[Stage[Any]], instead: Mapping[str, Mapping[str, str]] | None = None) -> bool:
+        """Whether each stage was last run on what the stages before it last made, so that no run is left half-way.
+
+        Args:
+            instead: stage -> path -> hash, for stages that were run since by themselves: what they made when the others ran.
+        """
         made_by = makers()
+        earlier = instead or {}
         for stage in chain:
+            if stage.name in earlier:
+                continue
             inputs = self._hashes(stage.name, "deps")
             if not self.outputs(stage.name):
                 return False
             for name in stage.needs:
-                path = ARTEFACTS[name]
-                if inputs.get(path) != self.outputs(made_by[name]).get(path):
+                path, maker = ARTEFACTS[name], made_by[name]
+                if inputs.get(path) != earlier.get(maker, self.outputs(maker)).get(path):
                     return False
         return True
 

@@ -35,6 +35,7 @@ class Publication:
     git_remote: str
     rehash: bool  # read every object back and hash it, instead of comparing sizes
     announce: Callable[[str], None]
+    behind: bool = False  # stages may be older than what they read, as after a refresh; what each made is published
     lock: bytes = b""  # dvc.lock as it was when its data were verified
     paths: list[str] = field(default_factory=list)  # that are committed
 
@@ -85,7 +86,7 @@ def _check(publication: Publication) -> None:
             raise ConfigError(
                 f"DVC's remote {name!r} stands in .dvc/config.local alone: a clone would not know it (dvc remote add)"
             )
-        if changed := sorted(map(_stage, repo.status())):
+        if changed := sorted(_stage(name) for name, said in repo.status().items() if not publication.behind or _made_other(said)):
             raise ArtefactError(f"dvc.lock is not what lies here: {', '.join(changed)} changed. Run dvc repro, then publish")
     publication.lock = (publication.root / "dvc.lock").read_bytes()
     added = [str(path.relative_to(publication.root)) for path in publication.root.rglob("*.dvc") if path.is_file()]
@@ -95,6 +96,11 @@ def _check(publication: Publication) -> None:
 def _stage(name: str) -> str:
     """A stage's name, as ``dvc repro`` takes it: DVC puts the file's path before it where the working folder is another."""
     return name.rpartition(":")[2]
+
+
+def _made_other(said: Any) -> bool:
+    """Whether what lies here is not what the stage made, by one entry of DVC's status."""
+    return any(isinstance(part, dict) and "changed outs" in part for part in said)
 
 
 def _push(publication: Publication) -> None:
@@ -209,10 +215,11 @@ def main(
     remote: Annotated[str | None, typer.Option(help="DVC's remote. Default: its default.")] = None,
     git_remote: Annotated[str, typer.Option(help="Where branch and tag go.")] = "origin",
     rehash: Annotated[bool, typer.Option("--rehash", help="Read every object back; else sizes are compared.")] = False,
+    behind: Annotated[bool, typer.Option("--behind", help="After a refresh: stages may be older than what they read.")] = False,
     root: Annotated[Path, typer.Option(help="The project.")] = Path("."),
 ) -> None:
     """Push data, verify them at the remote, then commit and tag what names them."""
-    publication = Publication(root.resolve(), message, remote, git_remote, rehash, lambda step: typer.echo(f"{step} ..."))
+    publication = Publication(root.resolve(), message, remote, git_remote, rehash, lambda step: typer.echo(f"{step} ..."), behind)
     try:
         typer.echo(f"published as {publish(publication)}")
     except UaeError as error:

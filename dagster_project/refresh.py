@@ -4,22 +4,21 @@ Its steps are no assets. The chain's assets are materialised from the source to 
 sensor and the schedule of the chain go on comparing with what the chain itself went through with.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import dagster as dg
 
+from dagster_project.again import explained
 from dagster_project.resources import DvcResource, ModelsResource, ProjectResource
-from uae.io.errors import UaeError
+from dagster_project.through import keep
 from uae.pipeline.chain import STAGES, run_stage
 from uae.pipeline.refresh import READING
 from uae.pipeline.refresh import refresh as refresh_champion
 
 
 @dg.op(out=dg.Out(dg.Nothing), description="Read and validate the source, and have DVC record the tables.")
-def read_source(project: ProjectResource, dvc: DvcResource, models: ModelsResource) -> None:
+def read_source(context: dg.OpExecutionContext, project: ProjectResource, dvc: DvcResource, models: ModelsResource) -> None:
     settings = project.settings()
-    with _explained(), project.entered(models.folder) as workspace:
+    with explained(context), project.entered(models.folder) as workspace:
+        keep(workspace.root)
         for name in READING:
             with dvc.holding(name):
                 run_stage(STAGES[name], settings, workspace)
@@ -32,7 +31,7 @@ def read_source(project: ProjectResource, dvc: DvcResource, models: ModelsResour
     description="Build the champion over these tables, compare it with what is served, and move the alias if it is not worse.",
 )
 def refresh_release(context: dg.OpExecutionContext, project: ProjectResource, models: ModelsResource) -> None:
-    with _explained(), project.entered(models.folder) as workspace:
+    with explained(context), project.entered(models.folder) as workspace:
         result = refresh_champion(project.settings(), workspace)
     counts = {**result["passages"], "encoded": result["vectors_embedded"], "seconds": result["seconds"]}
     context.add_output_metadata(
@@ -51,12 +50,3 @@ def refresh_release(context: dg.OpExecutionContext, project: ProjectResource, mo
 @dg.job(description="The champion over today's corpus: new texts are encoded, deleted ones are gone. No LLM, no training.")
 def refresh() -> None:
     refresh_release(read_source())
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """A user can act on the message alone. Only a transient error may go away by itself."""
-    try:
-        yield
-    except UaeError as error:
-        raise dg.Failure(str(error), allow_retries=error.transient) from None

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,16 +11,14 @@ from typing import Any, TypeVar
 import dagster as dg
 from pydantic import Field
 
-from dagster_project.lock import Lock
+from dagster_project.through import Through, at_the_end, before_refreshes
 from uae.corpus.watch import Watch
 from uae.io.errors import ArtefactError, without_user_info
-from uae.io.files import read_json
-from uae.pipeline.chain import CHAIN
 from uae.pipeline.run import models_of
 from uae.pipeline.settings import Settings, load_settings
 from uae.pipeline.source import source_of
 from uae.pipeline.stage import Stage
-from uae.pipeline.workspace import ARTEFACTS, Workspace
+from uae.pipeline.workspace import Workspace
 
 T = TypeVar("T")
 
@@ -39,20 +36,13 @@ class ProjectResource(dg.ConfigurableResource[Any]):
         """The source, and what is known of it, from the project's folder."""
         return dataclasses.replace(source_of(settings, Workspace(Path(self.root))), root=Path(self.root))
 
-    def went_through_with(self) -> str | None:
-        """The version of the source that the whole chain last went through with, whoever ran it; of a pinned one its path.
+    def went_through_with(self) -> Through | None:
+        """What the whole chain last went through with, whoever ran it.
 
         None: it never did, or the last run stopped half-way.
         """
-        lock, workspace = Lock(Path(self.root)), Workspace(Path(self.root))
-        report = workspace.path("ingestion")
-        if not lock.went_through(CHAIN) or not report.exists():
-            return None
-        if hashlib.md5(report.read_bytes()).hexdigest() != lock.outputs("ingest").get(ARTEFACTS["ingestion"]):
-            return None  # ingest ran, and was not recorded
-        read = read_json(report).get("source", {})
-        version: str | None = read.get("version") or read.get("path")
-        return version
+        root = Path(self.root)
+        return at_the_end(root) or before_refreshes(root)
 
     @contextlib.contextmanager
     def entered(self, model_cache: str) -> Iterator[Workspace]:

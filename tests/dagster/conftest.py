@@ -164,6 +164,12 @@ def report() -> Callable[..., dict]:
 
 
 @pytest.fixture
+def stub() -> Callable[[Stage], Stage]:
+    """The stage that writes and answers as the real one does."""
+    return _stub
+
+
+@pytest.fixture
 def recorded_dvc() -> DvcResource:
     return RecordedDvc()
 

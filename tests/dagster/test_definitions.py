@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import uae.registry.tracking
-from dagster_project.automation import source_changed, weekly
+from dagster_project.automation import corpus_changed, source_changed, weekly, went_through
 from dagster_project.definitions import ROOT, build, defs
 from dagster_project.resources import MlflowResource, ProjectResource
 from uae.corpus.loss import confirm
@@ -70,7 +70,8 @@ def test_definitions_are_sound():
 
 def test_nothing_starts_by_itself():
     assert weekly.default_status is dg.DefaultScheduleStatus.STOPPED
-    assert source_changed.default_status is dg.DefaultSensorStatus.STOPPED
+    for sensor in (source_changed, corpus_changed, went_through):
+        assert sensor.default_status is dg.DefaultSensorStatus.STOPPED
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def test_changed_code_outdates_dagsters_record(repository, run_chain):
 
 
 def test_a_stage_that_dvc_is_running_is_not_run(repository, run_chain, monkeypatch):
-    monkeypatch.setattr("dagster_project.assets.AGAIN", dg.RetryPolicy(max_retries=1, delay=0))
+    monkeypatch.setattr("dagster_project.again.AGAIN", dg.RetryPolicy(max_retries=1, delay=0))
     lock = {"write": {str(repository / "data/candidates.parquet"): {"pid": os.getppid(), "cmd": "dvc repro"}}, "read": {}}
     (repository / ".dvc/tmp/rwlock").write_text(json.dumps(lock), encoding="utf-8")
     result = run_chain(dvc=DvcResource(patience=0))

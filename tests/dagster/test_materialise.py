@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from dagster_project.assets import AGAIN
+from dagster_project.again import AGAIN
 from dagster_project.checks import quality_result
 from uae.io.errors import ArtefactError, InputError, ValidationFailed
 from uae.pipeline.chain import CHAIN
@@ -110,7 +110,7 @@ def test_a_user_error_is_a_failure_with_its_message_alone(project, run_chain):
 
 @pytest.fixture
 def no_pauses(monkeypatch):
-    monkeypatch.setattr("dagster_project.assets.AGAIN", dg.RetryPolicy(max_retries=2, delay=0))
+    monkeypatch.setattr("dagster_project.again.AGAIN", dg.RetryPolicy(max_retries=2, delay=0))
 
 
 @pytest.mark.parametrize(("outage", "tries", "success"), [(2, 3, True), (3, 3, False)])

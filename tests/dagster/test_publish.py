@@ -6,10 +6,14 @@ import signal
 import subprocess
 import sys
 
+import dagster as dg
 import pytest
 from dvc.repo import Repo
 
+from dagster_project.automation import went_through
 from dagster_project.publish import STEPS, Publication, publish
+from dagster_project.publish_job import publish_data
+from dagster_project.resources import ProjectResource
 from uae.io.errors import ArtefactError, ConfigError
 
 DVC_YAML = """
@@ -128,6 +132,45 @@ def test_a_second_run_does_nothing(project):
     head, tag = git(project, "rev-parse", "HEAD"), run(project)
     assert git(project, "rev-parse", "HEAD") == head
     assert git(project, "tag", "--list").split() == [tag]
+
+
+def test_stages_may_be_behind_after_a_refresh_and_what_they_made_is_published(project):
+    """One stage read the source anew; the one after it did not run. A clone gets what each made."""
+    (project / "dvc.yaml").write_text(
+        DVC_YAML + "  later:\n    cmd: cp data/table later\n    deps: [data/table]\n    outs: [later]\n"
+    )
+    (project / ".gitignore").write_text("/data/\n/later\n")
+    change(project, "two")
+    run(project)
+    (project / "source.txt").write_text("three")
+    with contextlib.chdir(project), Repo() as repo:
+        repo.reproduce("make", single_item=True)
+    with pytest.raises(ArtefactError, match="later changed"):
+        run(project)
+    publish(Publication(project, "data", None, "origin", False, print, behind=True))
+    assert clone(project) == "three"
+    assert (project.parent / "clone" / "later").read_text().startswith("two")
+    (project / "later").write_text("something else")
+    with pytest.raises(ArtefactError, match="later changed"):
+        publish(Publication(project, "data", None, "origin", False, print, behind=True))
+
+
+def test_after_a_run_the_sensor_asks_for_the_job_that_publishes(project):
+    @dg.job(name="refresh")
+    def ran():
+        pass
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = ran.execute_in_process(instance=instance, tags={"source": "abc"})
+        context = dg.build_run_status_sensor_context(
+            "went_through", result.all_events[-1], instance, result.dagster_run, partition_key=None
+        )
+        tags = went_through(context).tags
+        change(project, "two")
+        done = publish_data.execute_in_process(resources={"project": ProjectResource(root=str(project))}, tags=tags)
+    assert done.success
+    assert clone(project) == "two"
+    assert git(project, "log", "-1", "--format=%s") == "refresh of source abc"
 
 
 def test_only_what_names_the_data_is_committed(project):

@@ -2,12 +2,13 @@
 
 import contextlib
 
+import dagster as dg
 import pytest
 
 import dagster_project.refresh
 from dagster_project.definitions import build
 from dagster_project.resources import DvcResource
-from uae.io.errors import InputError
+from uae.io.errors import InputError, RegistryError
 
 COUNTS = {"passages": {"new": 2, "taken_over": 40, "gone": 1}, "vectors_embedded": 2, "seconds": 3.5}
 
@@ -26,16 +27,20 @@ class Recorded(DvcResource):
 
 @pytest.fixture
 def run(project, monkeypatch):
-    """Execute the job in process; ``answer`` is what the refresh returns or raises. Returns its result and what was called."""
+    """Execute the job in process; ``answer`` is what the refresh returns or raises, a list of them by turns.
+
+    Returns its result and what was called.
+    """
     called = []
     monkeypatch.setattr(dagster_project.refresh, "run_stage", lambda stage, settings, workspace: called.append(stage.name))
 
     def execute(answer):
         def refreshed(settings, workspace):
             called.append("refresh")
-            if isinstance(answer, Exception):
-                raise answer
-            return answer
+            now = answer.pop(0) if isinstance(answer, list) else answer
+            if isinstance(now, Exception):
+                raise now
+            return now
 
         monkeypatch.setattr(dagster_project.refresh, "refresh_champion", refreshed)
         job = build(project, dvc=Recorded()).resolve_job_def("refresh")
@@ -65,3 +70,18 @@ def test_a_refused_release_fails_the_run_with_the_rules(run):
 def test_a_message_for_people_is_the_runs_message(run):
     result, _ = run(InputError("there is nothing to refresh"))
     assert result.failure_data_for_node("refresh_release").user_failure_data.description == "there is nothing to refresh"
+
+
+@pytest.mark.parametrize(("outage", "success"), [(2, True), (3, False)])
+def test_a_server_that_is_away_is_waited_for(run, monkeypatch, outage, success):
+    monkeypatch.setattr("dagster_project.again.AGAIN", dg.RetryPolicy(max_retries=2, delay=0))
+    away = [RegistryError("MLflow does not answer", transient=True) for _ in range(outage)]
+    result, called = run([*away, COUNTS | {"promoted": True, "version": 4, "champion": 4, "reasons": []}])
+    assert result.success is success
+    assert called == ["ingest", "validate", "refresh", "refresh", "refresh"]  # the source is not read again
+
+
+def test_what_does_not_go_away_is_not_tried_again(run):
+    result, called = run([InputError("there is nothing to refresh"), COUNTS])
+    assert not result.success
+    assert called.count("refresh") == 1

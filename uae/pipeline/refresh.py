@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from uae.io.files import write_json
+from uae.io.files import read_json, write_json
 from uae.pipeline.chain import STAGES, run_stage
 from uae.pipeline.settings import Settings
 from uae.pipeline.student import student_folder
@@ -33,7 +33,8 @@ def refresh(settings: Settings, w: Workspace) -> dict[str, Any]:
 
     Returns:
         What ``promote_refreshed`` returns, with ``passages`` (``new``, ``taken_over`` and ``gone`` texts), the counts of the
-        vector store, over all steps, and ``seconds``. It is also in ``reports/refresh.json``.
+        vector store, over all steps, ``seconds``, and ``source``, the version of the source that was read. It is also in
+        ``reports/refresh.json``.
 
     Raises:
         ArtefactError: a table is missing, or was changed after it was validated.
@@ -77,6 +78,8 @@ def refresh(settings: Settings, w: Workspace) -> dict[str, Any]:
     )
     result |= {"refreshed": int(champion.version.version), "passages": _changes(champion.folder, release)}
     result |= vectors.counts() | {"seconds": round(time.monotonic() - begun, 1)}
+    read = read_json(w.path("ingestion")).get("source", {})
+    result |= {"source": read.get("version") or read.get("path")}
     write_json(w.path("refresh"), result)
     return result
 
