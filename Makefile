@@ -20,7 +20,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup models pipeline test platform dagster mlflow serve lint format lock check-lock clean
+.PHONY: help setup models pipeline test cycle platform dagster mlflow serve lint format lock check-lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ pipeline: setup models  ## set up if needed, run the whole chain on the bundled 
 
 test: setup  ## set up if needed, run the tests
 	@OMP_NUM_THREADS=1 pytest -n auto --dist loadfile
+
+cycle: setup  ## start the whole platform and drive a cycle through it; minutes
+	@OMP_NUM_THREADS=1 pytest -s -m platform tests/platform
 
 platform: setup models  ## all servers on this machine: Dagster, MLflow, PostgreSQL, S3, the service
 	@python -m deploy.platform.up

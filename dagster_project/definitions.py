@@ -16,6 +16,8 @@ from dagster_project.source import source
 from uae.pipeline.chain import CHAIN
 from uae.pipeline.stage import Stage
 
+# Slow to import, and without threads or devices of their own until they are used.
+PRELOADED = ("dagster_project.definitions", "torch", "sentence_transformers", "mlflow", "dvc.repo", "great_expectations")
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -33,8 +35,11 @@ def build(root: Path, chain: Sequence[Stage[Any]] = CHAIN, **resources: dg.Confi
         schedules=[weekly, every_day],
         sensors=[source_changed, corpus_changed, went_through, dvc_ran],
         resources=standard | resources,
-        # A process a step frees the models' memory when it ends; one at a time, because DVC's lock allows no more.
-        executor=dg.multiprocess_executor.configured({"max_concurrent": 1}),
+        # A process a step frees the models' memory when it ends; one at a time, because DVC's lock allows no more. All of a run
+        # are forked from one that has imported what they need.
+        executor=dg.multiprocess_executor.configured(
+            {"max_concurrent": 1, "start_method": {"forkserver": {"preload_modules": list(PRELOADED)}}}
+        ),
     )
 
 
