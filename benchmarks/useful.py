@@ -33,6 +33,7 @@ from uae.training.usefulness import foreign_documents
 
 PLACES = ("own", "foreign")
 _DRAWS = 2000  # of questions, for an interval
+_LEAST = (0.1, 0.2, 0.3, 0.4, 0.5)  # probabilities from which passages are handed on
 
 
 def main(
@@ -129,7 +130,11 @@ def by_teacher(
 def by_reader(
     settings: Settings, workspace: Workspace, tested: pd.DataFrame, answers: dict[str, list[Answer]], given: int
 ) -> dict[str, Any]:
-    """Token F1 and tokens of the prompts, half of the questions being asked where they do not belong."""
+    """Token F1 and tokens of the prompts, half of the questions being asked where they do not belong.
+
+    Every question is answered with passages and without. From whatever probability passages are handed on, the answer is one of
+    the two. So several such probabilities are told, and the release's own.
+    """
     e = settings.evaluate
     folder = resolve(settings.models.reader, workspace.model_cache)
     reader = Reader(
@@ -137,26 +142,35 @@ def by_reader(
     )
     texts, gold = tested["text"].tolist() * 2, tested["answers"].tolist() * 2
     found = answers["own"] + answers["foreign"]
-    ways = {
-        "always": [[hit.text for hit in answer.hits[:given]] for answer in found],
-        "where_useful": [[hit.text for hit in answer.hits[:given]] if answer.useful else [] for answer in found],
-        "never": [[] for _ in found],
-    }
     f1, tokens = {}, {}
-    for way, contexts in ways.items():
+    for way, contexts in {"always": [[hit.text for hit in a.hits[:given]] for a in found], "never": [[] for _ in found]}.items():
         asked = [(text, reader.fitting(text, context, "best_first")) for text, context in zip(texts, contexts, strict=True)]
-        replies = reader.answer(asked)
-        rows = zip(replies, gold, asked, strict=True)
+        rows = zip(reader.answer(asked), gold, asked, strict=True)
         f1[way] = np.array([answer_metrics(reply, own, read)["token_f1"] for reply, own, (_, read) in rows])
         tokens[way] = np.array([len(reader.tokenizer(reader.prompt(*one), verbose=False)["input_ids"]) for one in asked])
-    lost = f1["where_useful"] - f1["always"]
     half = len(texts) // 2
+    likely = both(answers, lambda answer: answer.useful_probability)
+
+    def handed_on(useful: np.ndarray) -> dict[str, Any]:
+        mixed = np.where(useful, f1["always"], f1["never"])
+        read = np.where(useful, tokens["always"], tokens["never"])
+        lost = mixed - f1["always"]
+        return {
+            "handed_on": {"own": round(float(useful[:half].mean()), 4), "foreign": round(float(useful[half:].mean()), 4)},
+            "token_f1": round(float(mixed.mean()), 4),
+            "token_f1_own": round(float(mixed[:half].mean()), 4),
+            "token_f1_gain": {"mean": round(float(lost.mean()), 4), "ci95": interval(lambda some: lost[some].mean(), len(lost))},
+            "tokens_saved": round(1 - float(read.sum() / tokens["always"].sum()), 4),
+        }
+
     return {
-        "token_f1": {way: round(float(values.mean()), 4) for way, values in f1.items()},
-        "token_f1_own": {way: round(float(values[:half].mean()), 4) for way, values in f1.items()},
-        "token_f1_gain": {"mean": round(float(lost.mean()), 4), "ci95": interval(lambda some: lost[some].mean(), len(lost))},
-        "tokens": {way: round(float(values.mean()), 1) for way, values in tokens.items()},
-        "tokens_saved": round(1 - float(tokens["where_useful"].sum() / tokens["always"].sum()), 4),
+        "reader": {
+            way: {"token_f1": round(float(f1[way].mean()), 4), "token_f1_own": round(float(f1[way][:half].mean()), 4)}
+            | {"tokens": round(float(tokens[way].mean()), 1)}
+            for way in f1
+        },
+        "where_useful": handed_on(both(answers, lambda answer: float(answer.useful or False)) > 0),
+        "from_probability": {str(least): handed_on(likely >= least) for least in _LEAST},
     }
 
 
