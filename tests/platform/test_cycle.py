@@ -4,6 +4,7 @@ Minutes long, so `make test` leaves it out: `make cycle` runs it.
 """
 
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -13,8 +14,12 @@ import pytest
 pytest.importorskip("supervisor", reason="needs the extra platform")
 pytest.importorskip("dagster_postgres", reason="needs the extra platform")
 
-from running_platform import running, until
+# The driver is a benchmark's. Its folder leaves the path at once: it has files named as helpers of other tests.
+BENCHMARKS = str(Path(__file__).resolve().parents[2] / "benchmarks")
+sys.path.insert(0, BENCHMARKS)
+from running_platform import running, until  # noqa: E402
 
+sys.path.remove(BENCHMARKS)
 pytestmark = pytest.mark.platform
 CHAIN_S = 3600  # patience, where others use the cores as well
 NEW = "# Tide gauge\n\nThe tide gauge on the northern pier is read by the harbour cat Wilhelmina at noon every day.\n"
