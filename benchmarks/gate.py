@@ -4,12 +4,15 @@
 
 Two retrainings of one recipe answer different questions right. So each question has a chance that is its own, its document's
 share in it included, and candidate and champion draw their reciprocal ranks by it apart from each other. Decisions are made by
-``uae.registry.gate`` itself, with the bounds of params.yaml. Three experiments for each number of documents:
+``uae.registry.gate`` itself, with the bounds of params.yaml. Five experiments for each number of documents:
 
 - promotions: ``--promotions`` equal candidates, each on a test set of its own, at the first look, which may spend most;
 - lives: ``--lives`` champions, each challenged by an equal candidate for ``--weeks`` weeks on one frozen test set;
 - planted losses: as many candidates that lose five points of MAP and Recall@1. At the retraining's gate they draw apart from the
-  champion; at the refresh's they are the champion's own answers, of which some are lost.
+  champion; at the refresh's they are the champion's own answers, of which some are lost;
+- refreshes: as many over a corpus that changed 1 % of the first places, half of them for the better;
+- creeping losses: as many lives of one encoder whose refreshes lose one point each, 30 at most, until the gate refuses. It tells
+  how much MAP was lost by then, by the gate as it is and by one that compares with the champion alone.
 
 Prints one JSON line last. ``gate`` of ``benchmarks/lifecycle.py`` is this line.
 """
@@ -26,10 +29,12 @@ import pandas as pd
 from uae.pipeline.settings import load_settings
 from uae.registry.budget import Look, next_look
 from uae.registry.compared import FROZEN, SHARED, QuestionSet
-from uae.registry.gate import Bounds, decide_refreshed, decide_retrained
+from uae.registry.gate import Bounds, decide_crept, decide_refreshed, decide_retrained
 
 LOSS = 0.05
 DOCUMENTS, QUESTIONS, PROMOTIONS, LIVES, WEEKS, SEED = (16, 40, 200), 13, 200, 200, 52, 13  # what is simulated by default
+CHURN = 0.005  # of the first places, each way, that a refresh changes
+CREEP, REFRESHES = 0.01, 30  # what each of a life's refreshes loses, and how many there are
 _RANKS = 10  # deeper ones are worth as little as none
 
 
@@ -74,6 +79,39 @@ def lost_in(metrics: pd.DataFrame, loss: float, rng: np.random.Generator) -> pd.
     return metrics.mul(~lost, axis=0)
 
 
+def churned(metrics: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """As a refresh without a loss leaves them: as many first places are lost as won."""
+    first = metrics["recall@1"].to_numpy() == 1
+    drawn = rng.random(len(first)) * len(first)
+    lost, won = (
+        first & (drawn < CHURN * len(first) ** 2 / first.sum()),
+        ~first & (drawn < CHURN * len(first) ** 2 / (~first).sum()),
+    )
+    changed = metrics.mul(~lost, axis=0)
+    changed.loc[won] = 1.0
+    return changed
+
+
+def creep(first: QuestionSet, bounds: Bounds, rng: np.random.Generator, whole: bool) -> float:
+    """MAP lost in truth by a life of refreshes when the gate refuses the next one.
+
+    Args:
+        first: its ``reference`` is the first release of the encoder.
+        whole: also compare with that one, as the gate does.
+    """
+    served = first.reference
+    for _ in range(REFRESHES):
+        candidate = lost_in(served, CREEP, rng)
+        passed = decide_refreshed(QuestionSet(SHARED, candidate, served, first.documents), "the champion", bounds).passed
+        if whole:
+            crept = QuestionSet(SHARED, candidate, first.reference, first.documents)
+            passed = passed and decide_crept(crept, "the first", bounds).passed
+        if not passed:
+            break
+        served = candidate
+    return float((first.reference["map"] - served["map"]).mean())
+
+
 def gains(questions: QuestionSet, bounds: Bounds, look: Look) -> tuple[bool, bool, dict[str, float]]:
     """Whether a gain was claimed, whether the candidate passed, and the smallest true gains that would have been found."""
     decision = decide_retrained([questions], "the champion", bounds, look)
@@ -98,12 +136,17 @@ def simulate(
             claims.append(claimed)
         erring += any(claims)
         weekly += sum(claims)
-    passed = {"retrain": 0, "refresh": 0}
+    passed, kept = {"retrain": 0, "refresh": 0}, 0
+    crept: dict[str, list[float]] = {"gate": [], "champion_alone": []}
     for _ in range(promotions):
         planted = TestSet(documents, questions, rng).compared(FROZEN, LOSS)
         passed["retrain"] += gains(planted, bounds, first)[1]
         same = QuestionSet(SHARED, lost_in(planted.reference, LOSS, rng), planted.reference, planted.documents)
         passed["refresh"] += decide_refreshed(same, "the champion", bounds).passed
+        refreshed = QuestionSet(SHARED, churned(planted.reference, rng), planted.reference, planted.documents)
+        kept += decide_refreshed(refreshed, "the champion", bounds).passed
+        for name in crept:
+            crept[name].append(creep(planted, bounds, rng, whole=name == "gate"))
     medians = {metric: float(np.median([seen[metric] for _, _, seen in fresh])) for metric in fresh[0][2]}
     return {
         "documents": documents,
@@ -113,6 +156,8 @@ def simulate(
         "aa_share_of_lives_with_a_gain": erring / lives,
         "aa_gain_share_of_weeks": weekly / (lives * weeks),
         "planted_loss_passed": passed,
+        "equal_refreshes_passed_share": kept / promotions,
+        "crept": {name: {"median": float(np.median(lost)), "most": max(lost)} for name, lost in crept.items()},
         "detectable_effect": {"first_look": medians, "last_week": later},
     }
 

@@ -142,6 +142,7 @@ def test_the_served_index_follows_the_corpus(project):
     shutil.rmtree(project.workspace.vectors)  # a cache: the champion's own index knows every text that is left
     result = project.refresh()
     assert (result["promoted"], result["passages"]["gone"], result["vectors_embedded"]) == (True, 1, 0)
+    assert any(f"of version {first.version}, the first of this encoder" in reason for reason in result["reasons"])
     assert not any(ADDED in text for text in project.served())
 
     before = project.champion()

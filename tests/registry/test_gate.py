@@ -166,6 +166,9 @@ class Registry:
     def get_model_version_by_alias(self, model, alias):
         raise MlflowException("there is none", RESOURCE_DOES_NOT_EXIST)
 
+    def search_model_versions(self, wanted):
+        return []
+
     def set_registered_model_alias(self, model, alias, version):
         self.moved.append((model, alias, version))
 
@@ -235,7 +238,7 @@ def gate(
 
 def crown(monkeypatch, folder: Path, fingerprint: str = "") -> None:
     """Version 7 is the champion, and its release lies in ``folder``."""
-    champion = SimpleNamespace(version="7", run_id="run", tags={"uae.release": fingerprint})
+    champion = SimpleNamespace(name="m", version="7", run_id="run", tags={"uae.release": fingerprint})
     monkeypatch.setattr(uae.registry.promote, "version_of", lambda *arguments: champion)
     monkeypatch.setattr(uae.registry.promote, "release_of", lambda version: folder)
 

@@ -10,7 +10,7 @@ from uae.io.errors import ArtefactError
 from uae.io.tables import DOCUMENTS, PASSAGES, QUESTIONS, write_table
 from uae.registry.compared import SHARED
 from uae.registry.gate import Bounds
-from uae.registry.refresh_gate import decide_refresh
+from uae.registry.refresh_gate import HeldOut, decide_refresh, decide_since_trained
 from uae.release.build import IndexRecipe, build_release
 
 BOUNDS = Bounds(
@@ -64,7 +64,8 @@ def champion(build):
 
 
 def decide(candidate, champion, passages, questions, scope="document", **bounds):
-    return decide_refresh(candidate, champion, "version 3", questions, passages, scope, "cpu", replace(BOUNDS, **bounds))
+    held_out = HeldOut(questions, passages, scope, "cpu")
+    return decide_refresh(candidate, champion, "version 3", held_out, replace(BOUNDS, **bounds))
 
 
 @pytest.mark.parametrize("scope", ["document", "corpus"])
@@ -107,11 +108,31 @@ def test_a_corpus_that_hides_what_was_found_is_refused(build, champion):
     assert decide(build(worse, questions), champion, worse, questions, max_loss=1.0).passed
 
 
+def test_many_small_losses_are_a_great_one(build, champion):
+    """Four documents say their sentences twice more: less than all of them, and more than refreshes may lose together."""
+    passages, questions = tables()
+    questions["text"] = questions["text"].str[:45]
+    some = passages[passages["doc_id"].isin(["d0", "d1", "d2", "d3"])]
+    copies = [some.assign(passage_id=some["passage_id"] + mark, text=some["text"].str.replace("checked", word))
+              for mark, word in (("b", "inspected"), ("c", "looked after"))]  # fmt: skip
+    worse = pd.concat([passages, *copies])
+    held_out, served = HeldOut(questions, worse, "document", "cpu"), build(worse, questions)
+    assert decide_refresh(served, served, "version 9", held_out, BOUNDS).passed  # the last step changed nothing
+    decision = decide_since_trained(served, champion, "version 1", held_out, BOUNDS)
+    assert not decision.passed
+    assert decision.reasons[-1].startswith("refreshes have lost that much since the encoder was trained")
+    assert decide_since_trained(served, champion, "version 1", held_out, replace(BOUNDS, great_loss=1.0)).passed
+
+
 def test_nothing_in_common_is_for_a_person_to_decide(build, champion):
     now = tables(lambda doc, part, text: f"Now {text}")
     decision = decide(build(*now), champion, *now)
     assert not decision.passed
     assert decision.reasons[0].startswith("no test question can be answered by both: the evidence of all 48 changed")
+    passages, questions = now
+    since = decide_since_trained(build(*now), champion, "version 1", HeldOut(questions, passages, "document", "cpu"), BOUNDS)
+    assert since.passed
+    assert "changed since version 1: nothing to compare" in since.reasons[0]
 
 
 def test_a_release_of_other_tables_is_refused(champion):

@@ -9,7 +9,7 @@ import pytest
 from uae.io.errors import ConfigError
 from uae.registry.budget import next_look
 from uae.registry.compared import ANSWERED, FROZEN, RECENT, SHARED, QuestionSet
-from uae.registry.gate import Bounds, decide_latency, decide_refreshed, decide_retrained
+from uae.registry.gate import Bounds, decide_crept, decide_latency, decide_refreshed, decide_retrained
 
 BOUNDS = Bounds(
     metric="map", min_gain=0.0, guarded=("recall@1",), max_loss=0.02, great_loss=0.05, max_answer_loss=0.1, max_slowdown=1.5,
@@ -131,6 +131,25 @@ def test_a_refresh_needs_no_gain_and_may_not_lose(change, spread, passed):
     decision = decide_refreshed(of(SHARED, change, spread=spread), "version 3", BOUNDS)
     assert decision.passed is passed
     assert all(finding.p_value is None for finding in decision.findings)
+
+
+def test_a_refresh_on_few_documents_has_to_rule_out_a_great_loss_almost_surely():
+    few = of(SHARED, 0.0, documents=8, spread=0.045)
+    decision = decide_refreshed(few, "version 3", BOUNDS)
+    assert not decision.passed
+    assert failing(decision) == ["great"]
+    assert "map on the 40 questions that both can answer (8 independent units)" in decision.reasons[-1]
+    assert decide_refreshed(few, "version 3", replace(BOUNDS, great_loss=1)).passed
+
+
+@pytest.mark.parametrize(("change", "passed"), [(-0.03, True), (-0.06, False)])
+def test_refreshes_in_a_row_may_lose_more_than_one_but_no_great_loss(change, passed):
+    since = of(SHARED, change, spread=0.01)
+    assert not decide_refreshed(since, "version 3", BOUNDS).passed
+    decision = decide_crept(since, "version 1", BOUNDS)
+    assert decision.passed is passed
+    assert "of version 1, the first of this encoder" in decision.reasons[0]
+    assert any("retrain" in reason for reason in decision.reasons) is not passed
 
 
 @pytest.mark.parametrize(("ours", "most", "passed"), [(14.9, 1.5, True), (15.1, 1.5, False), (99.0, None, True)])

@@ -1,14 +1,14 @@
 """The gate: pure comparisons of a candidate with what it would replace, and of what is served with what was trained."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from uae.io.errors import ConfigError
 from uae.measures.answers import ANSWER_METRICS
 from uae.measures.paired import Difference
 from uae.registry.budget import Look
-from uae.registry.compared import ANSWERED, Finding, QuestionSet, compare, pooled
+from uae.registry.compared import ANSWERED, SHARED, Finding, QuestionSet, compare, pooled
 from uae.release.parity import Parity, is_within
 
 RECALL_AT = 10  # of the index against exact search
@@ -25,7 +25,7 @@ class Bounds:
     min_gain: float  # must be exceeded; -1 asks for none
     guarded: tuple[str, ...]
     max_loss: float  # of the metric and of each guarded one, by retrieval; 1 allows any
-    great_loss: float  # of the metric, on all test questions together: it is ruled out almost surely; 1 allows any
+    great_loss: float  # of the metric: it is ruled out almost surely; refreshes in a row may lose less together; 1 allows any
     max_answer_loss: float  # as max_loss, of metrics of a reader's answers
     max_slowdown: float | None  # of the median query: the candidate's time over the champion's; None: it is not timed
     confidence: float  # with which a loss must be ruled out
@@ -100,9 +100,38 @@ def decide_retrained(sets: Sequence[QuestionSet], reference_name: str, bounds: B
 def decide_refreshed(shared: QuestionSet, reference_name: str, bounds: Bounds) -> Decision:
     """Pass if no loss beyond its margin can be true on the questions that both can answer. A gain is not asked for.
 
+    A loss of ``bounds.great_loss`` has to be ruled out almost surely, as in a retraining.
+
     Raises:
         ConfigError: a metric is not one that both were measured by.
     """
+    parts = _kept(shared, reference_name, bounds)
+    no_great_loss, said = _rule_out_great_loss([shared], bounds, f"the {{}} {SHARED}")
+    return Decision(parts.passed and no_great_loss, parts.reasons + said, parts.findings)
+
+
+def decide_crept(shared: QuestionSet, trained_name: str, bounds: Bounds) -> Decision:
+    """Pass if all refreshes since the encoder was trained have not lost ``bounds.great_loss`` together, by ``bounds.confidence``.
+
+    Each of them may lose its margin against the one before, so the sum has no limit of its own.
+
+    Args:
+        shared: of the candidate and of the first release of this encoder.
+
+    Raises:
+        ConfigError: a metric is not one that both were measured by.
+    """
+    limit = max(bounds.great_loss, bounds.max_loss)
+    decision = _kept(shared, f"{trained_name}, the first of this encoder", replace(bounds, max_loss=limit))
+    if not decision.passed:
+        decision.reasons.append(
+            "refreshes have lost that much since the encoder was trained: retrain (make pipeline, dvc repro or uae run), or a "
+            "person decides (uae rollback VERSION moves the alias to a version)"
+        )
+    return decision
+
+
+def _kept(shared: QuestionSet, reference_name: str, bounds: Bounds) -> Decision:
     findings, reasons = [], []
     for name in bounds.metrics():
         if name in ANSWER_METRICS:
@@ -130,8 +159,10 @@ def decide_latency(candidate_ms: float, reference_ms: float, queries: int, refer
     )
 
 
-def _rule_out_great_loss(sets: Sequence[QuestionSet], bounds: Bounds) -> tuple[bool, list[str]]:
-    """Whether the metric's lower bound over all test questions is above, and a sentence; none where any loss is allowed."""
+def _rule_out_great_loss(
+    sets: Sequence[QuestionSet], bounds: Bounds, asked: str = "all {} test questions"
+) -> tuple[bool, list[str]]:
+    """Whether the metric's lower bound over all these questions is above, and a sentence; none where any loss is allowed."""
     limit = max(bounds.great_loss, bounds.margin(bounds.metric))
     if limit >= 1:
         return True, []
@@ -140,7 +171,7 @@ def _rule_out_great_loss(sets: Sequence[QuestionSet], bounds: Bounds) -> tuple[b
     kept = is_within(-low, limit)
     passes = max(difference.detectable(1 - ALMOST_SURE) - limit, 0.0)
     return kept, [
-        f"great loss: {bounds.metric} on all {questions} test questions ({difference.units} independent units) is with "
+        f"great loss: {bounds.metric} on {asked.format(questions)} ({difference.units} independent units) is with "
         f"{ALMOST_SURE:.2%} confidence above {low:+.4f} (must be above {-limit:+g}; in 80 % of repetitions a true gain of "
         f"{passes:.3f} would be enough): {VERDICT[kept]}"
     ]

@@ -4,7 +4,7 @@ from mlflow import MlflowClient
 
 from uae.io.errors import InputError
 from uae.registry.errors import registry_errors
-from uae.registry.tracking import ENCODER_TAG, RELEASE_TAG
+from uae.registry.tracking import ENCODER_TAG, GATE_TAG, RELEASE_TAG
 from uae.registry.versions import version_numbered, version_of
 
 
@@ -24,7 +24,7 @@ def lineage(client: MlflowClient, model: str, version: str) -> dict[str, dict[st
     tags = found.tags
     aliases = ", ".join(found.aliases)
     return {
-        "version": {"model": model, "version": found.version, "aliases": aliases or "-", "gate": tags.get("uae.gate", "-")},
+        "version": {"model": model, "version": found.version, "aliases": aliases or "-", "gate": tags.get(GATE_TAG, "-")},
         "data (DVC md5)": {
             name.removeprefix("dvc."): value
             for name, value in sorted(tags.items())

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from uae.evaluation.answers import Context, Reader
@@ -45,7 +46,7 @@ from uae.registry.gate import (
 )
 from uae.registry.history import DECIDED, Event, History, withdrawn
 from uae.registry.latency import query_times
-from uae.registry.refresh_gate import decide_refresh
+from uae.registry.refresh_gate import HeldOut, decide_refresh, since_trained
 from uae.registry.register import means_logged, register
 from uae.registry.tracking import connect, run_of
 from uae.registry.versions import has_artefacts, release_of, version_of
@@ -119,7 +120,7 @@ def promote(judged: Judged, place: Place, promotion_path: Path, page_path: Path,
         same = Decision(True, [f"this release is version {champion.version}, the {place.alias} already"])
         verdict, version = Verdict(SAME, same), champion
     else:
-        verdict = _judge(case, champion, place, events, bounds, asked)
+        verdict = _judge(client, case, champion, place, events, bounds, asked)
         run_id = run_of(client, place.experiment, manifest.dense().encoder)
         version = register(
             client,
@@ -138,7 +139,13 @@ def promote(judged: Judged, place: Place, promotion_path: Path, page_path: Path,
 
 
 def _judge(
-    case: _Case, champion: ModelVersion | None, place: Place, events: Sequence[Event], bounds: Bounds, asked: Asked
+    client: MlflowClient,
+    case: _Case,
+    champion: ModelVersion | None,
+    place: Place,
+    events: Sequence[Event],
+    bounds: Bounds,
+    asked: Asked,
 ) -> Verdict:
     if (left := withdrawn(events).get(case.manifest.fingerprint)) is not None:
         return withdrawn_verdict(left)
@@ -152,7 +159,9 @@ def _judge(
     look, times = None, None
     if _same_system(read_manifest(folder), case.manifest):
         lane = REFRESHED
-        parts = [decide_refresh(case.release, folder, name, questions, passages, asked.scope, asked.device, bounds)]
+        held_out = HeldOut(questions, passages, asked.scope, asked.device)
+        parts = [decide_refresh(case.release, folder, name, held_out, bounds)]
+        parts.append(since_trained(client, case.release, case.manifest, champion, held_out, bounds))
     else:
         lane = RETRAINED
         sets, notes = _sets(case, folder, name, bounds, asked)

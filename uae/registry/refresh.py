@@ -17,7 +17,7 @@ from uae.registry.decided import REFRESHED, SAME, Place, Verdict, conclude, numb
 from uae.registry.gate import Bounds, Decision, decide_latency, decide_second_stage, decide_serving, decide_whole, together
 from uae.registry.history import History, withdrawn
 from uae.registry.latency import query_times
-from uae.registry.refresh_gate import decide_refresh
+from uae.registry.refresh_gate import HeldOut, decide_refresh, since_trained
 from uae.registry.register import means_logged, register
 from uae.registry.tracking import connect, run_of
 from uae.registry.versions import release_of, version_of
@@ -123,7 +123,7 @@ def promote_refreshed(
         if left is not None:
             verdict = withdrawn_verdict(left)
         else:
-            verdict = _judge(release, manifest, champion, name, questions, passages, means[_RECALL], bounds, how)
+            verdict = _judge(client, release, manifest, champion, name, questions, passages, means[_RECALL], bounds, how)
         version = register(
             client,
             place.model,
@@ -153,6 +153,7 @@ def promote_refreshed(
 
 
 def _judge(
+    client: MlflowClient,
     release: Path,
     manifest: Manifest,
     champion: Champion,
@@ -168,7 +169,9 @@ def _judge(
         name: of the champion, for people.
         exact: Recall@1 of the release's encoder and BM25 without index and serving form.
     """
-    parts = [decide_refresh(release, champion.folder, name, questions, passages, how.scope, how.device, bounds)]
+    held_out = HeldOut(questions, passages, how.scope, how.device)
+    parts = [decide_refresh(release, champion.folder, name, held_out, bounds)]
+    parts.append(since_trained(client, release, manifest, champion.version, held_out, bounds))
     parts.append(decide_serving(*measure_serving(release, manifest, questions, how.scope, how.device, how.vectors), bounds))
     times = None
     if parts[-1].passed:  # a release with another encoder's graph would not even open

@@ -2,17 +2,25 @@
 
 A corpus that changed by 1 % never brings a significant gain, so none is asked for. Both releases are asked as a service asks
 them. What counts are the questions that both can answer: their evidence stands in both releases, word for word.
+
+Each refresh is compared with the champion, and with the first release of its encoder: many small losses are a great one.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
 
+from uae.evaluation.testset import UAE
 from uae.io.errors import ArtefactError
 from uae.measures.metrics import retrieval_metrics
 from uae.registry.compared import SHARED, QuestionSet
-from uae.registry.gate import Bounds, Decision, decide_refreshed
+from uae.registry.gate import Bounds, Decision, decide_crept, decide_refreshed
+from uae.registry.versions import first_of_encoder, release_of
+from uae.release.manifest import Manifest
 from uae.release.open import Release
 from uae.release.passages import Passages
 from uae.release.tables import RELEASE_DOCUMENTS, read_arrow
@@ -64,16 +72,21 @@ class _Served:
             release.close()
 
 
-def decide_refresh(
-    candidate: Path,
-    champion: Path,
-    champion_name: str,
-    questions: pd.DataFrame,
-    passages: pd.DataFrame,
-    scope: str,
-    device: str,
-    bounds: Bounds,
-) -> Decision:
+class HeldOut(NamedTuple):
+    """What two releases are asked, and how.
+
+    Args:
+        questions: test questions with evidence, of their schema.
+        passages: of today, of their schema: they say what the questions' evidence reads.
+    """
+
+    questions: pd.DataFrame
+    passages: pd.DataFrame
+    scope: str
+    device: str
+
+
+def decide_refresh(candidate: Path, champion: Path, champion_name: str, held_out: HeldOut, bounds: Bounds) -> Decision:
     """Whether a release of the same encoder over another corpus may be served in the champion's place.
 
     What serving changes (``decide_serving``, ``decide_whole``), validation and leakage are checked apart from this.
@@ -81,15 +94,54 @@ def decide_refresh(
     Args:
         candidate, champion: folders of releases. Both are searched by index and serving encoder.
         champion_name: for the reasons, such as "version 3 (champion)".
-        questions: test questions with evidence, of their schema.
-        passages: of today, of their schema: they say what the questions' evidence reads.
 
     Raises:
         ArtefactError: the candidate does not hold the evidence of some question: it is not of these tables.
         ConfigError: the gate has no metric of that name.
     """
+    shared, left_out = _ask_both(candidate, champion, held_out, bounds)
+    if shared is None:
+        said = f"no test question can be answered by both: the evidence of all {left_out} changed since {champion_name}"
+        return Decision(False, [f"{said}. A person has to decide: uae rollback VERSION moves the alias to a version: FAILED"])
+    decision = decide_refreshed(shared, champion_name, bounds)
+    if left_out:
+        decision.reasons.append(f"{left_out} questions are left out: their evidence is not in {champion_name}, word for word")
+    return decision
+
+
+def since_trained(
+    client: MlflowClient, release: Path, manifest: Manifest, champion: ModelVersion, held_out: HeldOut, bounds: Bounds
+) -> Decision:
+    """Whether refreshes of this encoder, in a row, have lost too much together. Nothing to say while the champion is the first.
+
+    Raises:
+        RegistryError: MLflow does not answer.
+    """
+    first = first_of_encoder(client, champion.name, manifest.dense().encoder, manifest.score(UAE))
+    if first is None or first.version == champion.version:
+        return Decision(True, [])
+    return decide_since_trained(release, release_of(first), f"version {first.version}", held_out, bounds)
+
+
+def decide_since_trained(candidate: Path, trained: Path, trained_name: str, held_out: HeldOut, bounds: Bounds) -> Decision:
+    """Whether all refreshes of an encoder together have lost less than ``bounds.great_loss``. Arguments as ``decide_refresh``.
+
+    Args:
+        trained: the first release of this encoder that was promoted.
+    """
+    if bounds.great_loss >= 1:
+        return Decision(True, [])
+    shared, left_out = _ask_both(candidate, trained, held_out, bounds)
+    if shared is None:
+        return Decision(True, [f"the evidence of all {left_out} test questions changed since {trained_name}: nothing to compare"])
+    return decide_crept(shared, trained_name, bounds)
+
+
+def _ask_both(candidate: Path, before: Path, held_out: HeldOut, bounds: Bounds) -> tuple[QuestionSet | None, int]:
+    """What both answer, and how many questions are left out. None: all are."""
+    questions, passages = held_out.questions, held_out.passages
     texts = dict(zip(passages["passage_id"], zip(passages["source"], passages["text"], strict=True), strict=True))
-    ours, theirs = _Served(candidate), _Served(champion)
+    ours, theirs = _Served(candidate), _Served(before)
     evidence, evidence_before = ours.evidence(questions, texts), theirs.evidence(questions, texts)
     if missing := [question_id for question_id in questions["question_id"] if question_id not in evidence]:
         raise ArtefactError(
@@ -99,16 +151,12 @@ def decide_refresh(
     both = questions[questions["question_id"].isin(set(evidence_before))]
     left_out = len(questions) - len(both)
     if both.empty:
-        said = f"no test question can be answered by both: the evidence of all {left_out} changed since {champion_name}"
-        return Decision(False, [f"{said}. A person has to decide: uae rollback VERSION moves the alias to a version: FAILED"])
+        return None, left_out
     cutoffs = [int(name.partition("@")[2]) for name in bounds.metrics() if name.startswith("recall@")]
     measured = []
     for served, known in ((ours, evidence), (theirs, evidence_before)):
-        ranked = served.search(both, known, scope, device)
-        asked = {question_id: known[question_id] for question_id in ranked}
-        measured.append(retrieval_metrics(ranked, asked, cutoffs))
+        ranked = served.search(both, known, held_out.scope, held_out.device)
+        wanted = {question_id: known[question_id] for question_id in ranked}
+        measured.append(retrieval_metrics(ranked, wanted, cutoffs))
     documents = both.set_index("question_id")["doc_id"]
-    decision = decide_refreshed(QuestionSet(SHARED, measured[0], measured[1], documents), champion_name, bounds)
-    if left_out:
-        decision.reasons.append(f"{left_out} questions are left out: their evidence is not in {champion_name}, word for word")
-    return decision
+    return QuestionSet(SHARED, measured[0], measured[1], documents), left_out

@@ -14,7 +14,7 @@ from mlflow.types import ColSpec, Schema
 import uae
 from uae.evaluation.testset import UAE
 from uae.registry.errors import registry_errors
-from uae.registry.tracking import ENCODER_TAG, RELEASE_TAG, code_version, dvc_md5
+from uae.registry.tracking import ENCODER_TAG, GATE_TAG, PASSED, RELEASE_TAG, SCORE_TAG, code_version, dvc_md5
 from uae.registry.versions import with_release
 from uae.release.manifest import Manifest
 
@@ -71,8 +71,8 @@ def register(
         RELEASE_TAG: manifest.fingerprint,
         ENCODER_TAG: manifest.dense().encoder,
         "uae.index": manifest.files[manifest.dense().index.file],
-        "uae.score": manifest.score(UAE),
-        "uae.gate": "passed" if passed else "refused",
+        SCORE_TAG: manifest.score(UAE),
+        GATE_TAG: PASSED if passed else "refused",
         **{f"dvc.{name}": dvc_md5(path) for name, path in lineage.items()},
         **code_version(),
     }

@@ -23,7 +23,8 @@ from uae.registry.anchor import anchor_artefacts
 from uae.registry.errors import logging_errors, registry_errors
 from uae.registry.place import check_root, is_beside_root
 
-ENCODER_TAG, RELEASE_TAG = "uae.encoder", "uae.release"
+ENCODER_TAG, RELEASE_TAG, SCORE_TAG = "uae.encoder", "uae.release", "uae.score"
+GATE_TAG, PASSED = "uae.gate", "passed"
 
 log = logging.getLogger(__name__)
 

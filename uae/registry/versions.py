@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 
 from uae.io.errors import RegistryError
 from uae.registry.errors import registry_errors
-from uae.registry.tracking import RELEASE_TAG
+from uae.registry.tracking import ENCODER_TAG, GATE_TAG, PASSED, RELEASE_TAG, SCORE_TAG
 
 # What MLflow answers for an unknown model or version, and for an unknown alias. All else says nothing about what there is.
 _UNKNOWN = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
@@ -124,3 +124,18 @@ def with_release(client: MlflowClient, model: str, release: str) -> ModelVersion
     """
     versions = sorted(client.search_model_versions(f"name = '{model}'"), key=lambda version: -int(version.version))
     return next((found for found in versions if found.tags.get(RELEASE_TAG) == release and has_artefacts(found)), None)
+
+
+@registry_errors("the registry cannot be searched")
+def first_of_encoder(client: MlflowClient, model: str, encoder: str, score: str) -> ModelVersion | None:
+    """The oldest version that passed its gate with this encoder and score, and whose release can still be read.
+
+    Args:
+        encoder, score: as ``register`` tags them.
+
+    Raises:
+        RegistryError: the registry cannot be asked.
+    """
+    wanted = {ENCODER_TAG: encoder, SCORE_TAG: score, GATE_TAG: PASSED}
+    versions = sorted(client.search_model_versions(f"name = '{model}'"), key=lambda version: int(version.version))
+    return next((found for found in versions if wanted.items() <= found.tags.items() and has_artefacts(found)), None)
