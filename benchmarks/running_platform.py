@@ -75,6 +75,24 @@ class Platform:
         data: dict[str, Any] = answer["data"]
         return data
 
+    def launch(self, job: str, **tags: str) -> str:
+        """Start a run of a job, as a person does on Dagster's page. Returns its id."""
+        mutation = """mutation ($it: ExecutionParams!) { launchRun(executionParams: $it) {
+            __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
+        selector = {"repositoryLocationName": "uae", "repositoryName": "__repository__", "jobName": job}
+        told = {"tags": [{"key": name, "value": value} for name, value in tags.items()]}
+        answer = self.ask(mutation, it={"selector": selector, "runConfigData": {}, "executionMetadata": told})["launchRun"]
+        if answer["__typename"] != "LaunchRunSuccess":
+            raise Refused(answer)
+        run: str = answer["run"]["runId"]
+        return run
+
+    def heartbeats(self) -> dict[str, float]:
+        """part of the daemon -> when it last said that it lives, seconds since 1970."""
+        query = "{ instance { daemonHealth { allDaemonStatuses { daemonType lastHeartbeatTime } } } }"
+        found = self.ask(query)["instance"]["daemonHealth"]["allDaemonStatuses"]
+        return {each["daemonType"]: each["lastHeartbeatTime"] or 0.0 for each in found}
+
     def switch_on(self, sensor: str) -> None:
         mutation = """mutation ($it: SensorSelector!) { startSensor(sensorSelector: $it) {
             __typename ... on PythonError { message } } }"""
@@ -95,8 +113,13 @@ class Platform:
 
     def steps(self, run: str) -> dict[str, str]:
         """step -> status."""
-        query = """query ($id: ID!) { runOrError(runId: $id) { ... on Run { stepStats { stepKey status } } } }"""
-        return {each["stepKey"]: each["status"] for each in self.ask(query, id=run)["runOrError"]["stepStats"]}
+        return {step: told["status"] for step, told in self.step_times(run).items()}
+
+    def step_times(self, run: str) -> dict[str, dict[str, Any]]:
+        """step -> status, startTime and endTime (seconds since 1970, None before)."""
+        query = """query ($id: ID!) { runOrError(runId: $id) { ... on Run {
+            stepStats { stepKey status startTime endTime } } } }"""
+        return {each["stepKey"]: each for each in self.ask(query, id=run)["runOrError"]["stepStats"]}
 
     def messages(self, run: str) -> list[str]:
         """What a run has logged."""
@@ -144,14 +167,27 @@ class Platform:
 
             filesystem().pipe_file(f"{DOCUMENTS.removeprefix('s3://')}/{name}", text.encode())
 
+    def dropped(self, name: str) -> str:
+        """The text of a document or of the questions in the bucket."""
+        with environment(self.variables):
+            from uae.corpus.objects import filesystem
+
+            text: bytes = filesystem().cat_file(f"{DOCUMENTS.removeprefix('s3://')}/{name}")
+        return text.decode()
+
     def readings(self) -> tuple[int, int]:
         """Of the label store: how many readings, and how many different ones."""
+        rows = self.reading_keys()
+        return len(rows), len(set(rows))
+
+    def reading_keys(self) -> list[tuple[str, ...]]:
+        """What each reading of the label store is about; twice what lies there twice."""
         keys = ["question", "passage", "answer_id", "template", "teacher"]
         rows = []
         for part in sorted((self.project / "data/labels").glob("[!.]*.parquet")):
             table = pq.read_table(part)
             rows += [tuple(row[key] for key in keys) for row in table.to_pylist()]
-        return len(rows), len(set(rows))
+        return rows
 
 
 def post(address: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,19 +225,22 @@ def until(what: str, found: Callable[[], T | None], patience_s: float = _READY_S
 
 @contextlib.contextmanager
 def running(folder: Path) -> Iterator[Platform]:
-    """Everything up, over a project of its own in ``folder``."""
+    """Everything up, over a project of its own in ``folder``; over the one that is there, where an earlier one was kept."""
     project, home = folder / "project", folder / "platform"
     command = [sys.executable, "-m", "deploy.platform.up", "--folder", str(home), "--project", str(project), "--free-ports"]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("UAE_", "AWS_"))}
     inherited |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    with open(folder / "up.log", "w", encoding="utf-8") as log:
-        make_project(folder, project)
+    new = not project.exists()
+    with open(folder / "up.log", "a", encoding="utf-8") as log:
+        if new:
+            make_project(folder, project)
         server = subprocess.Popen(command, env=inherited, stdout=log, stderr=log, cwd=ROOT)
         try:
             until("the platform's set-up", lambda: True if (home / "supervisor.sock").exists() else None)
             platform = Platform(home, project, read(home / "platform.env"))
-            settle(project, mlflow_address(platform.variables))
-            git(project, "push", "--quiet", "origin", "HEAD")
+            if new:
+                settle(project, mlflow_address(platform.variables))
+                git(project, "push", "--quiet", "origin", "HEAD")
             until("Dagster's start", lambda: platform.runs() is not None or None)
             yield platform
         finally:

@@ -1,20 +1,28 @@
 """Runs as Dagster starts them by default, and watched: a run whose process is gone is said to be, and does not hold the queue.
 
 Dagster's own launcher cannot tell. Where code server and run die together, the run stays "started" until ``max_runtime_seconds``.
+Once such a run is called failed, Dagster tries a single time to start another. So it is called that when the code server is back.
 """
 
+import time
 from typing import Self
 
 import psutil
 from dagster import DagsterEventType, DagsterRun, DefaultRunLauncher, TextMetadataValue
+from dagster._core.errors import DagsterUserCodeUnreachableError
 from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
 from dagster._serdes import ConfigurableClassData
 
 _SLACK_S = 60.0  # between a process's start as the system tells it, and its first event
+_PATIENCE_S = 60.0  # with a code server that is away. One on another port never answers here
 
 
 class WatchedRunLauncher(DefaultRunLauncher):
     """For one machine: the daemon has to see the processes of the code server."""
+
+    def __init__(self, inst_data: ConfigurableClassData | None = None):
+        super().__init__(inst_data)
+        self._gone_since: dict[str, float] = {}  # run -> when its process was first missed
 
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData, config_value: object) -> Self:
@@ -37,7 +45,22 @@ class WatchedRunLauncher(DefaultRunLauncher):
             alive = False
         if alive:
             return CheckRunHealthResult(WorkerStatus.RUNNING)
+        missed = time.monotonic() - self._gone_since.setdefault(run.run_id, time.monotonic())
+        if missed < _PATIENCE_S and not self._code_server_answers(run):
+            said = f"its process {number} is gone, and the code server is not back to start another run"
+            return CheckRunHealthResult(WorkerStatus.RUNNING, said)
+        del self._gone_since[run.run_id]
         return CheckRunHealthResult(WorkerStatus.FAILED, f"its process {number} is gone")
+
+    def _code_server_answers(self, run: DagsterRun) -> bool:
+        client = self._get_grpc_client_for_termination(run.run_id)
+        if client is None:  # the run does not say who started it: there is nobody to wait for
+            return True
+        try:
+            client.ping("")
+        except DagsterUserCodeUnreachableError:
+            return False
+        return True
 
     def _process_of(self, run: DagsterRun) -> tuple[int, float] | None:
         """Number and the time at which it was said, seconds since 1970."""

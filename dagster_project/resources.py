@@ -139,10 +139,17 @@ class MlflowResource(dg.ConfigurableResource[Any]):
     ui: str = Field(default="http://127.0.0.1:5000", description="The pages over a local database: make mlflow.")
 
     def run_url(self, settings: Settings, root: str, run_id: str) -> str:
+        """The page of a run.
+
+        Raises:
+            RegistryError: MLflow does not answer, or does not know the run.
+        """
+        from uae.registry.errors import registry_errors
         from uae.registry.tracking import connect
 
         tracking = settings.tracking
-        experiment = connect(tracking.uri, tracking.experiment, Path(root)).get_run(run_id).info.experiment_id
+        with registry_errors("MLflow cannot be asked for the run's page"):
+            experiment = connect(tracking.uri, tracking.experiment, Path(root)).get_run(run_id).info.experiment_id
         pages = without_user_info(tracking.uri) if tracking.uri.startswith("http") else self.ui
         return f"{pages.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
 

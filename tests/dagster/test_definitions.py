@@ -7,7 +7,9 @@ import time
 from types import SimpleNamespace
 
 import dagster as dg
+import mlflow
 import pytest
+import requests
 import yaml
 
 import uae.registry.tracking
@@ -15,7 +17,7 @@ from dagster_project.automation import corpus_changed, source_changed, weekly, w
 from dagster_project.definitions import ROOT, build, defs
 from dagster_project.resources import MlflowResource, ProjectResource
 from uae.corpus.loss import confirm
-from uae.io.errors import InputError
+from uae.io.errors import InputError, RegistryError
 from uae.pipeline.settings import load_settings
 
 # asset -> (upstream, checks, kinds, room)
@@ -293,3 +295,16 @@ def test_the_link_to_a_run_shows_no_password(monkeypatch):
     monkeypatch.setattr(uae.registry.tracking, "connect", lambda *arguments: found)
     settings = SimpleNamespace(tracking=SimpleNamespace(uri="https://me:secret@host/mlflow/", experiment="e"))
     assert MlflowResource().run_url(settings, ".", "r") == "https://host/mlflow/#/experiments/7/runs/r"
+
+
+def test_a_server_that_is_away_when_its_link_is_wanted_is_asked_again(monkeypatch):
+    """The stage is done by then: the second try finds it current."""
+
+    def away(run_id):
+        raise mlflow.MlflowException("away") from requests.ConnectionError()
+
+    monkeypatch.setattr(uae.registry.tracking, "connect", lambda *arguments: SimpleNamespace(get_run=away))
+    settings = SimpleNamespace(tracking=SimpleNamespace(uri="https://host/mlflow/", experiment="e"))
+    with pytest.raises(RegistryError, match="the run's page") as raised:
+        MlflowResource().run_url(settings, ".", "r")
+    assert raised.value.transient

@@ -1,8 +1,11 @@
 """A run whose process is gone is found, and one whose process lives is left alone."""
 
+import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import dagster as dg
@@ -11,6 +14,8 @@ import psutil
 import pytest
 from dagster._core.events import EngineEventData
 from dagster._core.launcher import WorkerStatus
+from dagster._core.storage.tags import GRPC_INFO_TAG
+from dagster._grpc.client import DagsterGrpcClient
 
 from dagster_project.launcher import WatchedRunLauncher
 
@@ -75,4 +80,37 @@ def test_another_process_with_the_number_is_another_process(instance, run, proce
     say(instance, run, process.pid)
     began = psutil.Process(process.pid).create_time()
     monkeypatch.setattr(psutil.Process, "create_time", lambda self: began + 3600)
+    assert health(instance, run).status is WorkerStatus.FAILED
+
+
+@pytest.fixture
+def away(run, instance):
+    """A code server that started the run, and is away: nothing listens at its port."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        there = {"host": "127.0.0.1", "port": bound.getsockname()[1]}
+        instance.add_run_tags(run.run_id, {GRPC_INFO_TAG: json.dumps(there)})
+        yield
+
+
+@pytest.fixture
+def dead(run, instance, process):
+    say(instance, run, process.pid)
+    process.kill()
+    process.wait()
+
+
+def test_a_dead_run_is_called_failed_when_the_code_server_is_back(instance, run, dead, away, monkeypatch):
+    """Dagster tries once to start another run after one that failed, and gives up where nobody can start it."""
+    told = health(instance, run)
+    assert told.status is WorkerStatus.RUNNING
+    assert "the code server is not back" in told.msg
+    monkeypatch.setattr(DagsterGrpcClient, "ping", lambda self, echo: {})
+    assert health(instance, run).status is WorkerStatus.FAILED
+
+
+def test_a_code_server_that_stays_away_holds_no_queue(instance, run, dead, away, monkeypatch):
+    assert health(instance, run).status is WorkerStatus.RUNNING
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 61)
     assert health(instance, run).status is WorkerStatus.FAILED

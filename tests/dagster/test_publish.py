@@ -8,6 +8,7 @@ import sys
 
 import dagster as dg
 import pytest
+from botocore.exceptions import EndpointConnectionError
 from dvc.repo import Repo
 
 from dagster_project.automation import went_through
@@ -201,6 +202,32 @@ def test_what_the_remote_has_lost_is_not_committed(project, damage, monkeypatch)
     with pytest.raises(ArtefactError, match=rf"remote does not hold the data: {oid} of data/table .*Nothing was committed"):
         run(project, rehash=True)
     assert git(project, "rev-parse", "HEAD") == head
+
+
+@pytest.mark.parametrize("step", ["dvc.repo.Repo.push", "dagster_project.publish._objects"])
+@pytest.mark.parametrize(
+    ("error", "later"),
+    [
+        (EndpointConnectionError(endpoint_url="http://127.0.0.1:1"), True),
+        (ConnectionResetError("reset"), True),
+        (PermissionError("no"), False),
+    ],
+)
+def test_a_store_that_goes_away_meanwhile_is_tried_again(project, step, error, later, monkeypatch):
+    """The store's client raises what is none of DVC's own errors."""
+    change(project, "two")
+
+    def fail(*arguments, **named):
+        raise error
+
+    head = git(project, "rev-parse", "HEAD")
+    with monkeypatch.context() as patched:
+        patched.setattr(step, fail)
+        with pytest.raises(ArtefactError, match=r"Nothing was committed; run this again") as raised:
+            run(project)
+    assert raised.value.transient is later
+    assert git(project, "rev-parse", "HEAD") == head
+    run(project)
 
 
 def test_a_workspace_that_dvc_lock_does_not_describe_is_refused(project):

@@ -1,6 +1,7 @@
 """The platform's settings, before any server runs: Dagster takes them, the supervisor reads them, keys are their owner's."""
 
 import configparser
+import importlib
 import os
 import re
 import stat
@@ -14,6 +15,8 @@ from deploy.platform.environment import PORTS, environment, read
 from deploy.platform.up import HERE
 
 pytest.importorskip("dagster_postgres", reason="needs the extra platform")
+
+from dagster_project.storage import PatientPostgresStorage
 
 
 @pytest.fixture
@@ -53,7 +56,9 @@ def commands(config) -> list[str]:
 
 def test_dagster_takes_its_settings(variables, tmp_path):
     settings = yaml.safe_load((HERE / "dagster.yaml").read_text(encoding="utf-8"))
-    assert settings.pop("storage") == {"postgres": {"postgres_url": {"env": "DAGSTER_POSTGRES_URL"}}}
+    storage = settings.pop("storage")["custom"]
+    assert storage["config"] == {"postgres_url": {"env": "DAGSTER_POSTGRES_URL"}}
+    assert getattr(importlib.import_module(storage["module"]), storage["class"]) is PatientPostgresStorage
     with dg.instance_for_test(temp_dir=str(tmp_path), overrides=settings) as found:
         monitored = found.run_monitoring_settings
         assert found.run_launcher.supports_check_run_worker_health
