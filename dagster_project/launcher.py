@@ -53,7 +53,7 @@ class WatchedRunLauncher(DefaultRunLauncher):
         return CheckRunHealthResult(WorkerStatus.FAILED, f"its process {number} is gone")
 
     def _code_server_answers(self, run: DagsterRun) -> bool:
-        client = self._get_grpc_client_for_termination(run.run_id)
+        client = self._get_grpc_client_for_termination(run.run_id)  # type: ignore[no-untyped-call]
         if client is None:  # the run does not say who started it: there is nobody to wait for
             return True
         try:
