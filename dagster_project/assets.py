@@ -11,6 +11,7 @@ from dagster_project.checks import check_results, check_specs, results_of_checks
 from dagster_project.events import last_version
 from dagster_project.lock import Lock, data_version
 from dagster_project.metadata import describe
+from dagster_project.pools import pool_of
 from dagster_project.reports import result_on_disk
 from dagster_project.resources import DvcResource, MlflowResource, ModelsResource, ProjectResource
 from dagster_project.source import SOURCE
@@ -22,8 +23,6 @@ from uae.pipeline.run import code_hash
 from uae.pipeline.stage import Stage
 from uae.pipeline.workspace import ARTEFACTS, Workspace
 
-ACCELERATOR = "accelerator"  # the pool of the stages that load models; dagster.yaml says how many of them run at once
-_LOADS_MODELS = {"candidates", "label", "train", "fuse", "index", "evaluate", "promote"}
 FORCE = "chain/force"  # the tag of a run that runs stages which DVC knows to be current
 # An output with this key lets what is downstream go on, and is written down as no materialization. Dagster has it for sources
 # that are observed, and no public name for it: tests/dagster/test_nothing_to_do.py notices when it goes.
@@ -58,7 +57,7 @@ def stage_asset(stage: Stage[Any]) -> dg.AssetsDefinition:
         },
         code_version=code_version(stage),
         check_specs=check_specs(stage.name),
-        pool=ACCELERATOR if stage.name in _LOADS_MODELS else None,
+        pool=pool_of(stage.name),
         output_required=False,  # a stage whose data fail their suites reports its checks and materialises nothing
     )
     def asset(

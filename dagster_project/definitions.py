@@ -21,8 +21,18 @@ PRELOADED = ("dagster_project.definitions", "torch", "sentence_transformers", "m
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def build(root: Path, chain: Sequence[Stage[Any]] = CHAIN, **resources: dg.ConfigurableResource[Any]) -> dg.Definitions:
-    """The definitions of the project in ``root``; ``resources`` replace the standard ones by name."""
+def build(
+    root: Path,
+    chain: Sequence[Stage[Any]] = CHAIN,
+    executor: dg.ExecutorDefinition | None = None,
+    **resources: dg.ConfigurableResource[Any],
+) -> dg.Definitions:
+    """The definitions of the project in ``root``.
+
+    Args:
+        executor: what runs the steps; None: processes of this machine, one at a time.
+        resources: in the place of the standard ones with their names.
+    """
     standard = {
         "project": ProjectResource(root=str(root)),
         "dvc": DvcResource(),
@@ -35,12 +45,17 @@ def build(root: Path, chain: Sequence[Stage[Any]] = CHAIN, **resources: dg.Confi
         schedules=[weekly, every_day],
         sensors=[source_changed, corpus_changed, went_through, dvc_ran],
         resources=standard | resources,
-        # A process a step frees the models' memory when it ends; one at a time, because DVC's lock allows no more. All of a run
-        # are forked from one that has imported what they need.
-        executor=dg.multiprocess_executor.configured(
-            {"max_concurrent": 1, "start_method": {"forkserver": {"preload_modules": list(PRELOADED)}}}
-        ),
+        executor=executor or _one_process_a_step(),
     )
+
+
+def _one_process_a_step() -> dg.ExecutorDefinition:
+    """A process a step frees the models' memory when it ends; one at a time, because DVC's lock allows no more.
+
+    All of a run are forked from one that has imported what they need.
+    """
+    forked = {"forkserver": {"preload_modules": list(PRELOADED)}}
+    return dg.multiprocess_executor.configured({"max_concurrent": 1, "start_method": forked})
 
 
 defs = build(ROOT)

@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 
 from dagster_project import charts
+from dagster_project.pools import CPU
 from dagster_project.resources import ModelsResource, ProjectResource
 from uae import drift as drift_room
 from uae.io.errors import UaeError
@@ -20,6 +21,7 @@ CHECK = "no_drift"
     description="What the service's log of queries says against the queries before the encoder was put to work (uae drift).",
     group_name="watch",
     kinds={"python"},
+    pool=CPU,  # of a release it loads the form that is served
     tags={"room": "drift"},
     code_version=sha256_tree(Path(drift_room.__file__).parent)[:12],
     metadata={"command": "uae drift"},

@@ -5,6 +5,7 @@ from pathlib import Path
 import dagster as dg
 
 from dagster_project.again import explained
+from dagster_project.pools import CPU
 from dagster_project.publish import Publication, publish
 from dagster_project.resources import ProjectResource
 
@@ -13,6 +14,7 @@ PUBLISHED_RUN, PUBLISHED_JOB = "publish/run", "publish/job"  # tags: after which
 
 @dg.op(
     out=dg.Out(dg.Nothing),
+    pool=CPU,
     description="Push data to DVC's remote, verify them there, then commit and tag what names them, and push that.",
 )
 def publish_version(context: dg.OpExecutionContext, project: ProjectResource) -> None:

@@ -7,6 +7,7 @@ sensor and the schedule of the chain go on comparing with what the chain itself 
 import dagster as dg
 
 from dagster_project.again import explained
+from dagster_project.pools import ACCELERATOR, CPU
 from dagster_project.resources import DvcResource, ModelsResource, ProjectResource
 from dagster_project.through import keep
 from uae.pipeline.chain import STAGES, run_stage
@@ -14,7 +15,7 @@ from uae.pipeline.refresh import READING
 from uae.pipeline.refresh import refresh as refresh_champion
 
 
-@dg.op(out=dg.Out(dg.Nothing), description="Read and validate the source, and have DVC record the tables.")
+@dg.op(out=dg.Out(dg.Nothing), pool=CPU, description="Read and validate the source, and have DVC record the tables.")
 def read_source(context: dg.OpExecutionContext, project: ProjectResource, dvc: DvcResource, models: ModelsResource) -> None:
     settings = project.settings()
     with explained(context), project.entered(models.folder) as workspace:
@@ -28,6 +29,7 @@ def read_source(context: dg.OpExecutionContext, project: ProjectResource, dvc: D
 @dg.op(
     ins={"read": dg.In(dg.Nothing)},
     out=dg.Out(dg.Nothing),
+    pool=ACCELERATOR,
     description="Build the champion over these tables, compare it with what is served, and move the alias if it is not worse.",
 )
 def refresh_release(context: dg.OpExecutionContext, project: ProjectResource, models: ModelsResource) -> None:

@@ -148,11 +148,13 @@ def test_the_sensor_asks_again_after_a_failed_run_in_growing_pauses(project, run
     assert "unchanged" in look()
 
 
-def test_the_stages_that_load_models_share_a_pool():
-    pools = {op.name: op.pool for op in defs.resolve_job_def("whole_chain").all_node_defs}
+def test_the_steps_that_load_models_share_a_pool_and_all_others_another():
+    jobs = defs.resolve_all_job_defs()
+    pools = {op.name: op.pool for job in jobs for op in job.all_node_defs if op.name != "source"}
     assert {name for name, pool in pools.items() if pool == "accelerator"} == {
-        "candidates", "label", "train", "fuse", "index", "evaluate", "promote",
+        "candidates", "label", "train", "fuse", "index", "evaluate", "promote", "refresh_release",
     }  # fmt: skip
+    assert set(pools.values()) == {"accelerator", "cpu"}
 
 
 def test_dagster_takes_its_settings(tmp_path, monkeypatch):

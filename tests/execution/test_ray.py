@@ -6,6 +6,7 @@ One cluster serves the file: its head and another node, with one CPU each. So tw
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -48,7 +49,12 @@ def cluster():
         # What else the machine does must neither kill workers nor, as Ray starts them at niceness 15, starve them.
         patch.setenv("RAY_memory_monitor_refresh_ms", "0")
         patch.setenv("RAY_worker_niceness", "0")
-        head = {"num_cpus": 1, "object_store_memory": _MEMORY, "include_dashboard": False}
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            clients = free.getsockname()[1]
+        patch.setenv("CLIENT_ADDRESS", f"ray://127.0.0.1:{clients}")
+        head = {
+            "num_cpus": 1, "object_store_memory": _MEMORY, "include_dashboard": False, "ray_client_server_port": clients,
+        }  # fmt: skip
         made = Cluster(initialize_head=True, head_node_args=head)
         try:
             made.add_node(num_cpus=1, object_store_memory=_MEMORY)
@@ -150,6 +156,17 @@ def test_a_killed_driver_leaves_what_was_finished_and_the_next_one_goes_on(clust
     assert 0 < left < 84
     counts = run(corpus, counting(options()), readings_per_part=30)
     assert counts["readings_stored_before"] == left
+    assert contents(corpus / "labels") == contents(alone)
+
+
+def test_a_driver_that_is_no_node_of_the_cluster_comes_in_as_a_client(cluster, corpus, alone):
+    """A process of its own, because one is either a client of Ray or a driver."""
+    program = (
+        "import os, sys, pathlib; from labelling import run; from on_ray import counting, options; "
+        "execution = options(address=os.environ['CLIENT_ADDRESS']); "
+        "run(pathlib.Path(sys.argv[1]), counting(execution), readings_per_part=30)"
+    )
+    subprocess.run([sys.executable, "-c", program, str(corpus)], check=True)
     assert contents(corpus / "labels") == contents(alone)
 
 

@@ -309,7 +309,7 @@ def test_the_bento_serves_on_an_empty_machine_without_network(bento, machine, ti
 # Containers
 
 
-@pytest.mark.parametrize("name", ["Dockerfile", "follow.Dockerfile"])
+@pytest.mark.parametrize("name", ["Dockerfile", "follow.Dockerfile", "workflow.Dockerfile"])
 def test_image_is_well_made(name):
     path = DEPLOY / "container" / name
     subprocess.run(["hadolint", path], check=True)
@@ -329,8 +329,9 @@ def test_image_is_made_from_the_bentos_folder(bento):
     assert not [line for line in kept_out if line.startswith(("src", "env/python", "bento.yaml"))]
 
 
-def test_image_of_follow_has_what_it_copies():
-    kept = re.findall(r"^!(\S+)$", (DEPLOY / "container" / "follow.Dockerfile.dockerignore").read_text(), re.M)
+@pytest.mark.parametrize("name", ["follow", "workflow"])
+def test_image_from_the_checkout_has_what_it_copies(name):
+    kept = re.findall(r"^!(\S+)$", (DEPLOY / "container" / f"{name}.Dockerfile.dockerignore").read_text(), re.M)
     assert all((ROOT / name).exists() for name in kept)
     assert {"uae", "pyproject.toml", "requirements.lock", "README.md"} <= set(kept)
 

@@ -10,7 +10,8 @@ from uae.io.options import Count, Options, Positive
 
 class ExecutionOptions(Options):
     engine: Literal["local", "ray"]
-    address: str | None  # of the cluster; None: what RAY_ADDRESS says, else a Ray that is started on this machine
+    # Of the cluster: HOST:PORT on its nodes, ray://HOST:PORT from elsewhere; None: what RAY_ADDRESS says, else a Ray started here
+    address: str | None
     workers: Count
     worker_cpus: Count  # each worker's; on a CPU it reads as many batches at once, as a local run does
     worker_gpus: Annotated[float, Field(ge=0)]
