@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import pytest
 from test_refresh import ADDED, Project
 
+import uae.pipeline.forget
 from uae.io.errors import ArtefactError, InputError
 from uae.io.files import sha256_bytes
 from uae.pipeline.forget import forget
@@ -35,7 +36,7 @@ def project(tmp_path_factory, tiny_encoder):
     return found
 
 
-def call(project):
+def call(project, in_dvc=False):
     watched = project.settings.drift.model_copy(update={"log": str(project.workspace.root / "queries")})
     return forget(
         project.settings.model_copy(update={"drift": watched}),
@@ -43,6 +44,7 @@ def call(project):
         project.store.folder,
         "documents/crane.md",
         "a test",
+        in_dvc,
     )
 
 
@@ -57,7 +59,7 @@ def write_log(folder):
     log.close()
 
 
-def test_forgotten_is_forgotten(project):
+def test_forgotten_is_forgotten(project, monkeypatch):
     client, names, w = project.client(), project.settings.promote, project.workspace
     with pytest.raises(ArtefactError, match=r"version 2 \(champion\) still holds documents/crane.md: delete it from the source"):
         call(project)
@@ -67,6 +69,9 @@ def test_forgotten_is_forgotten(project):
         rows = [READING | {"question": "q", "passage": text_key(text)} for text in (held, "another text")]
         labels.append(rows, {"teacher": "main"})
     write_log(w.root / "queries")
+    run_id = version_numbered(client, names.model, "1").run_id
+    client.log_dict(run_id, {"examples": [{"question": "Which gauge?", "passage": held}]}, "validation_examples.json")
+    client.log_dict(run_id, {"examples": [{"question": "Which?", "passage": "another text"}]}, "other.json")
     assert project.refresh()["promoted"]
     project.served()
     before = {each.fingerprint for each in project.store.installed()}
@@ -75,7 +80,11 @@ def test_forgotten_is_forgotten(project):
     left = {each.fingerprint for each in project.store.installed()}
     assert left == {project.store.active().fingerprint}
     assert set(receipt["releases_in_store"]) == before - left
-    assert receipt["versions"] == {"removed": [1, 2], "beyond_reach": {}}
+    assert receipt["versions"]["removed"] == [1, 2]
+    assert len(receipt["versions"]["places"]) == 2
+    assert receipt["files_of_runs"] == [f"{run_id}/validation_examples.json"]
+    assert [each.path for each in client.list_artifacts(run_id)] == ["other.json"]
+    assert receipt["unreached"] == []
     assert receipt["passages"] == [sha256_bytes(held)]
     assert receipt["readings"] == {"labels": 1}
     assert LabelStore(w.path("labels")).read()["passage"].tolist() == [text_key("another text")]
@@ -92,8 +101,22 @@ def test_forgotten_is_forgotten(project):
         project.store.rollback()
     again = call(project)
     assert (again["releases_in_store"], again["versions"]["removed"], again["vectors"]) == ([], [], 0)
+    assert again["unreached"] == []
+    found = {"found": True, "removed": {"cache": ["0a"]}, "versions": {"data-1": ["models/release"]}}
+    found |= {"standing": ["models/release"], "unreached": ["DVC's remote away: no"]}
+    monkeypatch.setattr(uae.pipeline.forget, "_forget_in_dvc", lambda root, source_key: found)
+    with_dvc = call(project, in_dvc=True)
+    assert with_dvc["dvc"] == {"removed": {"cache": ["0a"]}, "versions": {"data-1": ["models/release"]}}
+    away, standing = with_dvc["unreached"]
+    assert away == "DVC's remote away: no"
+    assert standing.startswith("models/release of this project holds it, and dvc.lock names that: run the chain")
     with pytest.raises(InputError, match="no release holds texts of 'nowhere' alone"):
         forget(project.settings, w, project.store.folder, "nowhere", "a test")
+
+
+def test_dvc_is_asked_in_a_process_of_its_own(tmp_path):
+    with pytest.raises(ArtefactError, match=r"is no DVC project.*uae forget --no-dvc leaves them as they are"):
+        uae.pipeline.forget._forget_in_dvc(tmp_path, "documents/crane.md")
 
 
 def test_a_copy_of_the_release_cannot_be_brought_back(project):

@@ -16,7 +16,7 @@ from rich.logging import RichHandler
 from uae.cli import release as release_commands
 from uae.cli import source as source_commands
 from uae.cli.signals import Stopping
-from uae.io.errors import ConfigError, UaeError
+from uae.io.errors import ArtefactError, ConfigError, UaeError
 from uae.io.torchrun import leads
 from uae.pipeline.chain import CHAIN, STAGES, model_references, run_stage
 from uae.pipeline.settings import load_settings
@@ -197,16 +197,23 @@ def forget(
     store: Annotated[Path, typer.Option(help="The service's folder of releases.")] = Path("models/serving"),
     out: Annotated[Path | None, typer.Option(help="A folder of uae run; else the project.")] = None,
     who: Annotated[str | None, typer.Option(help="Default: UAE_WHO, or this user on this machine.")] = None,
+    dvc: Annotated[
+        bool | None, typer.Option("--dvc/--no-dvc", help="Also DVC's cache and remotes. Default: where the project has .dvc.")
+    ] = None,
     params: Params = Path("params.yaml"),
     overrides: Overrides = _NONE,
 ) -> None:
-    """Remove a deleted document from releases, registry, labels and vectors, for good; write a receipt."""
+    """Remove a deleted document from releases, registry, DVC, labels and vectors, for good; write a receipt."""
     from uae.cli.show import print_receipt
     from uae.pipeline.forget import forget as forget_document
     from uae.registry.history import this_user
 
     workspace = Workspace(out, flat_reports=True) if out else Workspace(Path("."))
-    print_receipt(forget_document(load_settings(params, overrides), workspace, store, source_key, who or this_user()))
+    in_dvc = (workspace.root / ".dvc").is_dir() if dvc is None else dvc
+    receipt = forget_document(load_settings(params, overrides), workspace, store, source_key, who or this_user(), in_dvc)
+    print_receipt(receipt)
+    if receipt["unreached"]:
+        raise ArtefactError(f"{source_key} may still be in {len(receipt['unreached'])} places, which are named above")
 
 
 @app.command()

@@ -200,11 +200,16 @@ def print_receipt(receipt: dict[str, Any]) -> None:
     say(f"{receipt['source']}: {len(receipt['passages'])} passages forgotten")
     say(f"  releases removed from the store: {', '.join(each[:12] for each in receipt['releases_in_store']) or 'none'}")
     say(f"  versions whose release was removed: {', '.join(map(str, receipt['versions']['removed'])) or 'none'}")
-    for version, place in receipt["versions"]["beyond_reach"].items():
-        say(f"  version {version} lies at {place}: remove it there")
+    say(f"  files of runs removed: {', '.join(receipt['files_of_runs']) or 'none'}")
     say(f"  readings removed: {sum(receipt['readings'].values())}; vectors removed: {receipt['vectors']}")
+    for place, objects in receipt["dvc"]["removed"].items():
+        say(f"  objects removed from DVC's {place}: {len(objects)}")
+    for version, lost in receipt["dvc"]["versions"].items():
+        say(f"  {version} has lost {', '.join(lost)}")
     for line in receipt["open"]:
-        say(f"  not reached: {line}")
+        say(f"  not looked into: {line}")
+    for line in receipt["unreached"]:
+        say(f"  NOT REMOVED: {line}")
 
 
 def print_lineage(parts: dict[str, dict[str, str]]) -> None:

@@ -1,11 +1,15 @@
 """``uae forget``: a deleted document leaves what is served, every older release, labels and vectors; a receipt says so."""
 
+import json
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from uae.io.errors import ArtefactError, InputError, UaeError
+from uae.io.errors import ArtefactError, InputError
 from uae.io.files import sha256_bytes, write_json
 from uae.pipeline.settings import Settings
 from uae.pipeline.workspace import Workspace
@@ -21,40 +25,46 @@ _SEALED_AT = 1 << 16  # readings of a part, where what is left of several is mer
 # What this command does not reach, and what does.
 _OPEN = (
     "models/release and reports/ hold what their stages made until these run again: dvc repro, make pipeline or uae run",
-    "DVC keeps earlier tables, labels and releases: dvc commit, then dvc gc --workspace (with --cloud for the remote)",
     "models/bento and containers built from it: build them again from the present champion (uae package)",
-    "logs of queries other than drift.log names, and what MLflow, S3 or a file system backs up",
+    "logs of queries other than drift.log names, and what MLflow, S3, git or a file system keeps as a backup or an older version",
 )
+_NO_DVC = "DVC's cache and remotes were not looked into: python -m dagster_project.forget SOURCE_KEY, in the project"
 
 
-def forget(settings: Settings, w: Workspace, store_folder: Path, source_key: str, who: str) -> dict[str, Any]:
+def forget(
+    settings: Settings, w: Workspace, store_folder: Path, source_key: str, who: str, in_dvc: bool = False
+) -> dict[str, Any]:
     """Remove a document that is gone from the source, wherever this command reaches, and write a receipt.
 
     The champion has to be without it first: ``uae refresh`` does that. Texts that other documents of the champion hold, such as a
-    licence, stay.
+    licence, stay. Releases go last: they are what says which texts the document had, so a call that failed can be made again.
 
     Args:
         store_folder: of the service's releases. From now on it takes none that holds one of the document's passages.
         source_key: the document's, as hits and tables name it in ``source``.
         who: for the receipt.
+        in_dvc: also clean DVC's cache and remotes: the workspace is a DVC project.
 
     Returns:
-        The receipt, which is also a file in ``reports/forgotten``. It holds no text of the document.
+        The receipt, which is also a file in ``reports/forgotten``. It holds no text of the document. ``unreached`` says where the
+        document may still be.
 
     Raises:
         InputError: nothing holds such a document, or there is no champion.
         ArtefactError: the champion still holds it.
         RegistryError: MLflow does not answer.
     """
-    from uae.registry.forget import remove_releases
+    from uae.registry.forget import kept_releases, remove_files, remove_releases
     from uae.registry.tracking import connect
     from uae.registry.versions import release_of, version_of
     from uae.release.forgotten import as_read, passage_texts, remember_forgotten
     from uae.release.store import ReleaseStore
+    from uae.text.traces import Traces
     from uae.vectors.store import VectorStore
 
     names, store = settings.promote, ReleaseStore(store_folder)
-    client = connect(settings.tracking.uri, settings.tracking.experiment, w.root)
+    experiment = settings.tracking.experiment
+    client = connect(settings.tracking.uri, experiment, w.root)
     champion = version_of(client, names.model, names.alias)
     if champion is None:
         raise InputError(f"no version of {names.model} is the {names.alias}: nothing is served that could hold {source_key}")
@@ -64,51 +74,70 @@ def forget(settings: Settings, w: Workspace, store_folder: Path, source_key: str
             f"version {champion.version} ({names.alias}) still holds {source_key}: delete it from the source and run uae "
             "refresh, then uae forget again"
         )
-    folders = _releases(client, names.model, store, w)
-    gone = set().union(*(passage_texts(folder).get(source_key, ()) for folder in folders)) - set().union(*served.values())
-    if not gone:
-        raise InputError(f"no release holds texts of {source_key!r} alone: there is nothing to forget (uae release list)")
-    read = set().union(*(as_read(folder, gone, [settings.passages.template]) for folder in folders))
-    remember_forgotten(store_folder, gone)
+    with tempfile.TemporaryDirectory() as scratch:
+        registered, unreached = kept_releases(client, names.model, experiment, Path(scratch))
+        folders = [*_on_this_disk(store, w), *(each.folder for each in registered)]
+        kept = set().union(*served.values())
+        gone = set().union(*(passage_texts(folder).get(source_key, ()) for folder in folders)) - kept
+        data = _forget_in_dvc(w.root, source_key) if in_dvc else {}
+        if not gone and not data.get("found") and not unreached and not data.get("unreached"):
+            raise InputError(f"no release holds texts of {source_key!r} alone: there is nothing to forget (uae release list)")
+        read = set().union(*(as_read(folder, gone, [settings.passages.template]) for folder in folders))
+        remember_forgotten(store_folder, gone)
 
-    def holds(release: Path) -> bool:
-        return any(texts & gone for texts in passage_texts(release).values())
+        def holds(release: Path) -> bool:
+            return any(texts & gone for texts in passage_texts(release).values())
 
-    at = datetime.now(UTC)
-    from_store = _clean_store(store, client, champion, holds)
-    registered = remove_releases(client, names.model, holds)
+        at = datetime.now(UTC)
+        cleaned = {
+            "readings": _clean_readings(w, read),
+            "vectors": VectorStore(w.vectors).forget(read),
+            "queries": _clean_queries(settings.drift.log, source_key),
+        }
+        files, left = remove_files(client, experiment, Traces(gone | read, kept=kept)) if gone else ([], [])
+        from_store = _clean_store(store, client, champion, holds)
+        removed = remove_releases(client, names.model, [each for each in registered if holds(each.folder)])
+    standing = [f"{path} of this project holds it, and dvc.lock names that: run the chain (dvc repro), then uae forget again"
+                for path in data.get("standing", ())]  # fmt: skip
     receipt = {
         "source": source_key,
         "at": at.isoformat(timespec="seconds"),
         "who": who,
         "passages": sorted(sha256_bytes(text) for text in gone),
         "releases_in_store": from_store,
-        "versions": {"removed": registered.removed, "beyond_reach": registered.beyond_reach},
-        "readings": _clean_readings(w, read),
-        "vectors": VectorStore(w.vectors).forget(read),
-        "queries": _clean_queries(settings.drift.log, source_key),
-        "open": list(_OPEN),
+        "versions": {"removed": removed.versions, "places": removed.places},
+        "files_of_runs": files,
+        **cleaned,
+        "dvc": {"removed": data.get("removed", {}), "versions": data.get("versions", {})},
+        "unreached": [*unreached, *left, *removed.unreached, *data.get("unreached", ()), *standing],
+        "open": [*_OPEN, *([] if in_dvc else [_NO_DVC])],
     }
-    folder = w.path("refresh").parent / "forgotten"
-    write_json(folder / f"{at:%Y%m%dT%H%M%S}-{sha256_bytes(source_key)[:8]}.json", receipt)
+    write_json(_receipts(w) / f"{at:%Y%m%dT%H%M%S}-{sha256_bytes(source_key)[:8]}.json", receipt)
     return receipt
 
 
-def _releases(client: "MlflowClient", model: str, store: "ReleaseStore", w: Workspace) -> list[Path]:
-    """Every release that can be read: of the service, of the registry, of the workspace."""
-    from uae.registry.errors import registry_errors
-    from uae.registry.versions import release_of
+def _receipts(w: Workspace) -> Path:
+    return w.path("refresh").parent / "forgotten"
 
-    found = [each.folder for each in store.installed()]
-    found += [path for name in ("release", "refreshed_release") if (path := w.path(name)).exists()]
-    with registry_errors(f"the registry cannot be asked for the versions of {model}"):
-        versions = client.search_model_versions(f"name = '{model}'")
-    for version in versions:
-        try:
-            found.append(release_of(version))
-        except UaeError as error:
-            if error.transient:
-                raise
+
+def _on_this_disk(store: "ReleaseStore", w: Workspace) -> list[Path]:
+    """The releases of the service and of the workspace."""
+    made = [w.path(name) for name in ("release", "refreshed_release")]
+    return [*(each.folder for each in store.installed()), *(path for path in made if path.exists())]
+
+
+def _forget_in_dvc(root: Path, source_key: str) -> dict[str, Any]:
+    """``dagster_project.forget`` in a process of its own: ``uae`` imports no DVC (one-way layers).
+
+    Raises:
+        ArtefactError: it could not be run, or the project's tables still hold the document.
+    """
+    command = [sys.executable, "-m", "dagster_project.forget", source_key, "--root", str(root)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode not in (0, 1) or not done.stdout.strip():
+        said = done.stderr.strip()[-800:].removeprefix("error: ")
+        raise ArtefactError(f"DVC's cache and remotes cannot be cleaned: {said}. uae forget --no-dvc leaves them as they are")
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
 
 

@@ -38,6 +38,11 @@ class Event(NamedTuple):
     run_id: str  # of the event itself: its numbers and its page are there
 
 
+def history_of(experiment: str) -> str:
+    """The name of the experiment that holds the history, beside the one that holds the trainings."""
+    return f"{experiment}-history"
+
+
 class History:
     """
     Args:
@@ -47,7 +52,7 @@ class History:
 
     def __init__(self, client: MlflowClient, experiment: str, model: str, alias: str):
         self._client, self._model, self._alias = client, model, alias
-        self._trainings, self._experiment = experiment, f"{experiment}-history"
+        self._trainings, self._experiment = experiment, history_of(experiment)
 
     def events(self) -> list[Event]:
         """All of the model's alias, oldest first.
