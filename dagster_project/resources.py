@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import dagster as dg
 from pydantic import Field
 
-from dagster_project.through import Through, at_the_end, before_refreshes
+from dagster_project.through import Through, last_through
 from uae.corpus.watch import Watch
 from uae.io.errors import ArtefactError, without_user_info
 from uae.pipeline.run import models_of
@@ -41,8 +41,7 @@ class ProjectResource(dg.ConfigurableResource[Any]):
 
         None: it never did, or the last run stopped half-way.
         """
-        root = Path(self.root)
-        return at_the_end(root) or before_refreshes(root)
+        return last_through(Path(self.root))
 
     @contextlib.contextmanager
     def entered(self, model_cache: str) -> Iterator[Workspace]:

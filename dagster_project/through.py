@@ -1,11 +1,14 @@
 """What of the source the whole chain last went through with, also where refreshes have read the source since.
 
-A refresh runs the chain's stages that read, and no others. So dvc.lock looks as after a run that stopped half-way. Before it a
-note is kept of what the chain went through with; the note counts while the stages after the reading ones are those of then.
+A refresh runs the chain's stages that read, and no others. So what lies here looks as after a run that stopped half-way, whether
+Dagster, ``uae refresh`` or ``dvc repro validate`` read the source. Whoever looks while a chain is whole keeps a note of what it
+went through with. The note counts while the stages after the reading ones are those of then. Where nobody looked in time, DVC's
+cache still has what dvc.lock names.
 """
 
 import hashlib
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +23,11 @@ from uae.pipeline.workspace import ARTEFACTS, Workspace
 class Through(NamedTuple):
     version: str  # of the source; of a pinned one its path
     record: Path  # the table of its objects as they were then
+
+
+def last_through(root: Path) -> Through | None:
+    """What the chain last went through with, whatever was read since. None: it never did, or it stopped after reading."""
+    return keep(root) or before_refreshes(root) or _as_locked(root)
 
 
 def at_the_end(root: Path) -> Through | None:
@@ -66,16 +74,38 @@ def promoted_source(root: Path) -> str | None:
     return through.version if through else ""
 
 
-def keep(root: Path) -> None:
-    """To be called before a refresh reads the source. Does nothing where the last that ran was no whole chain."""
+def keep(root: Path) -> Through | None:
+    """Note what the chain went through with, for when something reads the source by itself. None: the last was no whole chain."""
     if (through := at_the_end(root)) is None:
-        return
+        return None
+    lock = Lock(root)
+    note = {"version": through.version, "outputs": {name: lock.outputs(name) for name in READING}}
+    with suppress(ArtefactError):
+        if read_json(_note(root)) == note:
+            return through
     if through.record.exists():
         _record(root).parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(_record(root)) as partial:
             shutil.copyfile(through.record, partial)
+    write_json(_note(root), note)
+    return through
+
+
+def _as_locked(root: Path) -> Through | None:
+    """As dvc.lock has it, where the source was read and nothing was recorded: the files of then are in DVC's cache."""
+    from dvc.repo import Repo
+
     lock = Lock(root)
-    write_json(_note(root), {"version": through.version, "outputs": {name: lock.outputs(name) for name in READING}})
+    made = lock.outputs("ingest")
+    if not lock.went_through(CHAIN) or not (root / ".dvc").is_dir():
+        return None
+    with Repo(str(root)) as repo:
+        report, record = (Path(repo.cache.local.oid_to_path(made[ARTEFACTS[name]])) for name in ("ingestion", "source"))
+    if not report.exists() or not record.exists():
+        return None
+    read = read_json(report).get("source", {})
+    version: str | None = read.get("version") or read.get("path")
+    return Through(version, record) if version else None
 
 
 def _note(root: Path) -> Path:

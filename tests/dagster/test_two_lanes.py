@@ -1,15 +1,22 @@
 """The sensor of the refresh, and what the chain's own sensor makes of refreshes: one lane does not start the other."""
 
+import hashlib
 import json
+import shutil
+from pathlib import Path
 
 import dagster as dg
 import pytest
+from conftest import RecordedDvc
+from dvc.repo import Repo
 from test_definitions import edit, instance, look, set_parameter  # noqa: F401  # fixtures
 
 from dagster_project.automation import corpus_changed
 from dagster_project.definitions import build
 from dagster_project.resources import ProjectResource
 from dagster_project.through import promoted_source
+from uae.pipeline.chain import STAGES
+from uae.pipeline.refresh import READING
 from uae.pipeline.settings import load_settings
 from uae.pipeline.workspace import Workspace
 
@@ -110,6 +117,55 @@ def test_refreshes_start_no_chain_until_enough_is_new(project, run_chain, look, 
     assert look() == {"source": now(project)}  # counted from the chain's own last reading
     assert run_chain(instance=instance).success
     assert "unchanged" in look()
+
+
+@pytest.fixture
+def in_a_terminal(project, stub, monkeypatch):
+    """``uae refresh``: the stages that read, and a decision. DVC hears of it where ``recorded``, as by ``dvc repro validate``."""
+
+    def run(recorded: RecordedDvc | None = None) -> None:
+        monkeypatch.chdir(project)
+        workspace, settings = Workspace(project), load_settings(project / "params.yaml")
+        for name in READING:
+            stub(STAGES[name]).run(STAGES[name].parameters.of(settings), workspace)
+            if recorded is not None:
+                recorded.commit(name)
+        decision = {"promoted": True, "version": 2, "champion": 2, "source": now(project)}
+        workspace.path("refresh").write_text(json.dumps(decision))
+
+    return run
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_refresh_in_a_terminal_is_one_too(project, run_chain, look, ask, in_a_terminal, instance, recorded, recorded_dvc):  # noqa: F811
+    set_parameter(project, "min_documents: 1", "min_documents: 2")
+    assert run_chain(instance=instance).success
+    assert "unchanged" in look()
+    edit(project, "# New")
+    in_a_terminal(recorded_dvc if recorded else None)
+    assert "1 objects changed since the chain went through (retrain.min_documents: 2)" in look()
+    assert "is what is served" in ask()
+    (project / "data/sample/documents/newer.md").write_text("# Newer")
+    assert ask()["source"] == now(project)
+    in_a_terminal(recorded_dvc if recorded else None)
+    assert look() == {"source": now(project)}
+
+
+def test_nobody_has_to_look_before_a_refresh_in_a_terminal(project, run_chain, look, in_a_terminal, instance):  # noqa: F811
+    """DVC's cache has what dvc.lock names."""
+    set_parameter(project, "min_documents: 1", "min_documents: 2")
+    assert run_chain(instance=instance).success
+    Repo.init(str(project), no_scm=True).close()
+    with Repo(str(project)) as repo:
+        for name in ("source", "ingestion"):
+            content = Workspace(project).path(name).read_bytes()
+            kept = Path(repo.cache.local.oid_to_path(hashlib.md5(content).hexdigest()))
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_bytes(content)
+    shutil.rmtree(project / ".uae")
+    edit(project, "# New")
+    in_a_terminal()
+    assert "1 objects changed since the chain went through (retrain.min_documents: 2)" in look()
 
 
 def test_a_chain_that_stopped_half_way_after_a_refresh_is_asked_for(project, run_chain, look, refresh, instance):  # noqa: F811

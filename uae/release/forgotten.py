@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from uae.io.errors import ArtefactError
 from uae.io.files import read_json, sha256_bytes, write_json
-from uae.release.manifest import read_manifest
+from uae.release.manifest import templates_of
 from uae.release.passages import Passages
 from uae.text.passage_template import PLAIN
 
@@ -75,12 +75,12 @@ def _read(store: Path) -> set[str]:
 
 
 def as_read(release: Path, texts: Container[str], templates: Iterable[str]) -> set[str]:
-    """These passages as the release's encoders read them, as ``templates`` do, and plain.
+    """These passages as the release's encoders read them, as ``templates`` do, and plain. It needs manifest and tables alone.
 
     Raises:
         ArtefactError: the release is damaged.
     """
-    wanted = {PLAIN, *templates, *(leg.passage_template for leg in read_manifest(release).legs.values())}
+    wanted = {PLAIN, *templates, *templates_of(release)}
     passages = Passages(release)
     try:
         plain = passages.read(PLAIN, range(len(passages)))

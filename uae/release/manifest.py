@@ -216,6 +216,15 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
+def templates_of(folder: Path) -> set[str]:
+    """The templates that the legs of a release read passages through, without a look at its other files.
+
+    Raises:
+        ArtefactError: the manifest is missing, or of a format that this version does not know.
+    """
+    return {leg.passage_template for leg in _parsed(folder, read_json(folder / "manifest.json")).legs.values()}
+
+
 def system_names(folder: Path) -> tuple[str, ...]:
     """The systems of a release, without a look at its files; none where this version does not know its format."""
     found = read_json(folder / "manifest.json")
