@@ -1,17 +1,25 @@
 """How long a look at a source takes, by its number of objects: the first one, one with nothing changed, and one after a change.
 
-    python benchmarks/source.py [--objects 100000] [--changed 1000] [--repeats 5]
+    python benchmarks/source.py [--objects 100000] [--changed 1000] [--repeats 5] [--store s3://BUCKET/PREFIX]
 
 It makes a folder of small files and takes snapshots of it as the sensor does. The last line is JSON: medians in seconds.
-``processor`` is the time of this process on a core: it hardly grows where others use the cores, too.
+``processor`` is the time of this process on a core: it hardly grows where others use the cores, too. ``walk`` is a plain walk
+with os.scandir and one stat a file, which no look can do without; ``times_walk`` compares the processor times.
+
+With ``--store`` the objects are put under that prefix of the store that the environment names (AWS_ENDPOINT_URL and keys), and
+are removed at the end. There nothing is hashed: the store tells an ETag. ``walk`` is then the store's pages, asked for and not
+looked at: the server and the wire take that long.
 """
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import uae.corpus.snapshot
 from uae.corpus.snapshot import Snapshot, take_snapshot
@@ -24,9 +32,73 @@ def main() -> None:
     parser.add_argument("--objects", type=int, default=100_000)
     parser.add_argument("--changed", type=int, default=1_000)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--store", help="s3://BUCKET/PREFIX, of an empty prefix")
     options = parser.parse_args()
+    if options.store:
+        print(json.dumps(measure_store(options.store, options.objects, options.repeats)))
+        return
     with tempfile.TemporaryDirectory() as folder:
         print(json.dumps(measure(Path(folder), options.objects, options.changed, options.repeats)))
+
+
+def measure_store(path: str, objects: int, repeats: int) -> dict[str, float]:
+    from uae.corpus.objects import S3, filesystem
+
+    store, root = filesystem(), path.removeprefix(S3).strip("/")
+    for start in range(0, objects, 1000):
+        names = range(start, min(start + 1000, objects))
+        store.pipe({f"{root}/{n % FOLDERS:03d}/{n:06d}.md": f"# Page {n}\n".encode() for n in names})
+    try:
+        looks, pages = [], []
+        for _ in range(repeats):  # by turns: other load meets both alike
+            looks.append(both_times(lambda: take_snapshot(path, Path("unused"))))
+            pages.append(both_times(lambda: listed(store, root)))
+        return {"objects": objects, **told("look", looks), **told("walk", pages), **compared(looks, pages)}
+    finally:
+        store.rm(root, recursive=True)
+
+
+def listed(store: Any, root: str) -> int:
+    """Objects in the pages of a listing that nobody looks at."""
+    bucket, _, prefix = root.partition("/")
+    token: dict[str, str] = {}
+    number = 0
+    while True:
+        page = store.call_s3("list_objects_v2", Bucket=bucket, Prefix=f"{prefix}/", MaxKeys=1000, **token)
+        number += page["KeyCount"]
+        if not page.get("IsTruncated"):
+            return number
+        token = {"ContinuationToken": page["NextContinuationToken"]}
+
+
+def walked(root: Path) -> int:
+    """Files below, each asked for its status once."""
+    number, left = 0, [os.fsencode(root)]
+    while left:
+        with os.scandir(left.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    left.append(entry.path)
+                else:
+                    entry.stat()
+                    number += 1
+    return number
+
+
+def both_times(action: Callable[[], Any]) -> tuple[float, float]:
+    """Seconds by the clock, and of this process on a core."""
+    start, of_processor = time.perf_counter(), time.process_time()
+    action()
+    return time.perf_counter() - start, time.process_time() - of_processor
+
+
+def told(name: str, times: list[tuple[float, float]]) -> dict[str, float]:
+    clock, processor = ([each[side] for each in times] for side in (0, 1))
+    return {f"{name}_s": round(statistics.median(clock), 3), f"{name}_processor_s": round(statistics.median(processor), 3)}
+
+
+def compared(looks: list[tuple[float, float]], walks: list[tuple[float, float]]) -> dict[str, float]:
+    return {"times_walk": round(statistics.median(one[1] / other[1] for one, other in zip(looks, walks, strict=True)), 2)}
 
 
 def measure(folder: Path, objects: int, changed: int, repeats: int) -> dict[str, float]:
@@ -37,12 +109,12 @@ def measure(folder: Path, objects: int, changed: int, repeats: int) -> dict[str,
         (place / f"{n:06d}.md").write_text(f"# Page {n}\n\nWhat the page {n} says.\n")
     settle()
     first, _, _ = timed(source, memory)
-    unchanged, processor = [], []
+    unchanged, walks = [], []
     for _ in range(repeats):
         seconds, of_processor, found = timed(source, memory)
         assert found.read == 0, "nothing changed, and something was read"
-        unchanged.append(seconds)
-        processor.append(of_processor)
+        unchanged.append((seconds, of_processor))
+        walks.append(both_times(lambda: walked(source)))
     after = []
     for turn in range(repeats):
         for n in range(changed):
@@ -54,9 +126,10 @@ def measure(folder: Path, objects: int, changed: int, repeats: int) -> dict[str,
     return {
         "objects": objects,
         "first_s": round(first, 3),
-        "unchanged_s": round(statistics.median(unchanged), 3),
-        "unchanged_processor_s": round(statistics.median(processor), 3),
-        "unchanged_worst_s": round(max(unchanged), 3),
+        **told("unchanged", unchanged),
+        "unchanged_worst_s": round(max(unchanged)[0], 3),
+        **told("walk", walks),
+        **compared(unchanged, walks),
         "changed": changed,
         "changed_s": round(statistics.median(after), 3),
     }
