@@ -16,9 +16,9 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from uae.io.errors import UaeError, without_user_info
 from uae.registry.errors import registry_errors
 from uae.registry.history import history_of
+from uae.registry.tracking import FORGOTTEN_TAG
 from uae.text.traces import Traces
 
-FORGOTTEN_TAG = "uae.forgotten"
 _RELEASE = "artifacts/release"  # below a logged model
 _PAGE = 100
 _OF_WORDS = (".json", ".jsonl", ".html", ".txt", ".csv", ".md", ".parquet")  # what we log to runs, and tables
@@ -74,12 +74,12 @@ def remove_releases(client: MlflowClient, model: str, releases: Collection[KeptR
             with registry_errors(f"the release at {release.place} cannot be removed"):
                 repository = get_artifact_repository(release.place)
                 _delete(repository, None)
-                left = repository.list_artifacts()
+                left = list(_files(repository, None))  # a store may go on listing folders that hold nothing
         except UaeError as error:
             done.unreached.append(str(error))
             continue
         if left:
-            done.unreached.append(f"{release.place} still holds {len(left)} entries after they were deleted: remove them there")
+            done.unreached.append(f"{release.place} still holds {len(left)} files after they were deleted: remove them there")
             continue
         for number in release.versions:
             with registry_errors(f"version {number} of {model} cannot be marked"):
@@ -107,7 +107,7 @@ def remove_files(client: MlflowClient, experiment: str, traces: Traces) -> tuple
             with registry_errors(f"files of the run {run_id} at {place} cannot be read or removed"):
                 repository = get_artifact_repository(place)
                 for file in _files(repository, None):
-                    if _holds(repository, file, traces):
+                    if PurePosixPath(file).suffix in _OF_WORDS and _holds(repository, file, traces):
                         _delete(repository, file)
                         removed.append(f"{run_id}/{file}")
         except UaeError as error:
@@ -191,5 +191,5 @@ def _files(repository: ArtifactRepository, below: str | None) -> Iterator[str]:
     for entry in entries:
         if entry.is_dir:
             yield from _files(repository, entry.path)
-        elif PurePosixPath(entry.path).suffix in _OF_WORDS:
+        else:
             yield entry.path

@@ -25,6 +25,7 @@ from uae.registry.place import check_root, is_beside_root
 
 ENCODER_TAG, RELEASE_TAG, SCORE_TAG = "uae.encoder", "uae.release", "uae.score"
 GATE_TAG, PASSED = "uae.gate", "passed"
+FORGOTTEN_TAG = "uae.forgotten"  # of a version whose release was removed
 
 log = logging.getLogger(__name__)
 

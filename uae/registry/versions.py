@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 
 from uae.io.errors import RegistryError
 from uae.registry.errors import registry_errors
-from uae.registry.tracking import ENCODER_TAG, GATE_TAG, PASSED, RELEASE_TAG, SCORE_TAG
+from uae.registry.tracking import ENCODER_TAG, FORGOTTEN_TAG, GATE_TAG, PASSED, RELEASE_TAG, SCORE_TAG
 
 # What MLflow answers for an unknown model or version, and for an unknown alias. All else says nothing about what there is.
 _UNKNOWN = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
@@ -60,6 +60,8 @@ def has_artefacts(version: ModelVersion) -> bool:
     Raises:
         RegistryError: the registry cannot be asked now. ``transient`` is true: this says nothing about the artefacts.
     """
+    if FORGOTTEN_TAG in version.tags:  # a store may go on listing its empty folders
+        return False
     try:
         with reading_release(version):
             return bool(mlflow.artifacts.list_artifacts(f"models:/{version.name}/{version.version}"))
