@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from sentence_transformers.util import batch_to_device
+from torch.distributed.tensor import DTensor
 
 sys.path.append(str(Path(__file__).resolve().parent))
 
@@ -24,6 +25,7 @@ from uae.training.loss import ObjectiveLoss
 from uae.training.objectives.utility_infonce import UtilityInfoNCE
 from uae.training.pairs_loss import set_dropout
 from uae.training.processes import join, leave, processes, sum_gradients
+from uae.training.sharded import shard
 from uae.training.train import follow
 
 # Questions of a batch (one question is no text for the second process), and dimensions with their weights. Last come the bytes
@@ -41,12 +43,14 @@ def example(number: int) -> Example:
 
 
 def one_step(
-    base: Path, questions: int, matryoshka: dict[int, float], piece: int, budget: int, device: str = "cpu"
+    base: Path, questions: int, matryoshka: dict[int, float], piece: int, budget: int, device: str = "cpu", sharded: bool = False
 ) -> dict[str, torch.Tensor | None]:
     """Loss and gradients of one batch of so many questions."""
     torch.manual_seed(0)
     encoder = load_encoder(base, device)
     set_dropout(encoder, 0.0)
+    if sharded:
+        shard(encoder, device)
     encoder.train()
     loss = ObjectiveLoss(encoder, UtilityInfoNCE(evidence_share=0.0), 0.5, 0.05, matryoshka)
     loss.piece, loss.budget = piece, budget
@@ -59,9 +63,13 @@ def one_step(
     ]
     value = loss(features, batch["label"])
     value.backward()
-    if processes() > 1:
+    if processes() > 1 and not sharded:
         sum_gradients(encoder.parameters())
-    return {"loss": value.detach(), "labels": batch["label"]} | {name: p.grad for name, p in encoder.named_parameters()}
+    gradients = {name: p.grad for name, p in encoder.named_parameters()}
+    if sharded:
+        assert all(isinstance(weight, DTensor) and len(weight.to_local()) < len(weight) for weight in encoder.parameters())
+        gradients = {name: value if value is None else value.full_tensor() for name, value in gradients.items()}
+    return {"loss": value.detach(), "labels": batch["label"]} | gradients
 
 
 def train(root: Path, base: Path, out: str, changes: dict, second: bool = False) -> None:
@@ -104,15 +112,21 @@ def fuse(root: Path, base: Path, student: Path) -> None:
 
 
 def main(what: str, folder: Path, base: Path, changes: dict[str, dict], device: str) -> None:
-    """``whole``: each case, then each training, and the choice of a fusion. ``cut``: a training that is killed."""
+    """``whole``: each case, then each training, and the choice of a fusion. ``cut``: a training that is killed.
+
+    ``sharded``: each case and each training with the weights cut over the processes. A training named ``killed`` is.
+    """
     device = join(device)
     if what == "cut":
         dies_after(5)
     else:
         for number, (questions, dimensions, budget) in enumerate(CASES):
-            torch.save(one_step(base, questions, dimensions, 2, budget, device), folder / f"{number}-{place().rank}.pt")
+            found = one_step(base, questions, dimensions, 2, budget, device, what == "sharded")
+            torch.save(found, folder / f"{number}-{place().rank}.pt")
     uae.training.train.leave = lambda: None  # the next one follows
     for out, own in changes.items():
+        if out == "killed":
+            dies_after(5)
         if own.pop("last", False):  # the processes part: the leading one fits a second stage
             fuse(folder, base, folder / next(iter(changes)))
             uae.training.train.leave = leave

@@ -22,7 +22,7 @@ OPTIONS = TrainOptions.model_validate(
         "objective": "utility_infonce", "objectives": PARAMETERS, "towers": "both", "epochs": 6, "batch_size": 4,
         "gradient_accumulation": 1, "learning_rate": 3e-3, "warmup": 0.0, "weight_decay": 0.0, "dropout": 0.0,
         "student_temperature": 0.05, "in_batch_negatives": True, "passage_queries": 0.0, "base_share": 0.0, "patience": 6,
-        "lexical_weight": 0.0, "processes": 1,
+        "lexical_weight": 0.0, "processes": 1, "sharded": False,
         "evaluations_per_epoch": 1, "calibrate_temperature": False, "near_duplicate": None, "harmful_are_negatives": False,
         "least_best_utility": None, "refresh": {"rounds": 0, "top_k": 3}, "reward": REWARD,
         "matryoshka": {"dimensions": [], "weights": []}, "second_stage": SECOND_STAGE, "rivals": (), "precision": "auto",

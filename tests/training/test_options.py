@@ -66,15 +66,16 @@ def test_options_are_frozen():
 
 
 def test_only_what_decides_the_weights_decides_where_training_goes_on():
-    """Another rival, or a parameter of an objective that is not the student's, throws no checkpoint away."""
+    """Another rival, a parameter of another objective, or who holds the weights throws no checkpoint away."""
     facts = changed().fit_facts()
+    assert changed(sharded=True, processes=2).fit_facts() == facts
     assert changed(rivals=("kl",), reward=0.5, rounds=2).fit_facts() == facts
     parameters = OPTIONS.objectives.model_copy(update={"plackett_luce": OBJECTIVES["plackett_luce"](rankings=2, places=1)})
     assert OPTIONS.model_copy(update={"objectives": parameters}).fit_facts() == facts
     assert changed(evidence_share=0.5).fit_facts() != facts
     cut = MatryoshkaOptions(dimensions=(8,), weights=())
     others = {"objective": "kl", "towers": "query", "in_batch_negatives": False, "matryoshka": cut, "precision": "bfloat16"}
-    for name in FitOptions.model_fields.keys() - {"objectives"}:
+    for name in FitOptions.model_fields.keys() - {"objectives", "sharded"}:
         other = others[name] if name in others else getattr(OPTIONS, name) + 1
         assert changed(**{name: other}).fit_facts() != facts, name
 

@@ -1,12 +1,13 @@
 """Fitting a student to examples with sentence-transformers' trainer. After a kill, the next call goes on from a checkpoint."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import Dataset
 from sentence_transformers import SentenceTransformerTrainingArguments
-from transformers import EarlyStoppingCallback, ProgressCallback
+from transformers import EarlyStoppingCallback, ProgressCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from uae.io.compute import pick_device, seed_everything
@@ -27,6 +28,7 @@ from uae.training.options import FitOptions
 from uae.training.pairs_loss import set_dropout
 from uae.training.processes import OfLeader, SharingTrainer, WritesNothing, wait_for_all
 from uae.training.refresh import Refresher
+from uae.training.sharded import ShardingTrainer, shard
 from uae.training.towers import FrozenVectors, build_student, frozen_documents
 from uae.vectors.store import VectorStore
 
@@ -92,8 +94,10 @@ def fit(
     seed_everything(seed)
     options = options.for_questions(len(examples["train"]))
     objective = options.chosen_objective()
-    encoder = build_student(load_encoder(base_path, device), options.towers)
+    encoder = build_student(load_encoder(base_path, "cpu" if options.sharded else device), options.towers)
     set_dropout(encoder, options.dropout)
+    if options.sharded:
+        shard(encoder, device)
     frozen = None
     if frozen_documents(encoder):
         frozen = FrozenVectors(encoder, encoded=PassageVectors(encoder, base_path, vectors))
@@ -114,7 +118,14 @@ def fit(
     last: str | None = get_last_checkpoint(str(checkpoints))  # type: ignore[no-untyped-call]
     before = evaluator(encoder)[METRIC]
     clock = Clock(device)
-    callbacks = [EarlyStoppingCallback(options.patience), clock, Report(log_metrics) if leads() else WritesNothing()]
+    callbacks: list[TrainerCallback] = [EarlyStoppingCallback(options.patience), clock]
+    if leads():
+        callbacks.append(Report(log_metrics))
+    elif not options.sharded:
+        callbacks.append(WritesNothing())
+    kind: Callable[..., SharingTrainer] = SharingTrainer
+    if options.sharded:
+        kind = functools.partial(ShardingTrainer, whole=build_student(load_encoder(base_path, "cpu"), options.towers))
     epochs = epochs_if_ended(last)
     if epochs is not None:
         options = options.model_copy(update={"epochs": epochs})
@@ -122,7 +133,7 @@ def fit(
             refresher.again(checkpoints)
     elif refresher is not None:
         callbacks.append(RefreshCallback(encoder, collator, refresher, checkpoints))
-    trainer = SharingTrainer(
+    trainer = kind(
         model=encoder,
         args=fit_arguments(
             SentenceTransformerTrainingArguments,
@@ -144,16 +155,19 @@ def fit(
         trainer.add_callback(Bar)
     trainer.train(resume_from_checkpoint=last)
     if options.base_share:
-        before_training = build_student(load_encoder(base_path, device), options.towers)
+        before_training = build_student(load_encoder(base_path, "cpu" if options.sharded else device), options.towers)
+        if options.sharded:
+            shard(before_training, device)
         interpolate(encoder, before_training.state_dict(), options.base_share)
     after = evaluator(encoder)[METRIC]
     by_dimension = {}
     for dimension in options.matryoshka.dimensions:
         with encoder.truncate_embeddings(dimension):
             by_dimension[dimension] = evaluator(encoder)[METRIC]
+    student = trainer.whole() if isinstance(trainer, ShardingTrainer) else encoder
     if leads():
         with atomic_path(student_path) as partial:
-            encoder.save(str(partial), create_model_card=False)
+            student.save(str(partial), create_model_card=False)
     wait_for_all()  # the caller may remove the checkpoints now
     return Fitted(
         steps=trainer.state.global_step,

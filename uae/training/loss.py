@@ -14,6 +14,7 @@ from uae.training.objectives.contract import Masks, Objective, Representations, 
 from uae.training.pairs_loss import drops
 from uae.training.pieces import Kept, activation_budget, encode_in_pieces, piece_size
 from uae.training.processes import encode_shared, processes
+from uae.training.sharded import is_sharded
 
 _ROWS = 128  # questions whose part of the loss is computed at once, where the objective allows it
 
@@ -103,8 +104,9 @@ class ObjectiveLoss(torch.nn.Module):
             vectors = features["sentence_embedding"]
         else:
             model = functools.partial(self.model, task=side)
-            encode = functools.partial(encode_in_pieces, model, piece=self.piece, budget=self.budget, kept=kept)
-            vectors = encode(features) if processes() == 1 else encode_shared(encode, features, drops(self.model))
+            cut = is_sharded(self.model)
+            encode = functools.partial(encode_in_pieces, model, piece=self.piece, budget=self.budget, kept=kept, one_by_one=cut)
+            vectors = encode(features) if processes() == 1 else encode_shared(encode, features, drops(self.model), evenly=cut)
         found: torch.Tensor = vectors.float()
         return found
 

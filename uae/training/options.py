@@ -114,6 +114,7 @@ class FitOptions(LearningOptions):
     ]  # of BM25 beside the cosines that are trained; see ``uae.training.lexical``
     matryoshka: MatryoshkaOptions
     passage_queries: Annotated[float, Field(ge=0, le=4)]  # for each question
+    sharded: bool  # whether several processes cut the weights among them; see ``uae.training.sharded``
     base_share: Fraction  # of the base's weights in the student that is kept; see ``uae.training.interpolation``
 
     def chosen_objective(self) -> Objective:
@@ -122,8 +123,8 @@ class FitOptions(LearningOptions):
         return OBJECTIVES[self.objective]() if own is None else own
 
     def fit_facts(self) -> dict[str, Any]:
-        """The other objectives' parameters decide nothing."""
-        own = self.model_dump(mode="json", include=set(FitOptions.model_fields) - {"objectives"})
+        """The other objectives' parameters decide nothing, and neither does who holds the weights."""
+        own = self.model_dump(mode="json", include=set(FitOptions.model_fields) - {"objectives", "sharded"})
         return own | {"parameters": self.chosen_objective().model_dump(mode="json")}
 
 
@@ -144,6 +145,15 @@ class TrainOptions(FitOptions):
     def _utilities_are_smoothed_once(self) -> Self:
         if self.reward.share and self.refresh.rounds:
             raise ValueError("reward.share, refresh.rounds: use one of them; new pairs would have the reward model fitted anew")
+        return self
+
+    @model_validator(mode="after")
+    def _all_processes_encode_at_once(self) -> Self:
+        """Where the weights are cut, one process cannot encode alone."""
+        if self.sharded and self.towers != "both":
+            raise ValueError("sharded: it is for towers: both. The other towers train a part that any process holds")
+        if self.sharded and self.refresh.rounds:
+            raise ValueError("sharded, refresh.rounds: use one of them; the leading process alone ranks passages for the teacher")
         return self
 
     def of_utilities(self) -> Self:

@@ -57,7 +57,14 @@ class Kept:
         return saved_tensors_hooks(pack, lambda tensor: tensor)
 
 
-def encode_in_pieces(model: Model, features: Features, piece: int, budget: float, kept: Kept | None = None) -> Tensor:
+def encode_in_pieces(
+    model: Model,
+    features: Features,
+    piece: int,
+    budget: float,
+    kept: Kept | None = None,
+    one_by_one: bool = False,
+) -> Tensor:
     """Vectors, shape (texts, dim), of texts that are encoded ``piece`` at a time, neighbours in length together.
 
     A batch is padded to its longest text, so pieces of texts of like length need little padding. Pieces keep their activations
@@ -68,6 +75,8 @@ def encode_in_pieces(model: Model, features: Features, piece: int, budget: float
     Args:
         features: tensors of the texts' tokens, shape (texts, length), among them ``attention_mask``.
         kept: of the batch so far, where more of its texts are encoded in other calls. None: there are none.
+        one_by_one: no piece is kept, and the backward pass does one of them after the other, each forward and backward: a model
+            that is cut over processes counts on that.
     """
     kept = kept or Kept()
     vectors = []
@@ -75,7 +84,9 @@ def encode_in_pieces(model: Model, features: Features, piece: int, budget: float
     order = mask.sum(dim=1).argsort(stable=True)
     for rows in order.split(piece):
         cut = dict(features) if len(rows) == len(mask) else of_rows(features, rows)
-        if kept.has_room(budget):
+        if one_by_one:
+            vectors.append(checkpoint(_encode, model, cut, torch.ones((), requires_grad=True), use_reentrant=True))
+        elif kept.has_room(budget):
             kept.texts += len(rows)
             with kept.counting():
                 vectors.append(_encode(model, cut))
@@ -84,7 +95,8 @@ def encode_in_pieces(model: Model, features: Features, piece: int, budget: float
     return vectors[0] if len(vectors) == 1 else torch.cat(vectors)[order.argsort()]
 
 
-def _encode(model: Model, features: Features) -> Tensor:
+def _encode(model: Model, features: Features, _: Tensor | None = None) -> Tensor:
+    """The third argument is for ``checkpoint``, which computes no gradients where no argument asks for one."""
     vectors: Tensor = model(dict(features))["sentence_embedding"]  # a model adds to what it is given
     return vectors
 

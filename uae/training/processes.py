@@ -19,6 +19,7 @@ import torch.distributed as dist
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 from sentence_transformers.base.evaluation import BaseEvaluator
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from uae.io.compute import pick_device
@@ -122,7 +123,8 @@ class OfLeader(BaseEvaluator):
         self.evaluator, self.primary_metric = evaluator, METRIC
 
     def __call__(self, model: SentenceTransformer, *args: Any, **kwargs: Any) -> dict[str, float]:  # type: ignore[override]
-        found = self.evaluator(model)[METRIC] if leads() else 0.0
+        # An encoder that is cut over the processes encodes with all of them, or not at all.
+        found = self.evaluator(model)[METRIC] if leads() or isinstance(model, FSDPModule) else 0.0
         return {METRIC: of_leader(found, model.device)}
 
 
@@ -178,7 +180,7 @@ def _sum(gradients: list[Tensor]) -> None:
         gradient.copy_(whole.view_as(gradient))
 
 
-def encode_shared(encode: Callable[[Features], Tensor], features: Features, drops: bool) -> Tensor:
+def encode_shared(encode: Callable[[Features], Tensor], features: Features, drops: bool, evenly: bool = False) -> Tensor:
     """The vectors of all texts, shape (texts, dim), float32, of which this process encodes its share.
 
     Texts are dealt out by length, so that every process has about as many tokens. A process that gets none encodes one all the
@@ -188,15 +190,19 @@ def encode_shared(encode: Callable[[Features], Tensor], features: Features, drop
         encode: vectors of the texts of some features, on this process.
         features: of all texts, among them ``attention_mask`` of shape (texts, length).
         drops: whether the model drops units at random.
+        evenly: each process encodes as many texts as any other, because none can compute without the others.
     """
     count, rank = processes(), dist.get_rank()
     order = features["attention_mask"].sum(dim=1).argsort(stable=True, descending=True)
     own = order[rank::count]
-    with _other_numbers(rank, features["attention_mask"].device, drops):
-        vectors = encode(of_rows(features, own if len(own) else order[:1])).float()
-    if not len(own):
-        vectors = 0 * vectors
     each = -(-len(order) // count)
+    rows = own if len(own) else order[:1]
+    if evenly and len(rows) < each:
+        rows = torch.cat([rows, order[:1]])
+    with _other_numbers(rank, features["attention_mask"].device, drops):
+        vectors = encode(of_rows(features, rows)).float()
+    if len(own) < len(rows):  # its gradient is nought, and goes through the same layers
+        vectors = torch.cat([vectors[: len(own)], 0 * vectors[len(own) :]])
     missing = each - len(vectors)
     padded = torch.cat([vectors, vectors.new_zeros(missing, vectors.shape[1])]) if missing else vectors
     gathered: Tensor = _Gathered.apply(padded)  # type: ignore[no-untyped-call]
