@@ -7,9 +7,7 @@ English; they leave words of other scripts as they are.
 import importlib.metadata
 import logging
 import unicodedata
-from array import array
-from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from collections.abc import Iterable
 from pathlib import Path
 
 import bm25s
@@ -18,9 +16,9 @@ import numpy.typing as npt
 import regex
 import Stemmer
 from bm25s.stopwords import STOPWORDS_EN
-from bm25s.tokenization import Tokenized
 
 from uae.io.errors import ArtefactError
+from uae.retrievers.bm25_scores import build_scores
 
 # Lucene's own. Passages of one corpus are of about one length, so that b decides little.
 PARAMETERS = {"method": "lucene", "k1": 1.2, "b": 0.75}
@@ -53,13 +51,22 @@ class Bm25Index:
 
     @classmethod
     def build(cls, texts: Iterable[str]) -> "Bm25Index":
-        """Texts are read once, one by one. Each word of them takes 4 bytes while the index is built, and no Python object."""
-        found = _Words(texts)
-        if not found.vocabulary:  # bm25s takes no empty one
-            return cls(None, len(found))
+        """Texts are read once, one by one. The index is built and lies in temporary files, which go with it.
+
+        Raises:
+            ArtefactError: the disk of temporary files (TMPDIR) cannot take it.
+        """
+        vocabulary: dict[str, int] = {}
+        found = build_scores(map(terms, texts), vocabulary, PARAMETERS)
+        if not vocabulary:  # bm25s takes no empty one
+            return cls(None, found.texts)
         index = bm25s.BM25(**PARAMETERS, dtype="float64")
-        index.index(Tokenized(ids=found, vocab=found.vocabulary), show_progress=False)
-        return cls(index, len(found))
+        # What ``bm25s.BM25.index`` sets.
+        index.scores = {"data": found.data, "indices": found.indices, "indptr": found.indptr, "num_docs": found.texts}
+        index.vocab_dict = vocabulary | {"": len(vocabulary)}
+        index.unique_token_ids_set = set(index.vocab_dict.values())
+        index.nonoccurrence_array = None
+        return cls(index, found.texts)
 
     @classmethod
     def load(cls, folder: Path, texts: int) -> "Bm25Index":
@@ -98,23 +105,6 @@ class Bm25Index:
             return np.zeros(self._texts)
         found: Scores = np.asarray(self._index.get_scores(asked), np.float64)
         return found.round(_DECIMALS)
-
-
-class _Words:
-    """The words of texts as numbers, all in one array; what is iterated over is a list of each text's."""
-
-    def __init__(self, texts: Iterable[str]):
-        self.vocabulary: dict[str, int] = {}  # in the order in which the words first occur
-        self._numbers, self._ends = array("i"), array("q", [0])
-        for text in texts:
-            self._numbers.extend(self.vocabulary.setdefault(word, len(self.vocabulary)) for word in terms(text))
-            self._ends.append(len(self._numbers))
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return (self._numbers[start:end].tolist() for start, end in pairwise(self._ends))
 
 
 def terms(text: str) -> list[str]:
