@@ -207,7 +207,7 @@ def test_a_damaged_ledger_is_named_and_nothing_is_written(splits, tmp_path):
 
 def test_the_ledger_holds_no_text_and_a_bounded_sketch():
     ledger = Ledger([], SPLITS, 1)
-    (found,) = ledger.documents({"long": text(*range(5000))}).values()
+    (found,) = ledger.documents([("long", text(*range(5000)))]).values()
     assert len(content_of(text(*range(5000))).sketch) == 128
     assert ledger.split(DOCUMENT, found) in SPLITS
 

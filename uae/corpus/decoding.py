@@ -3,6 +3,7 @@
 import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from uae.io.errors import InputError
@@ -50,6 +51,32 @@ def read_text(path: Path) -> str:
         zero = data.index(b"\0")
         raise InputError(f"{path}, line {_line(data, zero)}: byte {zero} is zero, which no text holds; {_advice(data)}")
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of ``read_text``, one by one: the file is never in memory as a whole. Errors as there, when they are come to."""
+    path = Path(path)
+    if not _looks_like_text(path):
+        yield from read_text(path).split("\n")
+        return
+    try:
+        with open(path, encoding="utf-8-sig") as stream:
+            for line in stream:
+                if "\0" in line:
+                    raise ValueError("zero")
+                yield line.removesuffix("\n")
+    except (OSError, ValueError):  # a UnicodeDecodeError among them
+        read_text(path)  # it says what is wrong
+        raise InputError(f"{path} was changed while it was read: run the same command again") from None
+
+
+def _looks_like_text(path: Path) -> bool:
+    """By its kind and its first bytes; False where it cannot be read."""
+    try:
+        with open(path, "rb", opener=_open_at_once) as stream:
+            return stat.S_ISREG(os.fstat(stream.fileno()).st_mode) and not stream.read(8).startswith((*_KINDS, *_MARKS))
+    except (OSError, ValueError):
+        return False
 
 
 def _read_bytes(path: Path) -> bytes:

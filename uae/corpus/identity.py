@@ -5,23 +5,29 @@ renamed, moved or copied from one that is new. What is remembered of a text is a
 it does not matter how passages are cut.
 """
 
-from collections import Counter, defaultdict
+from array import array
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 from uae.io.files import sha256_bytes
 from uae.text.sentences import sentences
 
+Numbers = npt.NDArray[Any]
 _SKETCH = 128  # hashes
 _SAME = 0.5  # of its sentences: from there on a text is a version of another
 _COMMON = 3  # a sentence in more texts than this tells nothing: a licence, a form
+Sketch: TypeAlias = Sequence[int]
 
 
 class Content(NamedTuple):
     """What is remembered of a text."""
 
     content: str  # hash
-    sketch: tuple[int, ...]  # the smallest hashes of its sentences, ascending (bottom-k sketch; Broder 1997)
+    sketch: Sketch  # the smallest hashes of its sentences, ascending (bottom-k sketch; Broder 1997)
 
 
 class Known(NamedTuple):
@@ -41,7 +47,7 @@ class Found(NamedTuple):
 def content_of(text: str) -> Content:
     pieces = (" ".join(text[sentence.start : sentence.end].split()) for sentence in sentences(text))
     hashes = sorted({int(sha256_bytes(piece)[:16], 16) for piece in pieces})
-    return Content(sha256_bytes(text)[:24], tuple(hashes[:_SKETCH]))
+    return Content(sha256_bytes(text)[:24], array("Q", hashes[:_SKETCH]))
 
 
 def recognise(known: Sequence[Known], present: Mapping[str, Content]) -> dict[str, Found]:
@@ -86,22 +92,57 @@ def _likenesses(
     known: Sequence[Known], texts: Mapping[str, Sequence[int]], present: Mapping[str, Content]
 ) -> Iterable[tuple[tuple[float, bool], int, str]]:
     """((minus the share, whether the known key is still there), place, key) for each known text that a present one is like."""
-    if not present:
+    if not present or not known:
         return
-    counts = Counter(value for entry in known for value in entry.content.sketch)
-    common = frozenset(value for value, count in counts.items() if count > _COMMON)
-    wanted = {value for content in present.values() for value in content.sketch} - common
-    holders: dict[int, list[int]] = defaultdict(list)
-    for place, entry in enumerate(known):
-        for value in wanted.intersection(entry.content.sketch):
-            holders[value].append(place)
+    holders = _Holders([entry.content.sketch for entry in known], [content.sketch for content in present.values()])
     for key, content in present.items():
         exact = set(texts.get(content.content, ()))
-        near = {place for value in content.sketch for place in holders.get(value, ())}
+        near = holders.of(content.sketch)
         for place in exact | near:
-            share = 1.0 if place in exact else _share(content.sketch, known[place].content.sketch, common)
+            share = 1.0 if place in exact else _share(content.sketch, known[place].content.sketch, holders.common)
             if share >= _SAME:
                 yield (-share - (place in exact), known[place].source in present), place, key
+
+
+class _Holders:
+    """Which known texts hold a sentence, of those sentences that are asked for. In memory are 8 bytes of each, and 12 a holder.
+
+    Attributes:
+        common: sentences that tell nothing.
+    """
+
+    def __init__(self, known: Sequence[Sketch], asked: Sequence[Sketch]):
+        self._values = np.unique(np.concatenate([_numbers(sketch) for sketch in asked]))
+        places: list[Numbers] = []
+        texts: list[Numbers] = []
+        for text, sketch in enumerate(known):
+            found = self._places(sketch)
+            places.append(found.astype(np.int64))
+            texts.append(np.full(len(found), text, np.int32))
+        held, self._texts = np.concatenate(places), np.concatenate(texts)
+        counts = np.bincount(held, minlength=len(self._values))
+        self._telling = counts <= _COMMON
+        self.common = frozenset(self._values[~self._telling].tolist())
+        self._texts = self._texts[np.argsort(held, kind="stable")]
+        self._ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+
+    def of(self, sketch: Sketch) -> set[int]:
+        """The known texts that hold one of these sentences, common ones aside."""
+        places = self._places(sketch)
+        found = [self._texts[self._ends[place] : self._ends[place + 1]] for place in places[self._telling[places]]]
+        return set(np.concatenate(found).tolist()) if found else set()
+
+    def _places(self, sketch: Sketch) -> Numbers:
+        """Where the sentences stand among those that are asked for; the others are left out."""
+        if not len(self._values):
+            return np.zeros(0, np.int64)
+        values = _numbers(sketch)
+        places = np.minimum(np.searchsorted(self._values, values), len(self._values) - 1)
+        return places[self._values[places] == values]
+
+
+def _numbers(sketch: Sketch) -> Numbers:
+    return np.fromiter(sketch, np.uint64, len(sketch))
 
 
 def _share(sketch: Sequence[int], other: Sequence[int], ignored: frozenset[int]) -> float:

@@ -4,9 +4,9 @@ A document's id is the ledger's, so it stays when the document is edited, rename
 of the text that it holds, so it stays when other parts of the document change. A question's is of its document and its words.
 """
 
-import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ import pyarrow as pa
 
 from uae.corpus.accounting import account, refuse_empty
 from uae.corpus.chunking import cut
+from uae.corpus.documents import metadata_json
 from uae.corpus.ledger import DOCUMENT, DRAWN, QUESTION, Ledger
-from uae.corpus.records import RawDocument, RawQuestion, Source
+from uae.corpus.records import RawDocument, RawDocuments, RawQuestion, Source
 from uae.corpus.repeated_questions import RepeatedQuestions, RepeatRule, told
 from uae.corpus.source import read_source
 from uae.corpus.splits import SPLITS
@@ -27,7 +28,6 @@ from uae.io.tables import DOCUMENTS, PASSAGES, QUESTIONS, write_table
 from uae.text.words import count_words
 
 Row = dict[str, Any]  # of a table
-Documents = dict[str, tuple[str, RawDocument]]  # key -> (doc_id, document)
 
 
 def ingest(
@@ -71,30 +71,26 @@ def ingest(
     refuse_empty(source, skip_empty)
     if watch:
         watch.refuse_loss(source.documents, documents_path, now)
-    ids = ledger.documents(_texts(source.documents))
-    documents = _documents(source, ids, max_documents)
-    passages = {key: _passages(doc_id, raw, passage_words) for key, (doc_id, raw) in documents.items()}
-    if not any(passages.values()):
+    _refuse_repeated_keys(source.documents)
+    ids = ledger.documents((raw.key, raw.text) for raw in source.documents)
+    corpus = _Corpus(source.documents, _chosen(source, ids, max_documents), passage_words)
+    if not any(map(corpus.passages, corpus.ids)):
         raise InputError(f"{path}: the source holds no text")
-    questions, merged = _questions(source, documents, passages)
+    questions, merged = _questions(source, corpus)
     _split(questions, ledger)
     if source.lacks_validation:
-        sources = {row["passage_id"]: row["source"] for group in passages.values() for row in group}
-        _draw_validation(questions, sources, split, ledger)
-    all_passages = [row for group in passages.values() for row in group]
-    questions, dropped = _in_one_split(questions, all_passages, repeated, source)
-    rows = sorted((_document_row(doc_id, raw) for doc_id, raw in documents.values()), key=lambda row: row["doc_id"])
-    flat = sorted(all_passages, key=lambda r: (r["doc_id"], r["position"]))
+        _draw_validation(questions, corpus.document_of, split, ledger)
+    questions, dropped = _in_one_split(questions, corpus, repeated, source)
     questions.sort(key=lambda row: row["question_id"])
-    counts = _counts(source, rows, flat, questions) | {
+    ledger.write(ledger_path)  # before what follows from it: a run that is killed in between decides nothing anew
+    write_table(documents_path, DOCUMENTS, corpus.document_rows())
+    write_table(passages_path, PASSAGES, corpus.passage_rows())
+    write_table(questions_path, QUESTIONS, questions)
+    counts = _counts(source, corpus, questions) | {
         "repeated_questions_merged": merged,
         "repeated_questions_dropped": {name: sum(row["split"] == name for row in dropped) for name in ("train", "validation")},
         "splits_decided_by": ledger.decisions(),
     }
-    ledger.write(ledger_path)  # before what follows from it: a run that is killed in between decides nothing anew
-    write_table(documents_path, DOCUMENTS, rows)
-    write_table(passages_path, PASSAGES, flat)
-    write_table(questions_path, QUESTIONS, questions)
     if watch:
         watch.write(now)
     read = {
@@ -107,12 +103,53 @@ def ingest(
     return counts
 
 
-def _counts(source: Source, documents: list[Row], passages: list[Row], questions: list[Row]) -> dict[str, Any]:
-    words = [count_words(row["text"]) for row in passages]
+class _Corpus:
+    """The chosen documents and their passages. They are cut whenever they are asked for: no text is kept.
+
+    Attributes:
+        ids: source key -> doc_id.
+        document_of: passage_id of evidence -> source key, of what ``evidence`` was asked for.
+        written, words: how many passages ``passage_rows`` gave, and how many words they hold.
+    """
+
+    def __init__(self, documents: RawDocuments, ids: dict[str, str], passage_words: int):
+        self.ids = ids
+        self.document_of: dict[str, str] = {}
+        self.written, self.words = 0, 0
+        self._documents = documents
+        # Questions about one document mostly stand together.
+        self.passages = lru_cache(maxsize=16)(lambda key: _passages(ids[key], documents.of(key), passage_words))
+
+    def evidence(self, key: str, start: int, end: int) -> list[str]:
+        """The passages of a document that overlap a span of it."""
+        found = [row["passage_id"] for row in self.passages(key) if row["start"] < end and start < row["end"]]
+        self.document_of.update(dict.fromkeys(found, key))
+        return found
+
+    def evidence_rows(self) -> Iterator[Row]:
+        """The passages of ``document_of``."""
+        for key in dict.fromkeys(self.document_of.values()):
+            yield from (row for row in self.passages(key) if row["passage_id"] in self.document_of)
+
+    def document_rows(self) -> Iterator[Row]:
+        return (_document_row(self.ids[key], self._documents.of(key)) for key in self._by_id())
+
+    def passage_rows(self) -> Iterator[Row]:
+        for key in self._by_id():
+            for row in self.passages(key):
+                self.written += 1
+                self.words += count_words(row["text"])
+                yield row
+
+    def _by_id(self) -> list[str]:
+        return sorted(self.ids, key=self.ids.__getitem__)
+
+
+def _counts(source: Source, corpus: _Corpus, questions: list[Row]) -> dict[str, Any]:
     return {
-        "documents": len(documents),
-        "passages": len(passages),
-        "words_per_passage": round(sum(words) / len(words), 1),
+        "documents": len(corpus.ids),
+        "passages": corpus.written,
+        "words_per_passage": round(corpus.words / corpus.written, 1),
         "questions": len(questions),
         "questions_by_split": {name: sum(q["split"] == name for q in questions) for name in SPLITS},
         "questions_without_evidence": sum(not q["evidence"] for q in questions),
@@ -121,29 +158,25 @@ def _counts(source: Source, documents: list[Row], passages: list[Row], questions
     }
 
 
-def _texts(documents: Iterable[RawDocument]) -> dict[str, str]:
-    """source key -> text.
-
+def _refuse_repeated_keys(documents: RawDocuments) -> None:
+    """
     Raises:
         InputError: two documents have one key.
     """
-    by_key: dict[str, RawDocument] = {}
-    for raw in documents:
-        if raw.key in by_key:
-            other = by_key[raw.key]
-            same = (raw.title, raw.version, raw.text) == (other.title, other.version, other.text)
-            said = (
-                f"is the same as {other.where}; remove one"
-                if same
-                else f"has the id of {other.where}; give each its own id, or remove one"
-            )
-            raise InputError(f"{raw.where}: this document {said} of them")
-        by_key[raw.key] = raw
-    return {key: raw.text for key, raw in by_key.items()}
+    if (repeated := documents.twice()) is None:
+        return
+    other, raw = repeated
+    same = (raw.title, raw.version, raw.text) == (other.title, other.version, other.text)
+    said = (
+        f"is the same as {other.where}; remove one"
+        if same
+        else f"has the id of {other.where}; give each its own id, or remove one"
+    )
+    raise InputError(f"{raw.where}: this document {said} of them")
 
 
-def _documents(source: Source, ids: Mapping[str, str], limit: int | None) -> Documents:
-    """At most ``limit`` documents, those with questions first.
+def _chosen(source: Source, ids: Mapping[str, str], limit: int | None) -> dict[str, str]:
+    """``ids`` of at most ``limit`` documents, those with questions first.
 
     Args:
         ids: source key -> doc_id.
@@ -152,8 +185,7 @@ def _documents(source: Source, ids: Mapping[str, str], limit: int | None) -> Doc
         raise InputError("the source holds no documents")
     asked = {question.document for question in source.questions}
     asked |= {span.document for question in source.questions for span in question.evidence}
-    order = sorted(source.documents, key=lambda raw: (raw.key not in asked, ids[raw.key]))[:limit]
-    return {raw.key: (ids[raw.key], raw) for raw in order}
+    return {key: ids[key] for key in sorted(ids, key=lambda key: (key not in asked, ids[key]))[:limit]}
 
 
 def _document_row(doc_id: str, raw: RawDocument) -> Row:
@@ -164,29 +196,8 @@ def _document_row(doc_id: str, raw: RawDocument) -> Row:
         "version": raw.version,
         "text": raw.text,
         "sections": [section._asdict() for section in raw.sections],
-        "metadata": _metadata(raw),
+        "metadata": metadata_json(raw),
     }
-
-
-def _metadata(raw: RawDocument) -> str:
-    try:
-        return json.dumps(raw.metadata, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    except RecursionError:
-        raise InputError(f"{raw.where}: the metadata of document {raw.key!r} are nested too deep") from None
-    except ValueError:
-        field = next(name for name, value in raw.metadata.items() if not _is_finite(value))
-        raise InputError(
-            f"{raw.where}: in the metadata of document {raw.key!r} the field {field!r} holds NaN or Infinity, which is no JSON; "
-            "leave it out or write null"
-        ) from None
-
-
-def _is_finite(value: object) -> bool:
-    try:
-        json.dumps(value, allow_nan=False)
-    except ValueError:
-        return False
-    return True
 
 
 def _passages(doc_id: str, raw: RawDocument, words: int) -> list[Row]:
@@ -204,19 +215,19 @@ def _passages(doc_id: str, raw: RawDocument, words: int) -> list[Row]:
     return rows
 
 
-def _questions(source: Source, documents: Documents, passages: dict[str, list[Row]]) -> tuple[list[Row], int]:
+def _questions(source: Source, corpus: _Corpus) -> tuple[list[Row], int]:
     """Question rows, the same question about the same document merged into one with all its answers.
 
     One that the source puts into two splits stays in both. Where it names the split only once, that counts for all copies.
     """
     read = []
     for raw in source.questions:
-        if raw.document is not None and raw.document not in documents:
+        if raw.document is not None and raw.document not in corpus.ids:
             continue  # beyond max_documents
-        if any(span.document not in documents for span in raw.evidence):
+        if any(span.document not in corpus.ids for span in raw.evidence):
             source.skipped.add("question whose evidence lies beyond max_documents", raw.where)
             continue
-        read.append(_question_row(raw, documents, passages))
+        read.append(_question_row(raw, corpus))
     given: dict[str, str] = {}
     for row in read:
         if row["split"]:
@@ -231,13 +242,9 @@ def _questions(source: Source, documents: Documents, passages: dict[str, list[Ro
     return list(rows.values()), len(read) - len(rows)
 
 
-def _question_row(raw: RawQuestion, documents: Documents, passages: dict[str, list[Row]]) -> Row:
-    doc_id = documents[raw.document][0] if raw.document is not None else ""
-    evidence: dict[str, None] = {}
-    for span in raw.evidence:
-        for passage in passages[span.document]:
-            if passage["start"] < span.end and span.start < passage["end"]:
-                evidence[passage["passage_id"]] = None
+def _question_row(raw: RawQuestion, corpus: _Corpus) -> Row:
+    doc_id = corpus.ids[raw.document] if raw.document is not None else ""
+    evidence = dict.fromkeys(passage_id for span in raw.evidence for passage_id in corpus.evidence(*span))
     return {
         "question_id": sha256_bytes(doc_id, raw.text)[:24],
         "text": raw.text,
@@ -251,7 +258,7 @@ def _question_row(raw: RawQuestion, documents: Documents, passages: dict[str, li
 
 
 def _in_one_split(
-    questions: list[Row], passages: list[Row], rule: RepeatRule, source: Source
+    questions: list[Row], corpus: _Corpus, rule: RepeatRule, source: Source
 ) -> tuple[list[Row], list[dict[str, Any]]]:
     """The questions without the copies that are given up, and those: what ``RepeatedQuestions.shown`` says of each, and
     ``kept``, the same of the question that it repeats.
@@ -263,7 +270,8 @@ def _in_one_split(
     one_id_each = len({row["question_id"] for row in questions}) == len(questions)
     if one_id_each and not rule.drop:
         return questions, []
-    known = RepeatedQuestions(_table(questions, QUESTIONS), _table(passages, PASSAGES), rule.scope, rule.near_duplicate)
+    evidence = _table(corpus.evidence_rows(), PASSAGES)
+    known = RepeatedQuestions(_table(questions, QUESTIONS), evidence, rule.scope, rule.near_duplicate)
     if not rule.drop:
         if not known.alike:  # questions without a word, which validation refuses
             return questions, []

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from uae.corpus.identity import Content, Known, content_of, recognise
+from uae.corpus.identity import Content, Known, Sketch, content_of, recognise
+from uae.corpus.sketches import Sketches
 from uae.corpus.splits import fill, split_of
 from uae.io.errors import ArtefactError
 from uae.io.files import sha256_bytes
-from uae.io.tables import DOCUMENTS, LEDGER, QUESTIONS, read_table, write_table
+from uae.io.tables import DOCUMENTS, LEDGER, QUESTIONS, read_table, scan_table, write_table
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +23,7 @@ DOCUMENT, QUESTION, DRAWN = "document", "question", "drawn"
 # What decided a split. Earlier: a version of this project that had no ledger.
 HASH, SOURCE, FILLED, COPIED, EARLIER = "hash", "source", "filled", "copied", "earlier"
 _NAMED = 5  # in a warning
+_ROWS = 1 << 12  # read at once: each may hold 128 numbers
 _NOTHING = Content("", ())
 
 
@@ -34,7 +36,7 @@ class Entry(NamedTuple):
     split: str
     decided: str
     content: str
-    sketch: tuple[int, ...]
+    sketch: Sketch
 
 
 class Ledger:
@@ -46,7 +48,9 @@ class Ledger:
     """
 
     def __init__(self, entries: Iterable[Entry], fractions: Mapping[str, float], seed: int):
-        self._entries = {(entry.kind, entry.id): entry for entry in entries}
+        self._sketches = Sketches()
+        kept = (entry._replace(sketch=self._sketches.keep(entry.sketch)) if entry.sketch else entry for entry in entries)
+        self._entries = {(entry.kind, entry.id): entry for entry in kept}
         self._fractions, self._seed = fractions, seed
         self._hashed: dict[tuple[str, str], str] = {}  # entry that its hash decided in this run -> what was hashed
 
@@ -59,26 +63,24 @@ class Ledger:
         """
         if not path.exists():
             return cls(_of_tables(documents_path, questions_path), fractions, seed)
-        table = read_table(path, LEDGER)
-        columns = [table[name] for name in LEDGER.names]
-        entries = [Entry._make((*row, tuple(sketch))) for *row, sketch in zip(*columns, strict=True)]
-        return cls(entries, fractions, seed)
+        rows = (row for part in scan_table(path, LEDGER, rows=_ROWS) for row in part.itertuples(index=False, name=None))
+        return cls(map(Entry._make, rows), fractions, seed)
 
     def write(self, path: Path) -> None:
         entries = sorted(self._entries.values(), key=lambda entry: (entry.kind, entry.id))
-        write_table(path, LEDGER, [entry._asdict() | {"sketch": list(entry.sketch)} for entry in entries])
+        write_table(path, LEDGER, (entry._asdict() | {"sketch": list(entry.sketch)} for entry in entries))
 
-    def documents(self, texts: Mapping[str, str]) -> dict[str, str]:
+    def documents(self, texts: Iterable[tuple[str, str]]) -> dict[str, str]:
         """Take in all documents of the source.
 
         Args:
-            texts: source key -> text.
+            texts: (source key, text) of each. They are read once, one by one.
 
         Returns:
             source key -> id. The id of a document that was renamed, moved or edited is the one it had.
         """
         known = [entry for entry in self._entries.values() if entry.kind == DOCUMENT]
-        present = {key: content_of(text) for key, text in texts.items()}
+        present = {key: self._content(text) for key, text in texts}
         found = recognise([Known(entry.source, Content(entry.content, entry.sketch)) for entry in known], present)
         ids: dict[str, str] = {}
         for key, (place, copied) in sorted(found.items()):
@@ -143,6 +145,10 @@ class Ledger:
         self._hashed[kind, id] = name
         return id
 
+    def _content(self, text: str) -> Content:
+        content = content_of(text)
+        return content._replace(sketch=self._sketches.keep(content.sketch))
+
     def _change(self, kind: str, id: str, **fields: Any) -> None:
         self._entries[kind, id] = self._entries[kind, id]._replace(**fields)
 
@@ -153,15 +159,16 @@ def _id(kind: str, name: str, number: int) -> str:
 
 def _of_tables(documents_path: Path, questions_path: Path) -> list[Entry]:
     try:
-        documents, questions = read_table(documents_path, DOCUMENTS), read_table(questions_path, QUESTIONS)
+        questions = read_table(questions_path, QUESTIONS)
+        splits = dict(zip(questions["doc_id"], questions["split"], strict=True))
+        entries = [
+            Entry(DOCUMENT, _id(DOCUMENT, source, 0), source, splits[doc_id], EARLIER, *content_of(text))
+            for part in scan_table(documents_path, DOCUMENTS, ["doc_id", "source", "text"], _ROWS)
+            for doc_id, source, text in part.itertuples(index=False, name=None)
+            if doc_id in splits
+        ]
     except ArtefactError:
         return []
-    splits = dict(zip(questions["doc_id"], questions["split"], strict=True))
-    entries = [
-        Entry(DOCUMENT, _id(DOCUMENT, source, 0), source, splits[doc_id], EARLIER, *content_of(text))
-        for doc_id, source, text in zip(documents["doc_id"], documents["source"], documents["text"], strict=True)
-        if doc_id in splits
-    ]
     alone = questions[questions["doc_id"] == ""]
     return entries + [
         Entry(QUESTION, _id(QUESTION, text, 0), "", split, EARLIER, *_NOTHING)

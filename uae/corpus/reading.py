@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from uae.corpus.decoding import read_text
+from uae.corpus.decoding import read_lines, read_text
 from uae.io.errors import InputError
 
 T = TypeVar("T")
@@ -55,8 +55,7 @@ def _refuse_half_characters(source: str, value: Any, where: str) -> None:
 
 def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (where, row) for each line that is not blank; ``where`` names file and line."""
-    # split("\n"), not splitlines(): JSON strings may hold other Unicode line separators
-    for number, line in enumerate(read_text(path).split("\n"), 1):
+    for number, line in enumerate(read_lines(path), 1):
         where = f"{path}, line {number}"
         if not line.strip():
             continue

@@ -3,33 +3,20 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from uae.corpus.documents import RawDocument, RawDocuments, Section
+
+__all__ = ["SEPARATOR", "LeftOut", "RawDocument", "RawDocuments", "RawQuestion", "Section", "Source", "Span", "join_sections"]
 
 SEPARATOR = " > "  # between the steps of a heading path
 _LISTED = 1000  # places that are kept for one reason
-
-
-class Section(NamedTuple):
-    title: str  # the path of headings above it ("Setup > Network"); "" under none
-    start: int  # offsets into the document's text, in characters
-    end: int
 
 
 class Span(NamedTuple):
     document: str  # a RawDocument's key
     start: int
     end: int
-
-
-@dataclass(frozen=True)
-class RawDocument:
-    key: str  # unique within the source
-    title: str
-    text: str
-    sections: tuple[Section, ...]
-    where: str  # file and row, for messages
-    version: str = ""
-    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,7 +50,7 @@ class LeftOut(Counter[str]):
 
 @dataclass
 class Source:
-    documents: list[RawDocument] = field(default_factory=list)
+    documents: RawDocuments = field(default_factory=RawDocuments)
     questions: list[RawQuestion] = field(default_factory=list)
     lacks_validation: bool = False  # it has splits, but validation questions must be drawn from those of train
     skipped: LeftOut = field(default_factory=LeftOut)

@@ -40,7 +40,7 @@ def read_source(path: str, format: str, mirror: Path | None) -> Source:
 
 
 def _renamed(source: Source, named: Callable[[str], str]) -> Source:
-    source.documents = [dataclasses.replace(each, where=named(each.where)) for each in source.documents]
+    source.documents.rename(named)
     source.questions = [dataclasses.replace(each, where=named(each.where)) for each in source.questions]
     source.empty = {key: named(where) for key, where in source.empty.items()}
     for reason, places in source.skipped.places.items():

@@ -1,6 +1,6 @@
 """What is kept of a source from one reading to the next, so that the next one is compared with it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,9 @@ from uae.corpus.records import RawDocument
 from uae.corpus.snapshot import Snapshot, take_snapshot
 from uae.io.errors import ArtefactError
 from uae.io.files import sha256_bytes
-from uae.io.tables import DOCUMENTS, SOURCE, read_table, write_table
+from uae.io.tables import DOCUMENTS, SOURCE, read_table, scan_table, write_table
+
+_ROWS = 1 << 10  # documents read at once
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Watch:
         contents = readable(now.contents)
         return sum(contents.get(name) != self.before.get(name) for name in contents.keys() | self.before.keys())
 
-    def refuse_loss(self, documents: list[RawDocument], documents_path: Path, now: Snapshot | None) -> None:
+    def refuse_loss(self, documents: Iterable[RawDocument], documents_path: Path, now: Snapshot | None) -> None:
         """
         Args:
             documents_path: the table of the reading before, which still stands there.
@@ -80,12 +82,7 @@ class Watch:
         if not self.before or now is None:
             return
         said = self.objects_lost(now)
-        try:
-            table = read_table(documents_path, DOCUMENTS)
-        except ArtefactError:
-            table = None
-        if said is None and table is not None:
-            known = {source: sha256_bytes(text) for source, text in zip(table["source"], table["text"], strict=True)}
+        if said is None and (known := _hashes(documents_path)):
             gone = lost(known, {each.key: sha256_bytes(each.text) for each in documents})
             said = too_much("documents of the source", gone, len(known), self.max_lost_share)
         require_confirmed(said, now.version, self.confirmations)
@@ -101,3 +98,15 @@ class Watch:
 def readable(contents: Mapping[bytes, str]) -> dict[str, str]:
     """With names that can be printed and written, also where they are no UTF-8."""
     return {name.decode(errors="backslashreplace"): contents[name] for name in sorted(contents)}
+
+
+def _hashes(documents_path: Path) -> dict[str, str]:
+    """source key -> hash of the text, of a table of documents; nothing where there is none."""
+    try:
+        return {
+            source: sha256_bytes(text)
+            for part in scan_table(documents_path, DOCUMENTS, ["source", "text"], _ROWS)
+            for source, text in part.itertuples(index=False, name=None)
+        }
+    except ArtefactError:
+        return {}

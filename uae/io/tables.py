@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +104,7 @@ RUNS = _schema(
 
 _MADE_FROM = b"uae.made_from"
 ROWS_AT_ONCE = 1 << 16  # of a table that are Python objects at a time, and in a row group of its file
+_TEXT_AT_ONCE = 1 << 24  # characters, in the same way: a document may hold as many as thousands of passages
 
 
 def write_table(
@@ -116,7 +116,8 @@ def write_table(
     """Write rows atomically as Parquet; extra columns are an error, not dropped.
 
     Args:
-        rows: of an iterable, no more than ``ROWS_AT_ONCE`` are in memory together.
+        rows: of an iterable, no more than ``ROWS_AT_ONCE`` are in memory together, and little more than ``_TEXT_AT_ONCE``
+            characters.
         made_from: name -> hash of what the rows were made from, for ``made_from``.
 
     Raises:
@@ -125,13 +126,25 @@ def write_table(
     told = schema
     if made_from is not None:
         told = schema.with_metadata({_MADE_FROM: json.dumps(dict(made_from), sort_keys=True)})
-    records = iter(_records(rows))
+    first = 0
     with atomic_path(path) as partial, pq.ParquetWriter(partial, told) as writer:
-        for first in count(0, ROWS_AT_ONCE):
-            table = as_arrow(path, schema, islice(records, ROWS_AT_ONCE), first)
-            if first and not len(table):
-                break
-            writer.write_table(table.cast(told))
+        for group in _groups(_records(rows)):
+            writer.write_table(as_arrow(path, schema, group, first).cast(told))
+            first += len(group)
+
+
+def _groups(rows: Iterable[Mapping[Any, Any]]) -> Iterator[list[Mapping[Any, Any]]]:
+    """The rows of each row group: one at least, also where there is no row."""
+    group: list[Mapping[Any, Any]] = []
+    given, characters = False, 0
+    for row in rows:
+        group.append(row)
+        characters += sum(len(value) for value in row.values() if isinstance(value, str))
+        if len(group) >= ROWS_AT_ONCE or characters >= _TEXT_AT_ONCE:
+            yield group
+            given, group, characters = True, [], 0
+    if group or not given:
+        yield group
 
 
 def made_from(path: Path) -> dict[str, str]:

@@ -26,6 +26,7 @@ RELEASE = (
     "uae/measures/reranking.py",
     "uae/measures/usefulness.py",
     "uae/retrievers/bm25_index.py",
+    "uae/retrievers/bm25_scores.py",
     "uae/index",
     "uae/retrievers/onnx_encoder.py",
     "uae/retrievers/onnx_session.py",
@@ -41,6 +42,7 @@ BOTH_KINDS = (
     "uae/retrievers/cosine.py",
     "uae/retrievers/lexical.py",
     "uae/retrievers/bm25_index.py",
+    "uae/retrievers/bm25_scores.py",
 )
 # What keeps vectors of passages.
 VECTORS = (

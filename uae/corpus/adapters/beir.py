@@ -32,12 +32,12 @@ class _Query(NamedTuple):
 def read(path: str) -> Source:
     folder = Path(path)
     source = Source()
-    documents = _documents(folder / "corpus.jsonl", source)
+    _read_documents(folder / "corpus.jsonl", source)
     queries = _queries(folder / "queries.jsonl", source.skipped)
     files = _judgement_files(folder / "qrels", source.skipped)
     judged: dict[str, str] = {}
     for file in files:
-        relevant = _relevant(file, queries, documents, source)
+        relevant = _relevant(file, queries, source)
         for name, found in relevant.items():
             if name in judged:
                 place = f"{file}, query {name} (kept in {judged[name]}.tsv)"
@@ -49,7 +49,7 @@ def read(path: str) -> Source:
                     text=queries[name].text,
                     answers=queries[name].answers,
                     document=None,
-                    evidence=tuple(Span(key, 0, len(documents[key].text)) for key in found),
+                    evidence=tuple(Span(key, 0, len(source.documents.of(key).text)) for key in found),
                     where=queries[name].where,
                     split=_SPLITS[file.stem] if len(files) > 1 else None,
                 )
@@ -57,13 +57,12 @@ def read(path: str) -> Source:
     for name, query in queries.items():
         if name not in judged:
             source.skipped.add("query without judgements", query.where)
-    source.documents = list(documents.values())
     source.lacks_validation = [file.stem for file in files] == ["train", "test"]
     return source
 
 
-def _documents(path: Path, source: Source) -> dict[str, RawDocument]:
-    documents: dict[str, RawDocument] = {}
+def _read_documents(path: Path, source: Source) -> None:
+    documents = source.documents
     for where, row in read_jsonl(path):
         key = _id(row, where)
         title = optional(row, "title", str, where)
@@ -71,14 +70,14 @@ def _documents(path: Path, source: Source) -> dict[str, RawDocument]:
         metadata: dict[str, Any] = optional(row, "metadata", dict, where)
         document = RawDocument(key, title, text, sections, where, metadata=metadata)
         if key in documents:
-            if (title, text) != (documents[key].title, documents[key].text):
-                raise InputError(f"{where}: the _id {key!r} is used already in {documents[key].where}, for another text")
+            known = documents.of(key)
+            if (title, text) != (known.title, known.text):
+                raise InputError(f"{where}: the _id {key!r} is used already in {known.where}, for another text")
             source.skipped.add("document that stands there twice", where)
         elif sections:
-            documents[key] = document
+            documents.append(document)
         else:
             source.empty[key] = where
-    return documents
 
 
 def _queries(path: Path, skipped: LeftOut) -> dict[str, _Query]:
@@ -119,9 +118,7 @@ def _judgement_files(folder: Path, skipped: LeftOut) -> list[Path]:
     return found
 
 
-def _relevant(
-    path: Path, queries: Mapping[str, _Query], documents: Mapping[str, RawDocument], source: Source
-) -> dict[str, list[str]]:
+def _relevant(path: Path, queries: Mapping[str, _Query], source: Source) -> dict[str, list[str]]:
     """query -> the documents judged relevant to it, of those that the source holds."""
     relevant: dict[str, list[str]] = defaultdict(list)
     for where, (query, document, score) in _judgements(path):
@@ -131,7 +128,7 @@ def _relevant(
             source.skipped.add("judgement of a query that is not in queries.jsonl", f"{where}: {query}")
         elif document in source.empty:
             source.skipped.add("judgement of a document without text", f"{where}: {document}")
-        elif document not in documents:
+        elif document not in source.documents:
             source.skipped.add("judgement of a document that is not in corpus.jsonl", f"{where}: {document}")
         elif document not in relevant[query]:
             relevant[query].append(document)

@@ -19,13 +19,12 @@ _SECTION_FIELDS = {"title", "text"}
 def read(path: str) -> Source:
     folder = Path(path)
     source = Source()
-    known: dict[str, str] = {}
     for where, row in read_jsonl(folder / "documents.jsonl"):
         refuse_unknown(row, _FIELDS, where)
         key = want(row, "id", str, where)
-        if key in known:
-            raise InputError(f"{where}: the id {key!r} is used already in {known[key]}")
-        known[key] = where
+        if key in source.documents or key in source.empty:
+            known = source.documents.of(key).where if key in source.documents else source.empty[key]
+            raise InputError(f"{where}: the id {key!r} is used already in {known}")
         text, sections = join_sections(_parts(row, where))
         document = RawDocument(
             key=key,

@@ -6,6 +6,7 @@ whether answers are needed.
 """
 
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ def read_questions(path: Path, source: Source) -> list[RawQuestion]:
     Raises:
         InputError: a field is missing or misspelt, an id is used twice, a document is unknown, or a quote is not in it.
     """
-    documents = {document.key: document for document in source.documents}
+    documents = source.documents
     # Unicode can spell the same name in two ways, and a file system may turn one into the other (macOS does).
-    spelt = {unicodedata.normalize("NFC", key): key for key in (*source.empty, *documents)}
+    spelt = {unicodedata.normalize("NFC", key): key for key in (*source.empty, *documents.keys())}
     questions: list[RawQuestion] = []
     ids: dict[str | int, str] = {}
     for where, row in read_jsonl(path):
@@ -44,7 +45,7 @@ def read_questions(path: Path, source: Source) -> list[RawQuestion]:
                 text=want(row, "question", str, where).strip(),
                 answers=_answers(row, where),
                 document=key,
-                evidence=tuple(_locate(quote, documents[key], where) for quote in quotes) if key is not None else (),
+                evidence=_located(quotes, documents.of(key), where) if quotes and key is not None else (),
                 where=where,
                 split=_choice(row, "split", _SPLITS, None, where),
                 origin=_choice(row, "origin", _ORIGINS, "human", where) or "human",
@@ -78,6 +79,10 @@ def _answers(row: dict[str, Any], where: str) -> tuple[str, ...]:
     if any(not answer.strip() for answer in answers):
         raise InputError(f"{where}: one of the 'answers' is empty; write [] where there is none")
     return tuple(answer.strip() for answer in answers)
+
+
+def _located(quotes: Sequence[str], document: RawDocument, where: str) -> tuple[Span, ...]:
+    return tuple(_locate(quote, document, where) for quote in quotes)
 
 
 def _locate(quote: str, document: RawDocument, where: str) -> Span:

@@ -183,6 +183,7 @@ STAGE = Stage(
         "uae/measures/fusion.py",
         "uae/measures/ranking.py",
         "uae/retrievers/bm25_index.py",
+        "uae/retrievers/bm25_scores.py",
         "uae/retrievers/cosine.py",
         "uae/retrievers/cross_encoder.py",
         *VECTORS,
