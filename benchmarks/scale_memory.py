@@ -131,14 +131,14 @@ def _encoder(w, read) -> Path:
 
 def _embed(w, read) -> None:
     """Every passage's vector into the store, as the first stage that needs one does it."""
-    from uae.io.tables import PASSAGES, read_table
     from uae.retrievers.dense import load_encoder
     from uae.retrievers.passage_vectors import PassageVectors
     from uae.text.passage_template import PassageTemplate
+    from uae.text.stored_passages import StoredPassages
     from uae.vectors.store import VectorStore
 
     folder = _encoder(w, read)
-    texts = PassageTemplate(read.passages.template).texts(read_table(w.path("passages"), PASSAGES))
+    texts = StoredPassages(w.path("passages")).texts(PassageTemplate(read.passages.template))
     PassageVectors(load_encoder(folder, "cpu"), folder, VectorStore(w.vectors))(texts, "")
 
 

@@ -48,7 +48,7 @@ def miner(pool: Pool) -> Miner:
 
 def _scopes(pool: Pool) -> Mapping[str, Rows]:
     """doc_id ("": the whole corpus) -> the rows of its passages."""
-    return rows_by_document(pool.passages) if pool.scope == "document" else {"": np.arange(len(pool.passages))}
+    return rows_by_document(pool.passages["doc_id"]) if pool.scope == "document" else {"": np.arange(len(pool.passages))}
 
 
 def _hash(*parts: str) -> int:

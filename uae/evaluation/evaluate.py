@@ -17,16 +17,18 @@ from uae.evaluation.second_stage import with_second_stage
 from uae.evaluation.testset import BASE, SECOND_STAGE, UAE, choose_questions, test_set_hash
 from uae.io.files import sha256_file, write_json, write_text
 from uae.io.models import fingerprint
-from uae.io.tables import PASSAGES, QUESTIONS, RUNS, read_table, write_table
+from uae.io.tables import QUESTIONS, RUNS, read_table, write_table
 from uae.measures.answers import ANSWER_METRICS
 from uae.measures.fusion import Fusion, Rankings, reciprocal_rank_fusion
 from uae.measures.metrics import retrieval_metrics
 from uae.measures.statistics import Resampling
-from uae.release.manifest import DENSE, Manifest, read_manifest
+from uae.release.manifest import DENSE, RERANKED, Manifest, read_manifest
 from uae.release.passages import check_same_passages
 from uae.retrievers.both import Words, cut, rank_beside
 from uae.retrievers.kinds import open_dense
+from uae.retrievers.lexical import Bm25
 from uae.text.passage_template import PassageTemplate
+from uae.text.stored_passages import StoredPassages
 from uae.validation.trained_on import check_not_trained_on
 from uae.vectors.store import VectorStore
 
@@ -89,38 +91,42 @@ def evaluate(
         ArtefactError: there is no test question with evidence, or the release was trained on what is in the test set.
     """
     manifest = read_manifest(inputs.release)
-    passages, everything = read_table(inputs.passages, PASSAGES), read_table(inputs.questions, QUESTIONS)
+    stored, everything = StoredPassages(inputs.passages), read_table(inputs.questions, QUESTIONS)
     read_as = PassageTemplate(manifest.dense().passage_template)  # every system reads passages as the release does
-    read = read_as.applied(passages)
     questions = choose_questions(everything)
-    check_same_passages(inputs.release, passages)
-    check_not_trained_on(inputs.release, f"release {manifest.fingerprint[:12]}", questions, passages, scope)
+    check_same_passages(inputs.release, stored.parts(["passage_id", "text"]))
+    check_not_trained_on(inputs.release, f"release {manifest.fingerprint[:12]}", questions, stored.documents(), scope)
     documents = questions.set_index("question_id")["doc_id"]
     folders = {BASE: inputs.base, **inputs.rivals, DENSE: manifest.dense().encoder_folder(inputs.release)}
     choosing = choosing_questions(everything)
-    rankings, weights = _retrieve(folders, questions, choosing, read, scope, device, _released(manifest), vectors)
+    rankings, weights = _retrieve(folders, questions, choosing, stored, read_as, scope, device, _released(manifest), vectors)
+    # Of texts only those are in memory that somebody reads from here on.
+    passages = stored.rows(_first_of_all(rankings, _most_read(manifest, cutoffs, answering, llm)), read_as)
     reranked, parts = with_second_stage(inputs.release, manifest, rankings[UAE], questions, passages, device)
     if llm is not None:
-        more, asked = with_llm(llm, rankings, questions, passages, read_as, inputs.release, scope, resampling)
+        more, asked = with_llm(
+            llm, rankings, questions, passages, read_as, inputs.release, scope, resampling,
+            words=lambda: Bm25(stored.ids, stored.texts(read_as)),
+        )  # fmt: skip
         rankings, parts = rankings | more, parts | asked
     rankings |= reranked
     evidence = dict(zip(questions["question_id"], questions["evidence"], strict=True))
     found = {system: rankings[system] for system in (BASE, *inputs.rivals, UAE)}
-    contexts = read_in_contexts(found, questions, read, inputs.readers, answering, device, dtype)
+    contexts = read_in_contexts(found, questions, read_as.applied(passages), inputs.readers, answering, device, dtype)
     answers = {name: next(iter(of_reader.values())) for name, of_reader in contexts.items()}  # of the first context
     first = next(iter(answers.values()))
     scores = _scores(rankings, evidence, cutoffs, first)
     independent = independent_units(documents)
     curves = {BM25, *folders, UAE, HYBRID, CONVEX, SECOND_STAGE}
     evaluation = {
-        "dataset": test_set_hash(questions, passages, scope),
+        "dataset": test_set_hash(questions, stored, scope),
         "scope": scope,
         "seeds": [resampling.seed],
         "confidence": resampling.confidence,
         "resamples": resampling.resamples,
         "intervals": independent._asdict(),
         "counts": {
-            "passages": len(passages),
+            "passages": len(stored),
             "test_questions": len(questions),
             "test_documents": independent.documents,
             "answered_questions": len(first[BASE]),
@@ -175,7 +181,8 @@ def _retrieve(
     folders: Mapping[str, Path],
     questions: pd.DataFrame,
     choosing: pd.DataFrame,
-    passages: pd.DataFrame,
+    passages: StoredPassages,
+    read_as: PassageTemplate,
     scope: str,
     device: str,
     released: dict[str, Any],
@@ -194,7 +201,9 @@ def _retrieve(
     """
     tested = list(questions["question_id"])
     more = pd.concat([questions, choosing])
-    words = Words(more, passages, scope)
+    words = Words(more, passages.ids, scope, texts=passages.texts(read_as))
+    # The other documents' passages are nobody's; how rare a word is, is counted over all.
+    searched = passages if scope == "corpus" else passages.of_documents(set(more["doc_id"]))
     ranked: dict[str, Rankings] = {BM25: only(words.rankings, tested)}
     released_words: Rankings = {}
     weights: dict[str, dict[str, Any]] = {UAE: released}
@@ -202,7 +211,9 @@ def _retrieve(
     for system, folder in folders.items():
         asked = more if system == BASE else questions
         encoder = open_dense(folder, device, vectors)
-        found, beside = rank_beside(encoder, words, asked, passages, scope, f"{system}: passages")
+        found, beside = rank_beside(
+            encoder, words, asked, searched.ids, scope, f"{system}: passages", texts=searched.texts(read_as)
+        )
         ranked[system] = only(found, tested)
         if system == DENSE:
             released_words = beside
@@ -212,6 +223,17 @@ def _retrieve(
     ranked = {system: cut(rankings) for system, rankings in ranked.items()}
     ranked[HYBRID] = reciprocal_rank_fusion([ranked[BM25], ranked[BASE]])
     return ranked | {system: cut(rankings) for system, rankings in untrained.items()}, weights
+
+
+def _most_read(manifest: Manifest, cutoffs: Sequence[int], answering: Answering, llm: LlmTerms | None) -> int:
+    """How many passages of a ranking somebody reads, at most."""
+    reranked = manifest.systems[RERANKED].rerank if RERANKED in manifest.systems else None
+    depths = [reranked.depth if reranked else 0, llm.top_k if llm else 0]
+    return max(_RUN_DEPTH, *cutoffs, *answering.passages, *depths)
+
+
+def _first_of_all(rankings: Mapping[str, Rankings], most: int) -> set[str]:
+    return {passage_id for ranked in rankings.values() for ids, _ in ranked.values() for passage_id in ids[:most]}
 
 
 def _released(manifest: Manifest) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What evaluation asks LLMs besides answers: re-ranking, the teacher's ceiling, and whether an LLM of another family agrees."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -61,8 +61,14 @@ def with_llm(
     release_path: Path,
     scope: str,
     resampling: Resampling,
+    words: Callable[[], Bm25],
 ) -> tuple[dict[str, Rankings], dict[str, Any]]:
-    """Rankings of re-rankers and ceiling, on their questions, and the parts ``cost`` and ``held_out`` of the evaluation."""
+    """Rankings of re-rankers and ceiling, on their questions, and the parts ``cost`` and ``held_out`` of the evaluation.
+
+    Args:
+        passages: of the schema PASSAGES, the first of each ranking at least.
+        words: opens BM25 over all passages, for its time.
+    """
     asked = questions[questions["answers"].str.len() > 0][: llm.questions]
     if asked.empty:
         return {}, {}
@@ -87,7 +93,7 @@ def with_llm(
     if llm.timed_queries:
         release = Release(release_path, llm.device)
         systems = {
-            "bm25": lexical_search(Bm25(read), asked, scope, _FOUND),
+            "bm25": lexical_search(words(), asked, scope, _FOUND),
             UAE: vector_search(release, asked, scope, _FOUND),
             **({SECOND_STAGE: vector_search(release, asked, scope, _FOUND, RERANKED)} if RERANKED in release.systems else {}),
             **{name: reranking(rerank, chosen[BASE]) for name, rerank in rerankers.items()},

@@ -1,15 +1,21 @@
 """The test set, its identity, and rankings of it by one encoder. Evaluation and the gate share them."""
 
 import json
+import tempfile
+from array import array
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from uae.io.errors import ArtefactError
-from uae.io.files import sha256_bytes
+from uae.io.files import disk_error, sha256_parts
+from uae.io.tables import PASSAGES
 from uae.retrievers.kinds import KINDS
 from uae.retrievers.retriever import rankings
+from uae.text.stored_passages import StoredPassages
 from uae.vectors.store import VectorStore
 
 BASE, UAE = "base", "uae"
@@ -28,7 +34,7 @@ def choose_questions(questions: pd.DataFrame, split: str = "test") -> pd.DataFra
     return chosen.reset_index(drop=True)
 
 
-def test_set_hash(questions: pd.DataFrame, passages: pd.DataFrame, scope: str) -> str:
+def test_set_hash(questions: pd.DataFrame, passages: pd.DataFrame | StoredPassages, scope: str) -> str:
     """Hash of all that a figure depends on, except the systems: results compare only where it is equal.
 
     It covers the questions in their order (readers answer the first few), the gold answers, the evidence, every column of the
@@ -36,18 +42,38 @@ def test_set_hash(questions: pd.DataFrame, passages: pd.DataFrame, scope: str) -
 
     Args:
         questions: those that are measured on, columns as ``QUESTIONS``.
-        passages: all that may be found, in any order, columns as ``PASSAGES``.
+        passages: all that may be found, in any order, columns as ``PASSAGES``. Of those that are stored
+            it is the whole table.
         scope: ``document`` or ``corpus``.
     """
     asked = questions[["question_id", "doc_id", "text", "answers", "evidence"]]
+    if isinstance(passages, StoredPassages):
+        return sha256_parts(chain([scope], _rows(asked), _in_order(passages)))[:16]
     searched = passages[sorted(passages.columns)].sort_values("passage_id")
-    return sha256_bytes(scope, *_rows(asked), *_rows(searched))[:16]
+    return sha256_parts(chain([scope], _rows(asked), _rows(searched)))[:16]
 
 
 def _rows(table: pd.DataFrame) -> Iterator[str]:
     yield json.dumps([len(table), *table.columns])
     for row in table.itertuples(index=False):
         yield json.dumps(row)
+
+
+def _in_order(passages: StoredPassages) -> Iterator[str]:
+    """``_rows`` of the table by passage_id. The rows lie in a file meanwhile."""
+    columns = sorted(PASSAGES.names)
+    ends = array("q", [0])
+    try:
+        with tempfile.TemporaryFile() as file:
+            for part in passages.parts(columns):
+                for row in part.itertuples(index=False):
+                    ends.append(ends[-1] + file.write(json.dumps(row).encode()))
+            yield json.dumps([len(ends) - 1, *columns])
+            for place in np.argsort(passages.ids["passage_id"].to_numpy(dtype=object), kind="stable"):
+                file.seek(ends[place])
+                yield file.read(ends[place + 1] - ends[place]).decode()
+    except OSError as error:
+        raise disk_error(Path(tempfile.gettempdir()), error) from error
 
 
 def rank_with(

@@ -1,7 +1,7 @@
 """Exact ranking of passages for questions, within their document or over the whole corpus. Ties are broken by id."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -91,9 +91,13 @@ def check_scope(questions: pd.DataFrame, scope: str) -> None:
         )
 
 
-def rows_by_document(passages: pd.DataFrame) -> Mapping[str, Rows]:
-    """doc_id -> the places of its passages' rows, ascending."""
-    places = passages.reset_index(drop=True).groupby("doc_id").indices
+def rows_by_document(doc_ids: pd.Series) -> Mapping[str, Rows]:
+    """doc_id -> the places of its passages' rows, ascending.
+
+    Args:
+        doc_ids: of each passage.
+    """
+    places = pd.DataFrame({"doc_id": doc_ids.to_numpy(dtype=object)}).groupby("doc_id").indices
     return {str(doc_id): np.asarray(rows, np.intp) for doc_id, rows in places.items()}
 
 
@@ -102,6 +106,21 @@ def places(ids: npt.NDArray[np.object_]) -> Rows:
     found = np.empty(len(ids), dtype=np.intp)
     found[np.argsort(ids, kind="stable")] = np.arange(len(ids))
     return found
+
+
+def rows_of(ids: npt.NDArray[np.object_], by_id: Rows, wanted: Collection[str]) -> Rows:
+    """The places of these ids, ascending; of those that are not there, none.
+
+    Args:
+        by_id: as ``places`` gives it. No table of hashes is made: of a million ids it would take more memory than they do.
+    """
+    if not len(wanted) or not len(ids):
+        return by_id[:0]
+    order = np.empty_like(by_id)
+    order[by_id] = np.arange(len(by_id))
+    asked = np.array(list(wanted), dtype=object)
+    found = order[np.minimum(np.searchsorted(ids, asked, sorter=order), len(ids) - 1)]
+    return np.unique(found[ids[found] == asked])
 
 
 def best_first(scores: Floats, by_id: Rows, depth: int | None) -> Rows:
@@ -141,8 +160,8 @@ class _Pool(NamedTuple):
         for name, table, vectors in (("questions", questions, question_vectors), ("passages", passages, passage_vectors)):
             if len(table) != len(vectors):
                 raise ValueError(f"there are {len(table)} {name} and {len(vectors)} vectors of them")
-        ids = passages["passage_id"].to_numpy()
-        return cls(ids, places(ids), passage_vectors, rows_by_document(passages) if scope == "document" else None)
+        ids = passages["passage_id"].to_numpy(dtype=object)
+        return cls(ids, places(ids), passage_vectors, rows_by_document(passages["doc_id"]) if scope == "document" else None)
 
     def best(
         self, asked: pd.DataFrame, vectors: Floats, depth: int | None, also: Mapping[str, Collection[str]]
@@ -172,11 +191,7 @@ class _Pool(NamedTuple):
         """The rows of what is wanted besides, ascending."""
         if not also:
             return [self.by_id[:0]] * len(asked)
-        rows: pd.Index[Any] = pd.Index(self.ids, dtype=object)
-        found = (
-            rows.get_indexer(pd.Index(sorted(also.get(question_id, ())), dtype=object)) for question_id in asked["question_id"]
-        )
-        return [np.sort(each[each >= 0]) for each in found]
+        return [rows_of(self.ids, self.by_id, also.get(question_id, ())) for question_id in asked["question_id"]]
 
     def _scopes(self, asked: pd.DataFrame) -> Iterator[tuple[Rows, Rows]]:
         """Which of the questions are asked of which rows."""

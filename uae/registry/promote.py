@@ -109,7 +109,7 @@ def promote(judged: Judged, place: Place, promotion_path: Path, page_path: Path,
     test_set = test_set_hash(questions, passages, asked.scope)
     _check_identity(judged.evaluation, evaluation, manifest.fingerprint, test_set, asked.scope)
     check_not_trained_on(judged.release, f"release {manifest.fingerprint[:12]}", questions, passages, asked.scope)
-    check_same_passages(judged.release, passages)
+    check_same_passages(judged.release, [passages])
     runs = read_runs(judged.runs, evaluation.get("runs"))
     client = connect(place.uri, place.experiment, place.root)
     champion = version_of(client, place.model, place.alias)

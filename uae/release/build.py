@@ -1,6 +1,6 @@
 """Building a release: its legs, its passages and documents, and the manifest that puts all of it under one fingerprint."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ import pandas as pd
 from uae.io.errors import ArtefactError
 from uae.io.files import atomic_path, read_json, sha256_file, sha256_parts, write_json
 from uae.io.models import fingerprint
-from uae.io.tables import DOCUMENTS, PASSAGES, QUESTIONS, TRAINED_ON, read_table, write_table
+from uae.io.tables import DOCUMENTS, QUESTIONS, TRAINED_ON, read_table, scan_table, write_table
 from uae.release.build_dense import DenseBuild, IndexRecipe, build_dense
 from uae.release.build_lexical import build_lexical
 from uae.release.build_second_stage import BuiltSecondStage, SecondStageRecipe, build_second_stage
@@ -19,6 +19,7 @@ from uae.release.material import Material
 from uae.release.migrations import FORMAT
 from uae.release.tables import RELEASE_DOCUMENTS, RELEASE_PASSAGES
 from uae.text.passage_template import TEXT_ALONE, PassageTemplate
+from uae.text.stored_passages import StoredPassages
 from uae.validation.trained_on import check_is_of
 from uae.vectors.store import VectorStore
 
@@ -26,6 +27,7 @@ __all__ = ["BuiltRelease", "IndexRecipe", "SecondStageRecipe", "build_release"]
 
 _ENOUGH = 200  # questions with evidence: with fewer of them in validation, training's are asked as well
 _MOST = 1000  # questions that are asked at all
+_DOCUMENTS = 1 << 12  # rows of documents that are read together
 
 
 class BuiltRelease(NamedTuple):
@@ -77,7 +79,7 @@ def build_release(
         ConfigError: FAISS does not know the factory, or the one way of serving that is allowed fails its gate.
         ModelError: an encoder gives no finite vector for a passage.
     """
-    passages = read_table(passages_path, PASSAGES)
+    passages = StoredPassages(passages_path)
     material = Material(passages, read_as, _parity_questions(questions_path, passages), scope)
     previous = release_path if previous_path is None else previous_path
     fusion = {"weight": 0.0} if fusion_path is None else _fusion(fusion_path, encoder_path)
@@ -91,9 +93,9 @@ def build_release(
             how = DenseBuild(base_path, False, recipe, device, vectors)
             legs[BASE] = build_dense(partial, BASE, how, material, [trained.entry], previous).entry
         systems = {UAE: fused} | {name: SystemEntry(legs={name: 1.0}, fusion=None) for name in legs}
-        write_table(partial / "passages.parquet", RELEASE_PASSAGES, passages[RELEASE_PASSAGES.names])
-        documents = read_table(documents_path, DOCUMENTS)[RELEASE_DOCUMENTS.names]
-        write_table(partial / "documents.parquet", RELEASE_DOCUMENTS, documents)
+        write_table(partial / "passages.parquet", RELEASE_PASSAGES, _rows(passages.parts(RELEASE_PASSAGES.names)))
+        documents = scan_table(documents_path, DOCUMENTS, RELEASE_DOCUMENTS.names, _DOCUMENTS)
+        write_table(partial / "documents.parquet", RELEASE_DOCUMENTS, _rows(documents))
         if trained_on_path is not None:
             check_is_of(trained_on_path, fingerprint(encoder_path))
             write_table(partial / "trained_on.parquet", TRAINED_ON, read_table(trained_on_path, TRAINED_ON))
@@ -107,7 +109,7 @@ def build_release(
                 useful=useful,
                 chunking={"passage_words": passage_words},
                 passages=len(passages),
-                passage_texts=sha256_parts(passages["text"]),
+                passage_texts=sha256_parts(passages.texts()),
                 files=_hashes(partial),
             ).sealed()
 
@@ -145,7 +147,11 @@ def _fused_system(fusion: Mapping[str, Any]) -> SystemEntry:
     )
 
 
-def _parity_questions(path: Path | None, passages: pd.DataFrame) -> pd.DataFrame:
+def _rows(parts: Iterable[pd.DataFrame]) -> Iterator[dict[Hashable, Any]]:
+    return (row for part in parts for row in part.to_dict("records"))
+
+
+def _parity_questions(path: Path | None, passages: StoredPassages) -> pd.DataFrame:
     """Questions that serving is measured on: of validation, and of training where those are too few. Never of the test split."""
     if path is not None:
         table = read_table(path, QUESTIONS).sort_values("question_id")
@@ -154,5 +160,5 @@ def _parity_questions(path: Path | None, passages: pd.DataFrame) -> pd.DataFrame
             chosen = pd.concat([chosen, table[table["split"] == "train"]])
         if len(chosen):
             return chosen.head(_MOST).reset_index(drop=True)
-    rows = passages.head(64)
+    rows = next(passages.parts(["text", "doc_id"]), pd.DataFrame(columns=["text", "doc_id"])).head(64)
     return pd.DataFrame({"text": rows["text"], "doc_id": rows["doc_id"], "evidence": [[] for _ in range(len(rows))]})

@@ -93,7 +93,7 @@ def build_dense(
         if recipe.dimension is not None:
             serve_dimension(folder / "encoder", recipe.dimension)
         how = how._replace(encoder_path=folder / "encoder")
-    texts = material.read_as.texts(material.passages)
+    texts = material.texts
     encoder = load_encoder(how.encoder_path, how.device)
     dimension = encoder.get_embedding_dimension()
     if dimension is None:
@@ -120,7 +120,7 @@ def build_dense(
         built_with(factory),
     )
     rows = probe_rows(len(texts))
-    probed = [texts[row] for row in rows]
+    probed = texts.at(rows)
     path, reused = _place_index(release, folder, made_of, siblings, previous, encoder, rows, probed)
     if not path.exists():
         kept = PassageVectors(encoder, how.encoder_path, how.vectors)
@@ -132,7 +132,7 @@ def build_dense(
     # Against the vectors that the index gives back: an index taken over has no others. What codes lose is for the gate of
     # promotion to see.
     tuned = tune(index, Reconstructed(index), asked, _RECALL_AT, recipe.recall_target)
-    ids, docs = (material.passages[column].to_numpy() for column in ("passage_id", "doc_id"))
+    ids, docs = (material.passages.ids[column].to_numpy() for column in ("passage_id", "doc_id"))
     trial = Trial(material.questions, Corpus(ids, docs, index, tuned.parameters), material.scope, probed)
     gate = Gate(recipe.serving, recipe.max_recall_loss, recipe.min_cosine)
     serving = choose_form(encoder, how.encoder_path, folder, asked, trial, gate, how.device)

@@ -11,7 +11,7 @@ from uae.retrievers.bm25_index import ANALYSER, PARAMETERS, Bm25Index, libraries
 
 def build_lexical(release: Path, name: str, material: Material) -> LexicalEntry:
     """Write the leg's files into ``release``."""
-    texts = material.read_as.texts(material.passages)
+    texts = material.texts
     index = Bm25Index.build(texts)
     index.save(release / "legs" / name)
     rows = probe_rows(len(texts))
@@ -24,5 +24,5 @@ def build_lexical(release: Path, name: str, material: Material) -> LexicalEntry:
         analyser=ANALYSER,
         built_with=libraries(),
         vocabulary=index.vocabulary,
-        probe=probe(index, [texts[row] for row in rows], rows),
+        probe=probe(index, texts.at(rows), rows),
     )

@@ -62,13 +62,14 @@ def build_second_stage(release: Path, recipe: SecondStageRecipe, material: Mater
     folder = release / FOLDER
     copy_encoder(recipe.trained, folder / TRAINED)
     model = load_cross_encoder(folder / TRAINED, device, head_may_be_new=False)
-    trial = _Trial(questions, material.read_as.applied(material.passages), rankings, recipe.depth)
+    first = {passage_id for ids, _ in rankings.values() for passage_id in ids}
+    read = material.read_as.applied(material.passages.rows(first, material.read_as))
+    trial = _Trial(questions, read, rankings, recipe.depth)
     trained = trial.scores(TorchCrossEncoder(model))
     serving = _choose_form(folder, recipe, trial, trained, device)
-    texts = material.read_as.texts(material.passages)
     served = open_scorer(folder, serving.backend, device, None)
     try:
-        probed = probe(served, [texts[row] for row in probe_rows(len(texts))])
+        probed = probe(served, material.texts.at(probe_rows(len(material.passages))))
     finally:
         served.close()
     entry = SecondStageEntry(

@@ -3,7 +3,7 @@
 import json
 import math
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 
 from uae.index.filters import DocumentFilter, read_metadata
 from uae.io.errors import ArtefactError
-from uae.io.files import sha256_parts
+from uae.io.files import sha256_bytes, sha256_parts
+from uae.io.tables import scan_table
 from uae.release.tables import RELEASE_DOCUMENTS, RELEASE_PASSAGES, read_arrow
 from uae.text.neighbours import NONE, neighbour_rows
 from uae.text.passage_template import PLAIN, PassageTemplate, sentences_around
@@ -139,24 +140,33 @@ class Passages:
         return first, second
 
 
-def check_same_passages(folder: Path, passages: pd.DataFrame) -> None:
+def check_same_passages(folder: Path, passages: Iterable[pd.DataFrame]) -> None:
     """Check that a release holds these passages and no others: what is measured on them must be what is served.
 
     Args:
         folder: of the release.
-        passages: columns as PASSAGES.
+        passages: columns passage_id and text, some rows at a time. Of each row 16 bytes are kept.
 
     Raises:
         ArtefactError: they differ.
     """
-    served = read_arrow(folder / "passages.parquet", RELEASE_PASSAGES).select(["passage_id", "text"]).sort_by("passage_id")
-    columns = {name: pa.array(passages[name].tolist(), pa.string()) for name in ("passage_id", "text")}
-    now = pa.table(columns).sort_by("passage_id")
-    if not all(served[name].equals(now[name]) for name in columns):
+    path = folder / "passages.parquet"
+    served = _hashes(scan_table(path, RELEASE_PASSAGES, ["passage_id", "text"], _SLICE))
+    now = _hashes(passages)
+    if not np.array_equal(served, now):
         raise ArtefactError(
-            f"{folder} holds other passages ({len(served)}) than the corpus has now ({len(passages)}): run the stage index again "
+            f"{folder} holds other passages ({len(served)}) than the corpus has now ({len(now)}): run the stage index again "
             "(uae index)"
         )
+
+
+def _hashes(parts: Iterable[pd.DataFrame]) -> npt.NDArray[np.bytes_]:
+    """Of each row one, in order. A byte that is never zero stands behind it, or NumPy would take zeros for padding."""
+    found = bytearray()
+    for part in parts:
+        for passage_id, text in zip(part["passage_id"], part["text"], strict=True):
+            found += bytes.fromhex(sha256_bytes(passage_id, text)[:30]) + b"."
+    return np.sort(np.frombuffer(bytes(found), "S16"))
 
 
 def _check_metadata(path: Path, column: pa.ChunkedArray) -> None:

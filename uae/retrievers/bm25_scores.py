@@ -1,7 +1,7 @@
 """BM25's scores of all texts, built through files: memory does not grow with the number of texts or of words.
 
-bm25s builds the same arrays in memory: 28 bytes for each different word of each text, and all words at once as Python objects. The
-formula is bm25s' own, and so are the arrays, to the bit: ``tests/retrievers/test_bm25_scores.py`` compares them.
+bm25s builds the same arrays in memory: 28 bytes for each different word of each text, and all words at once as Python objects.
+The formula is bm25s' own, and so are the arrays, to the bit: ``tests/retrievers/test_bm25_scores.py`` compares them.
 
 Words of a part of the texts are counted together. The counts go into one file for each range of words. Each range is then put
 in order by itself: a bucket sort on disk, in time that grows with the number of words.
@@ -27,7 +27,7 @@ Numbers = npt.NDArray[Any]
 
 
 class Scores(NamedTuple):
-    """A sparse matrix by columns: of each word, the texts that hold it, ascending, and their scores. Arrays lie in mapped files."""
+    """A sparse matrix by columns: of each word, the texts that hold it, ascending, and their scores. It lies in mapped files."""
 
     data: npt.NDArray[np.float64]  # shape (entries,)
     indices: npt.NDArray[np.int32]  # shape (entries,): rows of texts

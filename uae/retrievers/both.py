@@ -5,7 +5,7 @@ of both. So where its fused score could not reach a place, that place is exact (
 PODS 2001). Where a scope has no more passages than are kept, everything is ranked.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import pandas as pd
 
@@ -24,16 +24,24 @@ class Words:
         rankings: question_id -> its best ``kept`` passages and their scores.
     """
 
-    def __init__(self, questions: pd.DataFrame, passages: pd.DataFrame, scope: str, kept: int = KEPT):
+    def __init__(
+        self,
+        questions: pd.DataFrame,
+        passages: pd.DataFrame,
+        scope: str,
+        kept: int = KEPT,
+        texts: Iterable[str] | None = None,
+    ):
         """
         Args:
             passages: as ``retriever.Retriever.rank`` takes them.
+            texts: what is read of the passages, in their order; None: their column text.
 
         Raises:
             InputError: scope is ``document`` and a question belongs to none.
         """
         check_scope(questions, scope)
-        self._index, self._kept = Bm25(passages), kept
+        self._index, self._kept = Bm25(passages, texts), kept
         self._asked = {
             question_id: (text, doc_id if scope == "document" else None)
             for question_id, text, doc_id in zip(questions["question_id"], questions["text"], questions["doc_id"], strict=True)
@@ -51,15 +59,23 @@ class Words:
 
 
 def rank_beside(
-    encoder: Dense, words: Words, questions: pd.DataFrame, passages: pd.DataFrame, scope: str, progress: str, kept: int = KEPT
+    encoder: Dense,
+    words: Words,
+    questions: pd.DataFrame,
+    passages: pd.DataFrame,
+    scope: str,
+    progress: str,
+    kept: int = KEPT,
+    texts: Collection[str] | None = None,
 ) -> tuple[dict[str, tuple[list[str], list[float]]], dict[str, tuple[list[str], list[float]]]]:
     """Rankings by an encoder and by BM25, each of the same passages: what either keeps.
 
     Args:
         words: of these questions at least.
+        texts: what the encoder reads of the passages, in their order; None: their column text.
     """
     also: Mapping[str, list[str]] = {key: words.rankings[key][0] for key in questions["question_id"]}
-    ranked = encoder.rank(questions, passages, scope, kept, progress, also)
+    ranked = encoder.rank(questions, passages, scope, kept, progress, also, texts)
     dense = {ranking.question_id: (ranking.passage_ids, ranking.scores) for ranking in ranked}
     return dense, words.beside(dense)
 

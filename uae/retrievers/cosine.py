@@ -51,9 +51,18 @@ class Dense:
         depth: int | None,
         progress: str = "",
         also: Mapping[str, Collection[str]] | None = None,
+        texts: Collection[str] | None = None,
     ) -> Iterator[Ranking]:
-        if scope == "document":  # the other documents' passages are nobody's
-            passages = passages[passages["doc_id"].isin(set(questions["doc_id"]))]
+        """As ``retriever.Retriever.rank``.
+
+        Args:
+            also: as ``measures.ranking.rank``.
+            texts: what the encoder reads of the passages, in their order; None: their column text.
+        """
+        if texts is None:
+            if scope == "document":  # the other documents' passages are nobody's
+                passages = passages[passages["doc_id"].isin(set(questions["doc_id"]))]
+            texts = passages["text"]
         asked = encode(self.encoder, questions["text"].tolist(), "query")
-        found = self._passages(passages["text"], progress)
+        found = self._passages(texts, progress)
         return rank(questions, passages, asked, found, scope, depth, also)

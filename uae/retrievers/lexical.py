@@ -1,13 +1,12 @@
 """BM25, the retriever that knows words and nothing else: what an encoder has to beat, and one half of the hybrid."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from uae.measures.ranking import Ranking, best_first, check_scope, places, rows_by_document
+from uae.measures.ranking import Ranking, Rows, best_first, check_scope, places, rows_by_document, rows_of
 from uae.retrievers.bm25_index import Bm25Index
 from uae.retrievers.retriever import rankings
 
@@ -24,15 +23,14 @@ class Bm25:
             texts: what is read of the passages, in their order; None: their column text.
         """
         self._index = Bm25Index.build(passages["text"] if texts is None else texts)
-        self._ids = passages["passage_id"].to_numpy()
+        self._ids = passages["passage_id"].to_numpy(dtype=object)
         self._by_id = places(self._ids)
         self._everywhere = np.arange(len(self._ids))
-        self._rows = rows_by_document(passages)
+        self._doc_ids = passages["doc_id"]
 
     @cached_property
-    def _places_of_ids(self) -> "pd.Index[Any]":
-        found: pd.Index[Any] = pd.Index(self._ids, dtype=object)
-        return found
+    def _rows(self) -> Mapping[str, Rows]:
+        return rows_by_document(self._doc_ids)
 
     def search(
         self, text: str, doc_id: str | None, depth: int | None, also: Collection[str] = ()
@@ -44,13 +42,17 @@ class Bm25:
         Args:
             also: passage_ids that are kept whatever their place; those of other documents are not.
         """
-        rows = self._everywhere if doc_id is None else self._rows.get(doc_id, self._everywhere[:0])
-        scores = self._index.scores(text)[rows]
-        best = best_first(scores, self._by_id[rows], depth)
+        scores, rows, by_id = self._index.scores(text), self._everywhere, self._by_id
+        if doc_id is not None:
+            rows = self._rows.get(doc_id, rows[:0])
+            scores, by_id = scores[rows], by_id[rows]
+        best = best_first(scores, by_id, depth)
         if len(also) and len(best) < len(rows):
-            wanted = np.isin(rows, self._places_of_ids.get_indexer(pd.Index(list(also), dtype=object)))
-            kept = np.union1d(best, np.flatnonzero(wanted))
-            best = kept[best_first(scores[kept], self._by_id[rows[kept]], None)]
+            wanted = rows_of(self._ids, self._by_id, also)
+            # Where in ``rows``, which ascend, they stand: those of other documents nowhere.
+            at = np.minimum(np.searchsorted(rows, wanted), len(rows) - 1)
+            kept = np.union1d(best, at[rows[at] == wanted])
+            best = kept[best_first(scores[kept], by_id[kept], None)]
         return self._ids[rows[best]].tolist(), scores[best].tolist()
 
 

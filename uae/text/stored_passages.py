@@ -1,6 +1,7 @@
 """Passages whose texts stay in their table: they are read from it each time that somebody goes through them."""
 
-from collections.abc import Collection, Iterator
+import sys
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +28,41 @@ class StoredPassages:
         Raises:
             ArtefactError: as ``read_table``.
         """
-        self._path, self._documents = path, documents
-        self.ids = self._kept(read_table(path, PASSAGES, ["passage_id", "doc_id"]))
+        self._path, self._documents = path, None if documents is None else frozenset(documents)
+        passage_ids: list[str] = []
+        doc_ids: list[str] = []
+        for part in map(self._kept, scan_table(path, PASSAGES, ["passage_id", "doc_id"], _ROWS)):
+            passage_ids.extend(part["passage_id"])
+            doc_ids.extend(map(sys.intern, part["doc_id"]))
+        # As Python objects: who takes a column's array shares them. Those of an Arrow column are made anew for each who asks.
+        self.ids = pd.DataFrame({"passage_id": passage_ids, "doc_id": doc_ids}, dtype=object)
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
     def texts(self, read_as: PassageTemplate = TEXT_ALONE) -> "StoredTexts":
         """What a model reads of each passage, in the order of ``ids``."""
         return StoredTexts(self, read_as)
+
+    def rows(self, passage_ids: Collection[str], read_as: PassageTemplate = TEXT_ALONE) -> pd.DataFrame:
+        """All that PASSAGES has of these passages, and of all others in their documents where ``read_as`` has neighbours."""
+        wanted = set(passage_ids)
+        if read_as.has_neighbours:
+            return passages_beside(self._path, wanted)
+        parts = [rows[rows["passage_id"].isin(wanted)] for rows in scan_table(self._path, PASSAGES, rows=_ROWS)]
+        return pd.concat(parts, ignore_index=True) if parts else read_table(self._path, PASSAGES)
+
+    def parts(self, columns: Sequence[str]) -> Iterator[pd.DataFrame]:
+        """All rows of the table, of whatever documents, some at a time."""
+        return scan_table(self._path, PASSAGES, columns, _ROWS)
+
+    def documents(self) -> pd.DataFrame:
+        """Columns doc_id and source of the table, each document once."""
+        return pd.concat([part.drop_duplicates() for part in self.parts(["doc_id", "source"])]).drop_duplicates()
+
+    def of_documents(self, documents: Collection[str]) -> "StoredPassages":
+        """Those of the table that are of these documents."""
+        return StoredPassages(self._path, documents)
 
     def scan(self, whole_documents: bool) -> Iterator[pd.DataFrame]:
         """The passages with what templates read of them, some at a time.
@@ -76,6 +106,11 @@ class StoredTexts(Collection[str]):
     def __contains__(self, text: object) -> bool:
         return any(each == text for each in self)
 
+    def at(self, rows: Sequence[int]) -> list[str]:
+        """The texts of a few rows, which ascend."""
+        wanted = set(rows)
+        return [text for row, text in enumerate(self) if row in wanted]
+
 
 def passages_beside(path: Path, passage_ids: Collection[str]) -> pd.DataFrame:
     """The passages of every document that holds one of these: all that templates read of them. No other text is kept.
@@ -83,7 +118,8 @@ def passages_beside(path: Path, passage_ids: Collection[str]) -> pd.DataFrame:
     Raises:
         ArtefactError: as ``read_table``.
     """
-    ids = read_table(path, PASSAGES, ["passage_id", "doc_id"])
-    documents = set(ids["doc_id"][ids["passage_id"].isin(passage_ids)])
+    wanted, documents = set(passage_ids), set[str]()
+    for ids in scan_table(path, PASSAGES, ["passage_id", "doc_id"], _ROWS):
+        documents.update(ids["doc_id"][ids["passage_id"].isin(wanted)])
     parts = [rows[rows["doc_id"].isin(documents)] for rows in scan_table(path, PASSAGES, rows=_ROWS)]
     return pd.concat(parts, ignore_index=True) if parts else read_table(path, PASSAGES)
