@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from uae.corpus.decoding import read_text
+from uae.corpus.decoding import read_lines, read_text
 from uae.io.errors import InputError
 
 TEXT = "Où brûle la lampe ? Elle brûle au phare.\n"
@@ -14,7 +14,29 @@ TEXT = "Où brûle la lampe ? Elle brûle au phare.\n"
 def refused(path):
     with pytest.raises(InputError) as caught:
         read_text(path)
+    with pytest.raises(InputError) as by_lines:
+        list(read_lines(path))
+    assert str(by_lines.value) == str(caught.value)
     return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"lamp",
+        b"lamp\n",
+        b"lamp\r\nhorn\rbell\n\n",
+        b"\xef\xbb\xbflamp\nhorn",
+        b"BZh is a word\nhorn",
+        "a\u2028b\x0cc\nd".encode(),
+    ],
+)
+def test_lines_one_by_one_are_those_of_the_text(tmp_path, data):
+    (tmp_path / "a.txt").write_bytes(data)
+    text = read_text(tmp_path / "a.txt")
+    assert list(read_lines(tmp_path / "a.txt")) in (text.split("\n"), text.split("\n")[:-1])
+    assert "\n".join(read_lines(tmp_path / "a.txt")).rstrip("\n") == text.rstrip("\n")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import pytest
 from uae.evaluation.testset import choose_questions
 from uae.evaluation.testset import test_set_hash as set_hash
 from uae.io.errors import ArtefactError
+from uae.io.tables import PASSAGES, read_table, write_table
+from uae.text.stored_passages import StoredPassages
 
 QUESTION = {"question_id": "q1", "doc_id": "d", "text": "How long?", "answers": ["a week"], "evidence": ["p1"], "split": "test"}
 PASSAGE = {"passage_id": "p1", "doc_id": "d", "section": "Times", "text": "It takes a week."}
@@ -54,3 +56,12 @@ def test_without_a_question_to_measure_on_the_split_is_named():
     questions, _, _ = tables()
     with pytest.raises(ArtefactError, match="no validation question with evidence"):
         choose_questions(questions, "validation")
+
+
+def test_passages_that_are_read_from_their_table_have_the_same_hash(tmp_path):
+    place = {"title": "Lamp", "source": "a.md", "position": 0, "section": "Times", "start": 0, "end": 4}
+    rows = [place | {"passage_id": name, "doc_id": "d", "text": f"It takes {name}."} for name in ("p3", "p1", "p2")]
+    path = tmp_path / "passages.parquet"
+    write_table(path, PASSAGES, rows)
+    questions = pd.DataFrame([QUESTION])
+    assert set_hash(questions, StoredPassages(path), "corpus") == set_hash(questions, read_table(path, PASSAGES), "corpus")

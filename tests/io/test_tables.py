@@ -4,6 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from uae.io import tables
 from uae.io.errors import ArtefactError
 from uae.io.tables import CANDIDATES, DOCUMENTS, QUESTIONS, RUNS, read_table, write_table
 
@@ -132,3 +133,14 @@ def test_a_folder_named_like_a_partition_adds_no_column(tmp_path):
     path = tmp_path / "seed=3" / "table.parquet"
     write_table(path, CANDIDATES, [PAIR])
     assert read_table(path, CANDIDATES).to_dict("records") == [PAIR]
+
+
+def test_rows_of_much_text_are_written_in_parts(tmp_path, monkeypatch):
+    """No more of them are Python objects together, and they come back as they were."""
+    monkeypatch.setattr(tables, "_TEXT_AT_ONCE", 100)
+    schema = pa.schema([pa.field("text", pa.string(), nullable=False)])
+    given = []
+    rows = ({"text": str(number) * 30} for number in range(10))
+    tables.write_table(tmp_path / "t.parquet", schema, (given.append(row) or row for row in rows))
+    assert pq.ParquetFile(tmp_path / "t.parquet").num_row_groups == 3
+    assert tables.read_table(tmp_path / "t.parquet", schema).to_dict("records") == given

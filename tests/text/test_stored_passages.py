@@ -48,3 +48,15 @@ def test_passages_beside_others_are_those_of_their_documents(path, monkeypatch, 
 def test_a_table_without_rows_has_no_passages_beside_any(tmp_path):
     write_table(tmp_path / "none.parquet", PASSAGES, [])
     assert passages_beside(tmp_path / "none.parquet", {"p"}).empty
+
+
+@pytest.mark.parametrize("rows", [1, 4, 100])
+def test_single_passages_come_with_their_documents_where_a_template_needs_them(path, monkeypatch, rows):
+    monkeypatch.setattr(uae.text.stored_passages, "_ROWS", rows)
+    whole, stored = read_table(path, PASSAGES), StoredPassages(path)
+    few = stored.rows({"d3-2", "d1-0", "elsewhere"})
+    assert few.to_dict("records") == whole[whole["passage_id"].isin({"d3-2", "d1-0"})].to_dict("records")
+    beside = stored.rows({"d3-2"}, PassageTemplate("{before}\n{text}"))
+    assert beside.to_dict("records") == whole[whole["doc_id"] == "d3"].to_dict("records")
+    assert stored.texts().at([0, 5, 12]) == whole["text"].iloc[[0, 5, 12]].tolist()
+    assert stored.documents()["doc_id"].tolist() == list(DOCUMENTS)

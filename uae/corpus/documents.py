@@ -1,17 +1,12 @@
 """Documents as adapters read them, before they get ids. They lie in a temporary file: texts of a corpus need no memory."""
 
 import json
-import tempfile
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 from uae.io.errors import InputError
-from uae.io.files import disk_error
-
-_IN_MEMORY = 1 << 23  # bytes of documents; more lie in a file
+from uae.io.spill import Spill
 
 
 class Section(NamedTuple):
@@ -38,8 +33,7 @@ class RawDocuments(Sequence[RawDocument]):
     """
 
     def __init__(self, documents: Iterable[RawDocument] = ()):
-        self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY, prefix="uae-documents-")  # noqa: SIM115  # it goes with this object
-        self._ends = array("q", [0])
+        self._lines = Spill()
         self._places: dict[str, int] = {}
         self._twice: int | None = None  # the first that has the key of an earlier one
         self._named: Callable[[str], str] = str
@@ -55,13 +49,7 @@ class RawDocuments(Sequence[RawDocument]):
         if known != len(self) and self._twice is None:
             self._twice = len(self)
         values = [document.key, document.title, document.text, document.sections, document.where, document.version]
-        line = json.dumps([*values, metadata_json(document)]).encode()
-        try:
-            self._file.seek(self._ends[-1])
-            self._file.write(line)
-        except OSError as error:
-            raise disk_error(_place(), error) from error
-        self._ends.append(self._ends[-1] + len(line))
+        self._lines.append(json.dumps([*values, metadata_json(document)]).encode())
 
     def __iadd__(self, documents: Iterable[RawDocument]) -> "RawDocuments":
         for document in documents:
@@ -69,7 +57,7 @@ class RawDocuments(Sequence[RawDocument]):
         return self
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return len(self._lines)
 
     def __contains__(self, key: object) -> bool:
         """Whether there is a document with this key."""
@@ -82,10 +70,7 @@ class RawDocuments(Sequence[RawDocument]):
     def __getitem__(self, place: int | slice) -> RawDocument | list[RawDocument]:
         if isinstance(place, slice):
             return [self[each] for each in range(*place.indices(len(self)))]
-        place = range(len(self))[place]
-        self._file.seek(self._ends[place])
-        line = self._file.read(self._ends[place + 1] - self._ends[place])
-        key, title, text, sections, where, version, metadata = json.loads(line)
+        key, title, text, sections, where, version, metadata = json.loads(self._lines[place])
         return RawDocument(
             key=key,
             title=title,
@@ -143,7 +128,3 @@ def _is_finite(value: object) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _place() -> Path:
-    return Path(tempfile.gettempdir())

@@ -5,15 +5,16 @@ keeps it in its folder. Deleted documents stay in it, so that one that comes bac
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 from uae.corpus.identity import Content, Known, Sketch, content_of, recognise
-from uae.corpus.sketches import Sketches
 from uae.corpus.splits import fill, split_of
 from uae.io.errors import ArtefactError
 from uae.io.files import sha256_bytes
+from uae.io.spill import Spill
 from uae.io.tables import DOCUMENTS, LEDGER, QUESTIONS, read_table, scan_table, write_table
 
 log = logging.getLogger(__name__)
@@ -48,8 +49,8 @@ class Ledger:
     """
 
     def __init__(self, entries: Iterable[Entry], fractions: Mapping[str, float], seed: int):
-        self._sketches = Sketches()
-        kept = (entry._replace(sketch=self._sketches.keep(entry.sketch)) if entry.sketch else entry for entry in entries)
+        self._sketches = Spill()
+        kept = (entry._replace(sketch=self._kept(entry.sketch)) if len(entry.sketch) else entry for entry in entries)
         self._entries = {(entry.kind, entry.id): entry for entry in kept}
         self._fractions, self._seed = fractions, seed
         self._hashed: dict[tuple[str, str], str] = {}  # entry that its hash decided in this run -> what was hashed
@@ -147,10 +148,39 @@ class Ledger:
 
     def _content(self, text: str) -> Content:
         content = content_of(text)
-        return content._replace(sketch=self._sketches.keep(content.sketch))
+        return content._replace(sketch=self._kept(content.sketch))
+
+    def _kept(self, sketch: Sketch) -> Sketch:
+        """The same numbers, which are read whenever they are asked for."""
+        return _Kept(self._sketches, self._sketches.append(array("Q", sketch).tobytes()))
 
     def _change(self, kind: str, id: str, **fields: Any) -> None:
         self._entries[kind, id] = self._entries[kind, id]._replace(**fields)
+
+
+class _Kept(Sequence[int]):
+    """A sketch in a file: of most documents nobody looks at it again."""
+
+    __slots__ = ("_number", "_sketches")
+
+    def __init__(self, sketches: Spill, number: int):
+        self._sketches, self._number = sketches, number
+
+    def _read(self) -> "array[int]":
+        return array("Q", self._sketches[self._number])
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._read())
+
+    @overload
+    def __getitem__(self, place: int) -> int: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[int]: ...
+    def __getitem__(self, place: int | slice) -> int | Sequence[int]:
+        return self._read()[place]
 
 
 def _id(kind: str, name: str, number: int) -> str:

@@ -1,8 +1,6 @@
 """The test set, its identity, and rankings of it by one encoder. Evaluation and the gate share them."""
 
 import json
-import tempfile
-from array import array
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -11,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from uae.io.errors import ArtefactError
-from uae.io.files import disk_error, sha256_parts
+from uae.io.files import sha256_parts
+from uae.io.spill import Spill
 from uae.io.tables import PASSAGES
 from uae.retrievers.kinds import KINDS
 from uae.retrievers.retriever import rankings
@@ -62,18 +61,13 @@ def _rows(table: pd.DataFrame) -> Iterator[str]:
 def _in_order(passages: StoredPassages) -> Iterator[str]:
     """``_rows`` of the table by passage_id. The rows lie in a file meanwhile."""
     columns = sorted(PASSAGES.names)
-    ends = array("q", [0])
-    try:
-        with tempfile.TemporaryFile() as file:
-            for part in passages.parts(columns):
-                for row in part.itertuples(index=False):
-                    ends.append(ends[-1] + file.write(json.dumps(row).encode()))
-            yield json.dumps([len(ends) - 1, *columns])
-            for place in np.argsort(passages.ids["passage_id"].to_numpy(dtype=object), kind="stable"):
-                file.seek(ends[place])
-                yield file.read(ends[place + 1] - ends[place]).decode()
-    except OSError as error:
-        raise disk_error(Path(tempfile.gettempdir()), error) from error
+    rows = Spill()
+    for part in passages.parts(columns):
+        for row in part.itertuples(index=False):
+            rows.append(json.dumps(row).encode())
+    yield json.dumps([len(rows), *columns])
+    for place in np.argsort(passages.ids["passage_id"].to_numpy(dtype=object), kind="stable"):
+        yield rows[place].decode()
 
 
 def rank_with(

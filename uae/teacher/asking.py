@@ -17,6 +17,7 @@ from uae.io.errors import InputError
 from uae.teacher.keys import NO_PASSAGE, answer_id, text_key
 from uae.teacher.prompts import Template
 from uae.teacher.protocol import Pair, ReadingKey, Teacher
+from uae.text.passage_template import PassageTemplate
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class Asked:
     @property
     def subtracts_baseline(self) -> bool:
         return self.method != "judgement"
+
+    @property
+    def reads_neighbours(self) -> bool:
+        """Whether what it reads of a passage depends on other passages of the document."""
+        return any(PassageTemplate(each.passage_template).has_neighbours for each in (*self.templates, *self.check_templates))
 
 
 def scored_texts(

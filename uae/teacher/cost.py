@@ -43,7 +43,7 @@ def labelling_cost(
         ArtefactError: a stage before has not run, or the store has damaged parts.
     """
     candidates = read_table(candidates_path, CANDIDATES)
-    passages = passages_beside(passages_path, set(candidates["passage_id"]))
+    passages = passages_beside(passages_path, candidates["passage_id"], any(asked.reads_neighbours for asked in teachers))
     questions = read_table(questions_path, QUESTIONS).set_index("question_id")
     done = stored_keys([store_path, *adopts])
     work: dict[str, list[_Window]] = {asked.name: [] for asked in teachers}

@@ -86,7 +86,7 @@ def ask(
         budget: the most readings that are asked for now (``uae.teacher.budget``); None: all. The counts say how many wait.
     """
     candidates = read_table(candidates_path, CANDIDATES)
-    passages = passages_beside(passages_path, set(candidates["passage_id"]))
+    passages = passages_beside(passages_path, candidates["passage_id"], any(asked.reads_neighbours for asked in teachers))
     questions = read_table(questions_path, QUESTIONS).set_index("question_id")
     work = [
         (asked, template, list(wanted(asked, template, table, questions, template.passages(passages), answers_per_question)))

@@ -46,11 +46,7 @@ class StoredPassages:
 
     def rows(self, passage_ids: Collection[str], read_as: PassageTemplate = TEXT_ALONE) -> pd.DataFrame:
         """All that PASSAGES has of these passages, and of all others in their documents where ``read_as`` has neighbours."""
-        wanted = set(passage_ids)
-        if read_as.has_neighbours:
-            return passages_beside(self._path, wanted)
-        parts = [rows[rows["passage_id"].isin(wanted)] for rows in scan_table(self._path, PASSAGES, rows=_ROWS)]
-        return pd.concat(parts, ignore_index=True) if parts else read_table(self._path, PASSAGES)
+        return passages_beside(self._path, passage_ids, read_as.has_neighbours)
 
     def parts(self, columns: Sequence[str]) -> Iterator[pd.DataFrame]:
         """All rows of the table, of whatever documents, some at a time."""
@@ -112,14 +108,18 @@ class StoredTexts(Collection[str]):
         return [text for row, text in enumerate(self) if row in wanted]
 
 
-def passages_beside(path: Path, passage_ids: Collection[str]) -> pd.DataFrame:
-    """The passages of every document that holds one of these: all that templates read of them. No other text is kept.
+def passages_beside(path: Path, passage_ids: Collection[str], whole_documents: bool = True) -> pd.DataFrame:
+    """These passages with all that templates read of them. No other text is kept.
+
+    Args:
+        whole_documents: all passages of their documents, too, for templates with neighbours.
 
     Raises:
         ArtefactError: as ``read_table``.
     """
-    wanted, documents = set(passage_ids), set[str]()
-    for ids in scan_table(path, PASSAGES, ["passage_id", "doc_id"], _ROWS):
-        documents.update(ids["doc_id"][ids["passage_id"].isin(wanted)])
-    parts = [rows[rows["doc_id"].isin(documents)] for rows in scan_table(path, PASSAGES, rows=_ROWS)]
-    return pd.concat(parts, ignore_index=True) if parts else read_table(path, PASSAGES)
+    column, wanted = "passage_id", set(passage_ids)
+    if whole_documents:
+        parts = scan_table(path, PASSAGES, ["passage_id", "doc_id"], _ROWS)
+        column, wanted = "doc_id", {doc_id for ids in parts for doc_id in ids["doc_id"][ids["passage_id"].isin(wanted)]}
+    kept = [rows[rows[column].isin(wanted)] for rows in scan_table(path, PASSAGES, rows=_ROWS)]
+    return pd.concat(kept, ignore_index=True) if kept else read_table(path, PASSAGES)

@@ -12,8 +12,10 @@ In both, a question that stands in two splits leaks. ``uae.corpus.repeated_quest
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from uae.corpus.repeated_questions import SPLIT_ORDER, RepeatedQuestions
@@ -40,22 +42,27 @@ def leakage_facts(
     scope: str,
     near_duplicate: float,
     repeated: RepeatedQuestions,
+    texts: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """A row for each question, document and passage, with what it repeats of an earlier split (train, validation, test).
 
     Args:
+        passages: columns passage_id, doc_id, start and end, and text or n_words.
         near_duplicate: from 0.05 to 1: from where on passages count as the same: the share of one's runs of five words that
             stand in the other document.
         repeated: the questions that stand in two splits.
+        texts: columns passage_id, doc_id, position and text of all passages whose document a question names, in scope
+            ``document``; None: ``passages`` has them.
 
     Returns:
-        Columns ``item`` (an id), ``source`` and, for the suite: ``repeated_question``, ``repeated_evidence`` and
-        ``copied_document`` (what it repeats and what to do, or None), ``repeated_passage`` (1 where a passage stands in another
-        split's document and is no leak). The result depends neither on the order of rows nor on the process.
+        Columns ``item`` (an id), ``source`` (of a passage only where it leaks) and, for the suite: ``repeated_question``,
+        ``repeated_evidence`` and ``copied_document`` (what it repeats and what to do, or None), ``repeated_passage`` (1 where a
+        passage stands in another split's document and is no leak). The result depends neither on the order of rows nor on the
+        process.
     """
     asked = _Questions(repeated).messages()
     corpus = _Documents(documents, passages, questions)
-    copies = find_copies(passages, corpus.splits, near_duplicate) if scope == "document" else []
+    copies = find_copies(passages if texts is None else texts, corpus.splits, near_duplicate) if scope == "document" else []
     copied = corpus.copied(copies)
     told = {frozenset(repeat[:2]) for repeat in copied}  # of two copied documents every passage would be named again
     copies = [copy for copy in copies if frozenset((corpus.document_of[copy.passage_id], copy.doc_id)) not in told]
@@ -63,22 +70,25 @@ def leakage_facts(
     harmless = {copy.passage_id for copy in copies} - {passage_id for repeat in evidence for passage_id in repeat[:2]}
     by_document = _messages(copied, corpus.say_document)
     by_passage = _messages(evidence, corpus.say_passage)
-    rows = [
-        *(
-            (question_id, source, asked.get(question_id), None, None, 0)
-            for question_id, source in zip(questions["question_id"], questions["source"], strict=True)
-        ),
-        *(
-            (doc_id, source, None, None, by_document.get(doc_id), 0)
-            for doc_id, source in zip(documents["doc_id"], documents["source"], strict=True)
-        ),
-        *(
-            (passage_id, corpus.place(passage_id), None, by_passage.get(passage_id), None, int(passage_id in harmless))
-            for passage_id in passages["passage_id"]
-        ),
-    ]
-    columns = ["item", "source", "repeated_question", "repeated_evidence", "copied_document", "repeated_passage"]
-    return pd.DataFrame(rows, columns=columns)
+    tables = ((questions, "question_id", asked), (documents, "doc_id", by_document), (passages, "passage_id", by_passage))
+    items = pd.concat([table[id].astype(object) for table, id, _ in tables], ignore_index=True)
+    # A passage's source is a sentence, and a million of them are more memory than all the rest.
+    source = pd.concat([questions["source"], documents["source"], pd.Series([""] * len(passages))], ignore_index=True).astype(
+        object
+    )
+    found = pd.DataFrame({"item": items, "source": source})
+    start = 0
+    for name, (table, id, told) in zip(("repeated_question", "copied_document", "repeated_evidence"), tables, strict=True):
+        said = np.full(len(found), None, dtype=object)
+        for place in np.flatnonzero(table[id].isin(told.keys())):
+            said[start + place] = told[table[id].iloc[place]]
+            if table is passages:
+                found.loc[start + place, "source"] = corpus.place(table[id].iloc[place])
+        found[name] = said
+        start += len(table)
+    found["repeated_passage"] = 0
+    found.loc[found.index[start - len(passages) :][passages["passage_id"].isin(harmless).to_numpy()], "repeated_passage"] = 1
+    return found[["item", "source", "repeated_question", "repeated_evidence", "copied_document", "repeated_passage"]]
 
 
 def _messages(repeats: Iterable[_Repeat], say: Callable[[_Repeat], str]) -> dict[str, str]:
@@ -103,11 +113,18 @@ class _Documents:
         # A document in two splits is refused by the questions' suite. Here all that it resembles would be blamed.
         self.splits: dict[str, str] = {str(doc_id): splits[0] for doc_id, splits in by_document.items() if len(splits) == 1}
         self.sources: dict[str, str] = dict(zip(documents["doc_id"], documents["source"], strict=True))
-        ids = passages["passage_id"]
-        self.document_of = dict(zip(ids, passages["doc_id"], strict=True))
-        self.edges_of = dict(zip(ids, zip(passages["start"], passages["end"], strict=True), strict=True))
-        self.n_words_of = dict(zip(ids, passages["text"].map(count_words), strict=True))
+        self._passages = passages
         self.evidence = {passage_id for ids in questions["evidence"] for passage_id in ids}
+
+    @cached_property
+    def document_of(self) -> dict[str, str]:
+        return dict(zip(self._passages["passage_id"], self._passages["doc_id"], strict=True))
+
+    @cached_property
+    def n_words_of(self) -> dict[str, int]:
+        counted = "n_words" in self._passages
+        numbers = self._passages["n_words"] if counted else self._passages["text"].map(count_words)
+        return dict(zip(self._passages["passage_id"], numbers, strict=True))
 
     def source(self, doc_id: str) -> str:
         return self.sources.get(doc_id, doc_id)
@@ -116,8 +133,8 @@ class _Documents:
         return self.splits[self.document_of[passage_id]]
 
     def place(self, passage_id: str) -> str:
-        start, end = self.edges_of[passage_id]
-        return f"{self.source(self.document_of[passage_id])}, characters {start}-{end}"
+        row = self._passages[self._passages["passage_id"] == passage_id].iloc[-1]
+        return f"{self.source(row['doc_id'])}, characters {row['start']}-{row['end']}"
 
     def copied(self, copies: list[Copy]) -> list[_Repeat]:
         """Pairs of documents of which one holds a good part of the other; boilerplate is no such part."""

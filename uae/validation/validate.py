@@ -9,9 +9,10 @@ import pandas as pd
 from uae.corpus.repeated_questions import RepeatedQuestions, told
 from uae.io.errors import ValidationFailed
 from uae.io.files import write_json
-from uae.io.tables import DOCUMENTS, PASSAGES, QUESTIONS, read_table
+from uae.io.tables import QUESTIONS, read_table
 from uae.teacher.store import LabelStore
-from uae.text.words import count_words
+from uae.text.stored_passages import StoredPassages
+from uae.validation.facts import read_corpus
 from uae.validation.leakage import leakage_facts
 from uae.validation.report import Report, table_hashes
 from uae.validation.suites import document_suite, label_suite, leakage_suite, passage_suite, question_suite, run_suite
@@ -44,15 +45,17 @@ def validate(
     """
     # Before they are read: a table that is replaced meanwhile must not pass for validated.
     hashes = table_hashes({"documents": documents_path, "passages": passages_path, "questions": questions_path})
-    documents = read_table(documents_path, DOCUMENTS)
-    passages = read_table(passages_path, PASSAGES)
     questions = read_table(questions_path, QUESTIONS)
+    documents, passages = read_corpus(documents_path, passages_path)
+    stored = StoredPassages(passages_path, set(questions["doc_id"]) if scope == "document" else ())
     question_facts = _question_facts(questions, documents, passages, require_answers)
-    repeated = RepeatedQuestions(questions, passages, scope, near_duplicate)
-    leaks = leakage_facts(documents, passages, questions, scope, near_duplicate, repeated)
+    repeated = RepeatedQuestions(questions, stored.rows(_evidence(questions)), scope, near_duplicate)
+    # Only of documents that a question names: they alone belong to a split.
+    texts = stored.rows(stored.ids["passage_id"]) if scope == "document" else None
+    leaks = leakage_facts(documents, passages, questions, scope, near_duplicate, repeated, texts)
     suites = [
-        run_suite("documents", _document_facts(documents, passages), document_suite(), "doc_id"),
-        run_suite("passages", _passage_facts(passages, documents), passage_suite(min_words_per_passage), "passage_id"),
+        run_suite("documents", documents, document_suite(), "doc_id"),
+        run_suite("passages", passages, passage_suite(min_words_per_passage), "passage_id"),
         run_suite("questions", question_facts, question_suite(dict(min_questions), scope, require_answers), "question_id"),
         run_suite("leakage", leaks, leakage_suite(), "item"),
     ]
@@ -134,33 +137,15 @@ def _all_repeated(groups: list[list[dict[str, str]]]) -> list[str]:
     ]
 
 
-def _document_facts(documents: pd.DataFrame, passages: pd.DataFrame) -> pd.DataFrame:
-    counts = passages["doc_id"].value_counts()
-    return documents.assign(n_passages=documents["doc_id"].map(counts).fillna(0).astype(int))
-
-
-def _passage_facts(passages: pd.DataFrame, documents: pd.DataFrame) -> pd.DataFrame:
-    texts = dict(zip(documents["doc_id"], documents["text"], strict=True))
-    stands = [
-        doc_id in texts and texts[doc_id][start:end] == text
-        for doc_id, start, end, text in zip(passages["doc_id"], passages["start"], passages["end"], passages["text"], strict=True)
-    ]
-    names = dict(zip(documents["doc_id"], zip(documents["title"], documents["source"], strict=True), strict=True))
-    return passages.assign(
-        document_known=passages["doc_id"].isin(texts),
-        named_as_document=[
-            names.get(doc_id) == (title, source)
-            for doc_id, title, source in zip(passages["doc_id"], passages["title"], passages["source"], strict=True)
-        ],
-        text_stands_in_document=stands,
-        n_words=passages["text"].map(count_words),
-    )
+def _evidence(questions: pd.DataFrame) -> set[str]:
+    return {passage_id for evidence in questions["evidence"] for passage_id in evidence}
 
 
 def _question_facts(
     questions: pd.DataFrame, documents: pd.DataFrame, passages: pd.DataFrame, require_answers: bool
 ) -> pd.DataFrame:
-    known_documents, known_passages = {"", *documents["doc_id"]}, set(passages["passage_id"])
+    known_documents = {"", *documents["doc_id"]}
+    known_passages = set(passages["passage_id"][passages["passage_id"].isin(_evidence(questions))])
     splits = questions[questions["doc_id"] != ""].groupby("doc_id")["split"].nunique()
     usable = questions.assign(usable=(questions["answers"].str.len() > 0) | (not require_answers))
     # Test questions count by evidence: without it there is nothing to measure retrieval against.

@@ -155,6 +155,8 @@ STAGE = Stage(
         "uae/pages",
         *MODELS,
         *ENCODER,
+        "uae/text/stored_passages.py",
+        "uae/io/spill.py",
         *TABLES,
         "uae/pipeline/teachers.py",
         "uae/pipeline/stages/evaluate.py",

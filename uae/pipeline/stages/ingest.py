@@ -53,6 +53,7 @@ STAGE = Stage(
     reads_source=True,
     code=(
         "uae/corpus",
+        "uae/io/spill.py",
         "uae/text/near_duplicates.py",
         "uae/text/sentences.py",
         "uae/text/words.py",

@@ -131,6 +131,7 @@ STAGE = Stage(
         "uae/text/words.py",
         *MODELS,
         "uae/io/compute.py",
+        "uae/io/spill.py",
         *TABLES,
         "uae/pipeline/teachers.py",
         "uae/pipeline/stages/label.py",

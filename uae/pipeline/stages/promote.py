@@ -85,6 +85,8 @@ STAGE = Stage(
         *RELEASE,
         *MODELS,
         *ENCODER,
+        "uae/text/stored_passages.py",
+        "uae/io/spill.py",
         *TABLES,
         "uae/pipeline/stages/promote.py",
     ),

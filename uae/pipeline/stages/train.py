@@ -189,6 +189,7 @@ STAGE = Stage(
         *VECTORS,
         *MODELS,
         *ENCODER,
+        "uae/io/spill.py",
         *TABLES,
         "uae/io/torchrun.py",
         "uae/pipeline/teachers.py",

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from uae.pipeline.settings import Scope, ValidateSettings
-from uae.pipeline.shared_code import TABLES
+from uae.pipeline.shared_code import READ_AS, TABLES
 from uae.pipeline.stage import Key, Parameters, Stage
 from uae.pipeline.workspace import Workspace
 
@@ -43,7 +43,10 @@ STAGE = Stage(
         "uae/corpus/repeated_questions.py",
         "uae/teacher/parts.py",
         "uae/teacher/store.py",
+        "uae/io/spill.py",
         "uae/text/near_duplicates.py",
+        "uae/text/stored_passages.py",
+        *READ_AS,
         "uae/text/words.py",
         *TABLES,
         "uae/pipeline/stages/validate.py",

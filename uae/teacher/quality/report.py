@@ -46,7 +46,7 @@ def report_labels(
     questions = read_table(questions_path, QUESTIONS)
     manifest = read_label_manifest(manifest_path)
     sources, number = manifest.sources, manifest.answers_per_question
-    passages = passages_beside(passages_path, set(candidates["passage_id"]))
+    passages = passages_beside(passages_path, candidates["passage_id"], manifest.read_as.has_neighbours)
     labels = by_ids(read_stores([store_path]), candidates, questions, manifest.read_as.by_id(passages))
     all_candidates = candidates
     candidates = complete(candidates, labels, questions, manifest)
