@@ -5,10 +5,12 @@ memory (``rss_mb``), and of the part that no file stands behind (``anon_mb``): w
 ``cpu_s`` is processor time, which other work on the machine distorts less than ``wall_s``. Encoder and language model are tiny
 ones with random weights; the encoder's vectors have 384 numbers. Questions are asked of the whole corpus.
 
-A fit of processor seconds on the smaller sizes predicts the largest. ``predicted_1m_error`` is how far off it is, as a share of
-what was measured. Finished measurements are kept in --out. Prints one JSON line last.
+A line through the processor seconds of the smaller sizes predicts the largest: ``fit_error`` is how far off it is, as a share of
+what was measured, and ``predicted_1m_error`` is the same where the largest is a million (else null). ``extrapolated_1m_seconds``
+is what a line through all sizes says of a million, and no measurement. Finished measurements are kept in --out. Prints one JSON
+line last.
 
-python benchmarks/scale_memory.py --out runs/scale --sizes 10000 --sizes 30000 --sizes 100000
+python benchmarks/scale_memory.py --out runs/scale --sizes 10000 --sizes 30000 --sizes 100000 --sizes 1000000
 """
 
 import json
@@ -25,7 +27,8 @@ from typing import Annotated
 import numpy as np
 import typer
 
-SIZES = [10_000, 30_000, 100_000, 1_000_000]
+SIZES = [10_000, 30_000, 100_000]
+_MILLION = 1_000_000
 STAGES = ("nothing", "ingest", "validate", "embed", "candidates", "label", "index", "evaluate")
 QUESTIONS = 300
 DIMENSION = 384
@@ -258,7 +261,9 @@ def summary(found: dict[str, dict[int, dict]], sizes: Sequence[int]) -> dict:
         if before
         else {},
         "fit_error_by_stage": errors,
-        "predicted_1m_error": fitted_error(total, small, largest),
+        "fit_error": fitted_error(total, small, largest),
+        "predicted_1m_error": fitted_error(total, small, largest) if largest == _MILLION else None,
+        "extrapolated_1m_seconds": {stage: extrapolated(of_stage) for stage, of_stage in found.items()},
     }
 
 
@@ -269,9 +274,18 @@ def fitted_error(of_size: dict[int, dict], small: Sequence[int], largest: int) -
     """
     if len(small) < 2:
         return None
-    slope, start = np.polyfit(np.array(small, float), [of_size[size]["cpu_s"] for size in small], 1)
     real = of_size[largest]["cpu_s"]
-    return round(float((slope * largest + start - real) / real), 3)
+    return round((_line({size: of_size[size] for size in small}, largest) - real) / real, 3)
+
+
+def extrapolated(of_size: dict[int, dict]) -> float | None:
+    """What a line through the processor seconds says of a million passages; None: there are fewer than two sizes."""
+    return round(_line(of_size, _MILLION), 1) if len(of_size) > 1 else None
+
+
+def _line(of_size: dict[int, dict], at: int) -> float:
+    slope, start = np.polyfit(np.array(list(of_size), float), [row["cpu_s"] for row in of_size.values()], 1)
+    return float(slope * at + start)
 
 
 def main(
