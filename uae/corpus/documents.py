@@ -1,7 +1,7 @@
 """Documents as adapters read them, before they get ids. They lie in a temporary file: texts of a corpus need no memory."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, overload
 
@@ -26,7 +26,7 @@ class RawDocument:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
-class RawDocuments(Sequence[RawDocument]):
+class RawDocuments:
     """Documents in the order in which they were appended. Each is read anew whenever it is asked for.
 
     In memory are its key and 8 bytes. A key that was appended twice stands for the first of the two.

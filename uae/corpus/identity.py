@@ -138,7 +138,8 @@ class _Holders:
             return np.zeros(0, np.int64)
         values = _numbers(sketch)
         places = np.minimum(np.searchsorted(self._values, values), len(self._values) - 1)
-        return places[self._values[places] == values]
+        found: Numbers = places[self._values[places] == values]
+        return found
 
 
 def _numbers(sketch: Sketch) -> Numbers:

@@ -92,7 +92,7 @@ def _parts(
 
 def _counted(first: int, ends: list[int], words: "array[int]") -> Numbers:
     """How often each text holds each of its words: by text, then by word, shape (entries,) of ``_COUNT``."""
-    lengths = np.diff(np.array(ends, np.int64), prepend=0)
+    lengths = np.diff(np.array([0, *ends], np.int64)).astype(np.int64)
     rows = np.repeat(np.arange(first, first + len(ends), dtype=np.int64), lengths)
     keys, times = np.unique(rows << 32 | np.frombuffer(words, np.int32), return_counts=True)
     part = np.empty(len(keys), _COUNT)

@@ -35,7 +35,7 @@ class LexicalPart:
         self.weight = weight
         self._index = Bm25Index.build(texts)
         self._row = {text: row for row, text in enumerate(texts)}
-        self._documents = rows_by_document(passages) if scope == "document" else None
+        self._documents = rows_by_document(passages["doc_id"]) if scope == "document" else None
         self.identity = sha256_parts([scope, *texts, *passages["doc_id"]])
 
     def __call__(self, question: str, document: str, texts: Sequence[str]) -> npt.NDArray[np.float64]:

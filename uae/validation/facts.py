@@ -49,7 +49,7 @@ def read_corpus(documents_path: Path, passages_path: Path) -> tuple[pd.DataFrame
             named.append(document is not None and document[:2] == [title, source])
             stands.append(document is not None and document[2][start:end] == text)
     passages = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["passage_id", "doc_id", "start", "end"])
-    passages["source"] = pd.Categorical.from_codes(np.array(of_source, np.int64), list(sources))
+    passages["source"] = pd.Categorical.from_codes(np.array(of_source, np.int64), pd.Index(list(sources), dtype=object))
     passages["n_words"] = np.array(n_words, np.int64)
     for name, found in (("document_known", known), ("named_as_document", named), ("text_stands_in_document", stands)):
         passages[name] = np.frombuffer(bytes(found), dtype=bool)

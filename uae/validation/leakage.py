@@ -73,15 +73,13 @@ def leakage_facts(
     tables = ((questions, "question_id", asked), (documents, "doc_id", by_document), (passages, "passage_id", by_passage))
     items = pd.concat([table[id].astype(object) for table, id, _ in tables], ignore_index=True)
     # A passage's source is a sentence, and a million of them are more memory than all the rest.
-    source = pd.concat([questions["source"], documents["source"], pd.Series([""] * len(passages))], ignore_index=True).astype(
-        object
-    )
-    found = pd.DataFrame({"item": items, "source": source})
+    source = pd.concat([questions["source"], documents["source"], pd.Series([""] * len(passages))], ignore_index=True)
+    found = pd.DataFrame({"item": items, "source": source.astype(object)})
     start = 0
-    for name, (table, id, told) in zip(("repeated_question", "copied_document", "repeated_evidence"), tables, strict=True):
+    for name, (table, id, messages) in zip(("repeated_question", "copied_document", "repeated_evidence"), tables, strict=True):
         said = np.full(len(found), None, dtype=object)
-        for place in np.flatnonzero(table[id].isin(told.keys())):
-            said[start + place] = told[table[id].iloc[place]]
+        for place in np.flatnonzero(table[id].isin(messages.keys())):
+            said[start + place] = messages[table[id].iloc[place]]
             if table is passages:
                 found.loc[start + place, "source"] = corpus.place(table[id].iloc[place])
         found[name] = said
