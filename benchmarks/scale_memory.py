@@ -5,9 +5,9 @@ memory (``rss_mb``), and of the part that no file stands behind (``anon_mb``): w
 ``cpu_s`` is processor time, which other work on the machine distorts less than ``wall_s``. Encoder and language model are tiny
 ones with random weights; the encoder's vectors have 384 numbers. Questions are asked of the whole corpus.
 
-A line through the processor seconds of the smaller sizes predicts the largest: ``fit_error`` is how far off it is, as a share of
-what was measured, and ``predicted_1m_error`` is the same where the largest is a million (else null). ``extrapolated_1m_seconds``
-is what a line through all sizes says of a million, and no measurement. Finished measurements are kept in --out. Prints one JSON
+A line through the processor seconds of the smaller sizes predicts the largest. ``fit_error`` is how far off it is, as a share of
+what was measured. ``predicted_1m_error`` is the same where the largest is a million, else null. ``extrapolated_1m_seconds`` is
+what a line through all sizes says of a million, and no measurement. Finished measurements are kept in --out. Prints one JSON
 line last.
 
 python benchmarks/scale_memory.py --out runs/scale --sizes 10000 --sizes 30000 --sizes 100000 --sizes 1000000

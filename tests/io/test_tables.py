@@ -138,9 +138,9 @@ def test_a_folder_named_like_a_partition_adds_no_column(tmp_path):
 def test_rows_of_much_text_are_written_in_parts(tmp_path, monkeypatch):
     """No more of them are Python objects together, and they come back as they were."""
     monkeypatch.setattr(tables, "_TEXT_AT_ONCE", 100)
-    schema = pa.schema([pa.field("text", pa.string(), nullable=False)])
+    schema = pa.schema([pa.field("text", pa.string(), nullable=False), pa.field("sketch", pa.list_(pa.int64()), nullable=False)])
     given = []
-    rows = ({"text": str(number) * 30} for number in range(10))
+    rows = ({"text": str(number) * 14, "sketch": [number, number]} for number in range(10))  # 14 characters and 16 for the list
     tables.write_table(tmp_path / "t.parquet", schema, (given.append(row) or row for row in rows))
     assert pq.ParquetFile(tmp_path / "t.parquet").num_row_groups == 3
     assert tables.read_table(tmp_path / "t.parquet", schema).to_dict("records") == given
