@@ -47,6 +47,8 @@ JOBS = {
 _PROMOTES = {"refresh": "refresh_release", "whole_chain": "promote"}  # job -> the stage that moves the alias
 WORKER, BOTH, STEP = "run worker", "code server and run worker", "step"
 SERVERS = {"daemon": "daemon", "code server": "code", "postgres": "postgres", "s3": "s3", "mlflow": "mlflow"}  # -> the program
+_PORTS = {"code": "PLATFORM_CODE_PORT", "postgres": "PLATFORM_POSTGRES_PORT", "s3": "PLATFORM_S3_PORT"}
+_PORTS |= {"mlflow": "PLATFORM_MLFLOW_PORT"}
 AWAY = " away"
 # The last one is no server: the process of a stage, as where the system kills the largest process for want of memory.
 FAULTS = [*SERVERS, WORKER, BOTH, *(f"{name}{AWAY}" for name in ("postgres", "s3", "mlflow")), STEP]
@@ -110,8 +112,9 @@ class Matrix:
                 "queue_free_s": max(each["queue_free_s"] for each in made),
                 "finished_by": dict(Counter(each["finished_by"] for each in made)),
                 "finished_s": max(each["finished_s"] for each in made),
-                "readings_lost": sum(each["readings_lost"] for each in made),
-                "readings_twice": sum(each["readings_twice"] for each in made),
+                "runs_failed": sum("said" in each for each in made),  # though no process of theirs was killed
+                "readings_lost": max(each["readings_lost"] for each in made),
+                "readings_twice": max(each["readings_twice"] for each in made),
             }
         return {"faults": told, "readings": len(self.platform.reading_keys())}
 
@@ -213,7 +216,9 @@ class Matrix:
             place = [each["runId"] for each in of_job].index(strike["run"])
             ended = of_job[place]["status"]
             later = of_job[place + 1] if place + 1 < len(of_job) else None
-            by = "the same run" if ended == "SUCCESS" or later is None else _who(later)
+            last = [each for each in new if each["run"] == strike["run"]][-1]
+            went_on = ended == "SUCCESS" or (strike is not last and _was_killed(last["fault"]))  # to be struck once more
+            by = "the same run" if went_on or later is None else _who(later)
             if ended == "FAILURE" and not _was_killed(strike["fault"]):
                 strike["said"] = self.platform.said(strike["run"])[:3]
             strike["finished_by"] = by
@@ -331,9 +336,18 @@ def _over(platform: Platform, fault: str, struck_at: float) -> bool | None:
     name = fault.removesuffix(AWAY)
     asked = ["code"] if name == BOTH else [SERVERS[name]] if name in SERVERS else []
     try:
-        return all(_ANSWERS[program](platform, struck_at) for program in asked) or None
+        return all(_is_new(platform, program, struck_at) and _ANSWERS[program](platform, struck_at) for program in asked) or None
     except Exception:  # each client has errors of its own for a server that is away
         return None
+
+
+def _is_new(platform: Platform, program: str, struck_at: float) -> bool:
+    """Whether who listens at its port was started since: what a killed server has left may answer, too."""
+    if program not in _PORTS:
+        return True
+    port = int(platform.variables[_PORTS[program]])
+    listening = [each.pid for each in psutil.net_connections("tcp") if each.status == "LISTEN" and each.laddr.port == port]
+    return bool(listening) and all(psutil.Process(number).create_time() > struck_at for number in listening)
 
 
 def _daemon_answers(platform: Platform, struck_at: float) -> bool:
