@@ -1,6 +1,6 @@
 """Kill each server of the platform once at each stage of a cycle, and take three away for a while: what is served, what is lost?
 
-    python benchmarks/faults.py [--only "postgres,run worker"] [--away 60] [--folder DIR]
+    python benchmarks/faults.py [--only "postgres,s3 away@promote"] [--away 60] [--folder DIR]
 
 It starts the platform of ``deploy/platform`` on free ports with tiny models (``running_platform.py``). A cycle is a refresh, the
 whole chain and a publication, over a source that got three documents. Each is started as a person does on Dagster's page; no
@@ -56,25 +56,32 @@ _ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 _HEARTBEATS = ("QUEUED_RUN_COORDINATOR", "MONITORING", "EVENT_LOG_CONSUMER")
 
 Strike = dict[str, Any]
+Pair = tuple[str, str]  # fault and stage
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", help=f"faults, with commas between them, of: {', '.join(FAULTS)}")
-    parser.add_argument("--stages", help="stages, with commas between them. Default: all")
+    parser.add_argument("--only", help=f"faults, with commas between them, or FAULT@STAGE for one stage: {', '.join(FAULTS)}")
     parser.add_argument("--away", type=float, default=60, help="seconds that a server is away, where it is not killed")
     parser.add_argument("--folder", type=Path, help="where to work; kept. Default: a temporary folder")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # the platform ends with it
-    faults = options.only.split(",") if options.only else FAULTS
-    stages = options.stages.split(",") if options.stages else [stage for job in JOBS.values() for stage in job]
+    wanted = [pair for word in (options.only.split(",") if options.only else FAULTS) for pair in _pairs(word)]
     with contextlib.ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="uae-platform-")))
         folder.mkdir(parents=True, exist_ok=True)
         platform = stack.enter_context(running(folder))
         matrix = Matrix(platform, folder / "faults.jsonl", options.away)
-        matrix.fill(faults, stages)
+        matrix.fill(wanted)
         print(json.dumps(matrix.summary()))
+
+
+def _pairs(word: str) -> list[Pair]:
+    fault, _, stage = word.partition("@")
+    stages = [name for of_job in JOBS.values() for name in of_job]
+    if fault not in FAULTS or (stage and stage not in stages):
+        raise SystemExit(f"--only {word}: a fault is one of {', '.join(FAULTS)}; a stage one of {', '.join(stages)}")
+    return [(fault, name) for name in ([stage] if stage else stages)]
 
 
 class Matrix:
@@ -88,14 +95,14 @@ class Matrix:
         self._usual = record.with_name("usual.json")
         self.usual_s: dict[str, float] = {}  # stage -> how long it took when nothing was struck
 
-    def fill(self, faults: list[str], stages: list[str]) -> None:
+    def fill(self, wanted: list[Pair]) -> None:
         self._first()
-        while pending := self._pending(faults, stages):
+        while pending := self._pending(wanted):
             print(f"{len(pending)} strikes to go", file=sys.stderr, flush=True)
             _drop(self.platform, len(self.platform.runs()))
             for job, of_job in JOBS.items():
                 if any(stage in of_job for _, stage in pending):
-                    self._cycle(job, faults, stages)
+                    self._cycle(job, wanted)
 
     def summary(self) -> dict[str, Any]:
         """By fault, over all strikes so far."""
@@ -134,11 +141,11 @@ class Matrix:
         until("the first answer", lambda: self.platform.answers(QUESTION))
         self._usual.write_text(json.dumps(self.usual_s), encoding="utf-8")
 
-    def _pending(self, faults: list[str], stages: list[str]) -> list[tuple[str, str]]:
+    def _pending(self, wanted: list[Pair]) -> list[Pair]:
         made = {(each["fault"], each["stage"]) for each in self.strikes}
-        return [(fault, stage) for stage in stages for fault in faults if (fault, stage) not in made]
+        return [pair for pair in wanted if pair not in made]
 
-    def _cycle(self, job: str, faults: list[str], stages: list[str]) -> None:
+    def _cycle(self, job: str, wanted: list[Pair]) -> None:
         """One run of a job, and those after it until the work is done. Strikes what it can."""
         platform = self.platform
         before = set(platform.reading_keys())
@@ -159,7 +166,7 @@ class Matrix:
                 continue
             stage = _under_way(platform, current["runId"])
             made = {(each["fault"], each["stage"]) for each in new}
-            fault = next((name for name, at in self._pending(faults, stages) if at == stage and (name, at) not in made), None)
+            fault = next((name for name, at in self._pending(wanted) if at == stage and (name, at) not in made), None)
             if stage is None or fault is None:
                 time.sleep(_LOOK_S)
             elif (strike := self._strike(fault, stage, job, current["runId"], release)) is not None:
@@ -181,10 +188,11 @@ class Matrix:
         platform = self.platform
         worker = worker_of(platform, run)
         _to_its_midst(platform, stage, self.usual_s.get(stage, 2.0))
+        earlier = _listening(platform, fault)
         with answering(platform) as asked:
             struck, struck_at = time.monotonic(), time.time()
             hurt = damage(platform, fault, worker, self.away_s)
-            until(f"{fault} is over", lambda: _over(platform, fault, struck_at), PATIENCE_S)
+            until(f"{fault} is over", lambda: _over(platform, fault, struck_at, earlier), PATIENCE_S)
             until("the queue is free", lambda: _free(platform, run, worker, hurt), PATIENCE_S)
             free_s = time.monotonic() - struck
         ended = until("the stage's times", lambda: platform.step_times(run))[stage]["endTime"]
@@ -331,23 +339,26 @@ def _to_its_midst(platform: Platform, stage: str, usual_s: float) -> None:
         time.sleep(0.02)
 
 
-def _over(platform: Platform, fault: str, struck_at: float) -> bool | None:
-    """Whether all servers that the fault is about answer again."""
-    name = fault.removesuffix(AWAY)
-    asked = ["code"] if name == BOTH else [SERVERS[name]] if name in SERVERS else []
+def _over(platform: Platform, fault: str, struck_at: float, earlier: set[int]) -> bool | None:
+    """Whether all servers that the fault is about answer again; not those that listened before, which a kill may have left."""
+    now = _listening(platform, fault)
+    if now & earlier or (earlier and not now):
+        return None
     try:
-        return all(_is_new(platform, program, struck_at) and _ANSWERS[program](platform, struck_at) for program in asked) or None
+        return all(_ANSWERS[program](platform, struck_at) for program in _programs(fault)) or None
     except Exception:  # each client has errors of its own for a server that is away
         return None
 
 
-def _is_new(platform: Platform, program: str, struck_at: float) -> bool:
-    """Whether who listens at its port was started since: what a killed server has left may answer, too."""
-    if program not in _PORTS:
-        return True
-    port = int(platform.variables[_PORTS[program]])
-    listening = [each.pid for each in psutil.net_connections("tcp") if each.status == "LISTEN" and each.laddr.port == port]
-    return bool(listening) and all(psutil.Process(number).create_time() > struck_at for number in listening)
+def _listening(platform: Platform, fault: str) -> set[int]:
+    """The processes that listen at the ports of the servers that a fault is about."""
+    ports = {int(platform.variables[_PORTS[program]]) for program in _programs(fault) if program in _PORTS}
+    return {each.pid for each in psutil.net_connections("tcp") if each.status == "LISTEN" and each.laddr.port in ports}
+
+
+def _programs(fault: str) -> list[str]:
+    name = fault.removesuffix(AWAY)
+    return ["code"] if name == BOTH else [SERVERS[name]] if name in SERVERS else []
 
 
 def _daemon_answers(platform: Platform, struck_at: float) -> bool:
