@@ -227,7 +227,7 @@ class Matrix:
             last = [each for each in new if each["run"] == strike["run"]][-1]
             went_on = ended == "SUCCESS" or (strike is not last and _was_killed(last["fault"]))  # to be struck once more
             by = "the same run" if went_on or later is None else _who(later)
-            if ended == "FAILURE" and not _was_killed(strike["fault"]):
+            if not went_on and not _was_killed(strike["fault"]):
                 strike["said"] = self.platform.said(strike["run"])[:3]
             strike["finished_by"] = by
             strike["finished_s"] = round(of_job[-1]["endTime"] - strike.pop("struck_at"), 1)
