@@ -8,6 +8,7 @@ import dagster as dg
 
 from dagster_project.assets import stage_asset
 from dagster_project.automation import corpus_changed, dvc_ran, source_changed, weekly, went_through, whole_chain
+from dagster_project.backfill import backfill_versions
 from dagster_project.drift import drift, every_day, watch_queries
 from dagster_project.publish_job import publish_data
 from dagster_project.refresh import refresh
@@ -41,7 +42,7 @@ def build(
     }
     return dg.Definitions(
         assets=[source, *(stage_asset(stage) for stage in chain), drift],
-        jobs=[whole_chain, watch_queries, refresh, publish_data],
+        jobs=[whole_chain, watch_queries, refresh, publish_data, backfill_versions],
         schedules=[weekly, every_day],
         sensors=[source_changed, corpus_changed, went_through, dvc_ran],
         resources=standard | resources,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _NAMED = ("dvc.lock", "dvc.yaml", "params.yaml", ".dvc/config")  # what a clone needs to know which data it wants, and from where
 _CHUNK = 1 << 20
+VERSIONS = "data-*"  # the tags of data versions, as git takes a pattern
 
 
 @dataclass

@@ -5,6 +5,7 @@ from pathlib import Path
 import dagster as dg
 
 from dagster_project.again import explained
+from dagster_project.backfill import corpus_versions, published_versions
 from dagster_project.pools import CPU
 from dagster_project.publish import Publication, publish
 from dagster_project.resources import ProjectResource
@@ -24,6 +25,8 @@ def publish_version(context: dg.OpExecutionContext, project: ProjectResource) ->
     publication = Publication(Path(project.root), message, None, "origin", False, context.log.info, behind=True)
     with explained(context):
         tag = publish(publication)
+    # All of them: some may have been published in a terminal.
+    context.instance.add_dynamic_partitions(str(corpus_versions.name), published_versions(Path(project.root)))
     context.add_output_metadata({"tag": tag})
 
 

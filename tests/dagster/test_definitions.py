@@ -152,7 +152,7 @@ def test_the_steps_that_load_models_share_a_pool_and_all_others_another():
     jobs = defs.resolve_all_job_defs()
     pools = {op.name: op.pool for job in jobs for op in job.all_node_defs if op.name != "source"}
     assert {name for name, pool in pools.items() if pool == "accelerator"} == {
-        "candidates", "label", "train", "fuse", "index", "evaluate", "promote", "refresh_release",
+        "candidates", "label", "train", "fuse", "index", "evaluate", "promote", "refresh_release", "backfill_version",
     }  # fmt: skip
     assert set(pools.values()) == {"accelerator", "cpu"}
 

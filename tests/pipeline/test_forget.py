@@ -8,7 +8,7 @@ from test_refresh import ADDED, Project
 
 import uae.pipeline.forget
 from uae.io.errors import ArtefactError, InputError
-from uae.io.files import sha256_bytes
+from uae.io.files import sha256_bytes, write_text
 from uae.pipeline.forget import forget
 from uae.registry.rollback import roll_back
 from uae.registry.versions import release_of, version_numbered
@@ -69,6 +69,7 @@ def test_forgotten_is_forgotten(project, monkeypatch):
         rows = [READING | {"question": "q", "passage": text_key(text)} for text in (held, "another text")]
         labels.append(rows, {"teacher": "main"})
     write_log(w.root / "queries")
+    write_text(w.backfills / "data-0123456789ab" / "data" / "passages", held)
     run_id = version_numbered(client, names.model, "1").run_id
     client.log_dict(run_id, {"examples": [{"question": "Which gauge?", "passage": held}]}, "validation_examples.json")
     client.log_dict(run_id, {"examples": [{"question": "Which?", "passage": "another text"}]}, "other.json")
@@ -90,6 +91,8 @@ def test_forgotten_is_forgotten(project, monkeypatch):
     assert LabelStore(w.path("labels")).read()["passage"].tolist() == [text_key("another text")]
     assert receipt["vectors"] == 1
     assert receipt["queries"] == 1
+    assert receipt["backfills"] == ["data-0123456789ab"]
+    assert not any(w.backfills.iterdir())
     assert read_queries(w.root / "queries")["text"].to_pylist() == ["Where is the ladder?"]
     (written,) = (w.path("refresh").parent / "forgotten").iterdir()
     assert json.loads(written.read_text()) == receipt

@@ -109,3 +109,23 @@ def test_a_stage_that_left_work_runs_again_though_nothing_changed(tmp_path, monk
     for expected in (1, 0, 0):
         run_chain(load_settings(PARAMS), tmp_path / "out", tmp_path / "models", lambda line: None, "ingest")
         assert left == [expected]
+
+
+def test_a_run_may_begin_after_what_lies_there_already(tmp_path, monkeypatch):
+    ran = []
+
+    def stage(name: str, needs: tuple[str, ...], makes: str) -> Stage:
+        def work(p, workspace):
+            ran.append(name)
+            write_text(workspace.path(makes), name)
+
+        return Stage(name, name, work, Source, needs=needs, makes=(makes,), code=(), reads_source=name == "ingest")
+
+    chain = (stage("ingest", (), "documents"), stage("validate", ("documents",), "validation"))
+    monkeypatch.setattr(uae.pipeline.run, "CHAIN", chain)
+    write_text(tmp_path / "source", "one")
+    write_text(tmp_path / "out/data/documents.parquet", "from elsewhere")
+    settings = load_settings(PARAMS, [f"ingest.path={tmp_path / 'source'}"])
+    run_chain(settings, tmp_path / "out", tmp_path / "models", lambda line: None, "validate", since="validate")
+    assert ran == ["validate"]
+    assert (tmp_path / "out/data/documents.parquet").read_text() == "from elsewhere"

@@ -1,6 +1,7 @@
 """``uae forget``: a deleted document leaves what is served, every older release, labels and vectors; a receipt says so."""
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -93,6 +94,7 @@ def forget(
             "readings": _clean_readings(w, read),
             "vectors": VectorStore(w.vectors).forget(read),
             "queries": _clean_queries(settings.drift.log, source_key),
+            "backfills": _clean_backfills(w),
         }
         files, left = remove_files(client, experiment, Traces(gone | read, kept=kept)) if gone else ([], [])
         from_store = _clean_store(store, client, champion, holds)
@@ -166,6 +168,14 @@ def _clean_readings(w: Workspace, read: set[str]) -> dict[str, int]:
             readings = LabelStore(w.path(name), _SEALED_AT)
             with readings.writing():
                 removed[name] = readings.forget(keys)
+    return removed
+
+
+def _clean_backfills(w: Workspace) -> list[str]:
+    """The backfills removed. Any of them may hold the document in a dozen files, and all can be made again."""
+    removed = sorted(each.name for each in w.backfills.iterdir()) if w.backfills.is_dir() else []
+    for name in removed:
+        shutil.rmtree(w.backfills / name)
     return removed
 
 

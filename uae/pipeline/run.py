@@ -31,14 +31,16 @@ def run_chain(
     announce: Callable[[str], None],
     until: str = CHAIN[-1].name,
     told: Callable[[str, dict[str, Any]], None] = lambda stage, summary: None,
+    since: str = CHAIN[0].name,
 ) -> None:
-    """Run every stage up to ``until``, but skip one that has nothing new to do.
+    """Run every stage from ``since`` to ``until``, but skip one that has nothing new to do.
 
     A stage is skipped when its code, parameters, inputs and models have not changed since its last finished run in ``out``.
     What that run made must be unchanged, too.
 
     Args:
         told: called after each stage that ran, with its name and what there is to say about it.
+        since: what the stages before it make lies in ``out`` already.
 
     Raises:
         ConfigError: a path cannot be used, or the run would read its own results. Nothing was done then.
@@ -52,7 +54,8 @@ def run_chain(
     hash_model = cache(_hash_model)  # once a run: models are large
     with _holding(stamps):
         write_text(out / "params.yaml", yaml.safe_dump(dump_settings(settings), sort_keys=False))
-        for number, stage in enumerate(CHAIN, 1):
+        first = [stage.name for stage in CHAIN].index(since)
+        for number, stage in enumerate(CHAIN[first:], first + 1):
             stamp = stamps / f"{stage.name}.json"
             # Before it runs: what changes meanwhile is new to the next run.
             given = _given(stage, settings, workspace, hash_model)

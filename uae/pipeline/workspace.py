@@ -60,6 +60,11 @@ class Workspace:
         """Where all stages keep vectors of passages: a cache, which no stage makes and DVC does not track."""
         return self.root / "data/vectors"
 
+    @property
+    def backfills(self) -> Path:
+        """Runs over earlier versions of the corpus, a folder each: no stage makes them, and DVC does not track them."""
+        return self.root / "data/backfills"
+
     def path(self, artefact: str) -> Path:
         relative = ARTEFACTS[artefact]
         return self.root / (relative.removeprefix("reports/") if self.flat_reports else relative)
