@@ -81,8 +81,15 @@ def one_batch(base: Path, questions: int, candidates: int, words: int) -> dict[s
         loss.backward()
         optimizer.step()
     seconds = time.perf_counter() - start
-    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
-    return {"peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / _MIB), "seconds": round(seconds, 1)}
+    return {"peak_mb": round(_peak_bytes() / _MIB), "seconds": round(seconds, 1)}
+
+
+def _peak_bytes() -> int:
+    """Of this program. Linux's ru_maxrss would start with what the parent had when it forked."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return next(int(line.split()[1]) << 10 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
 
 
 def _examples(questions: int, candidates: int, words: int) -> dict[str, Example]:

@@ -184,7 +184,7 @@ def measured(command: Sequence[str]) -> dict:
     Raises:
         RuntimeError: it failed; the message holds the end of what it said.
     """
-    start, anon = time.monotonic(), 0
+    start, peaks = time.monotonic(), {"VmHWM": 0, "RssAnon": 0}
     with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
         child = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
         status = Path(f"/proc/{child.pid}/status")
@@ -192,8 +192,10 @@ def measured(command: Sequence[str]) -> dict:
             pid, code, used = os.wait4(child.pid, os.WNOHANG)
             if pid:
                 break
-            lines = status.read_text(encoding="utf-8").splitlines()
-            anon = max([anon, *(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))])
+            for line in status.read_text(encoding="utf-8").splitlines():
+                name, _, value = line.partition(":")
+                if name in peaks:
+                    peaks[name] = max(peaks[name], int(value.split()[0]))
             time.sleep(0.02)
         child.returncode = os.waitstatus_to_exitcode(code)
         said.seek(0)
@@ -201,8 +203,9 @@ def measured(command: Sequence[str]) -> dict:
     if child.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {child.returncode}:\n{told}")
     return {
-        "rss_mb": round(used.ru_maxrss / 1024, 1),
-        "anon_mb": round(anon / 1024, 1),
+        # Not ru_maxrss: a child's starts with what its parent had when it was forked.
+        "rss_mb": round(peaks["VmHWM"] / 1024, 1),
+        "anon_mb": round(peaks["RssAnon"] / 1024, 1),
         "cpu_s": round(used.ru_utime + used.ru_stime, 1),
         "wall_s": round(time.monotonic() - start, 1),
     }

@@ -23,7 +23,12 @@ teacher = CausalTeacher(LlamaForCausalLM(config).eval(), tokenizer, "f" * 64, 10
 template = Template("Passage: {passage}\\n", "Question: {question}\\nAnswer:", " {answer}")
 answer = "the seal of the door " * 12
 work = [Pair((str(n), "p", "", "", ""), f"Where is number {n}?", f"{answer} {n}", "A passage.") for n in range(10)]
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def peak():  # MB. Linux's ru_maxrss starts with what pytest had when it forked this process; VmHWM is of this program alone
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 1024
+
 before = peak()
 batches = teacher.plan(template, work)
 tokens = sum(r.n_tokens for b in batches for r in teacher.read(b))
