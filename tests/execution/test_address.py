@@ -33,3 +33,24 @@ def test_something_else_that_answers_is_no_cluster():
         with pytest.raises(ExecutionError, match=f"{address}: .*"):
             connect(options(address=address, stalled_s=4))
     assert not ray.is_initialized()
+
+
+@pytest.mark.parametrize("died", [1, 3])
+def test_a_cluster_that_could_start_nothing_for_a_client_is_asked_again(monkeypatch, died):
+    """Ray's head starts a process for each client. It says ConnectionAbortedError where that one dies at once."""
+    asked = []
+
+    def init(**settings):
+        asked.append(settings["address"])
+        if len(asked) <= died:
+            raise ConnectionAbortedError("Initialization failure from server")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr("uae.execution.ray._require_answer", lambda address, seconds: None)
+    if died == 1:
+        assert connect(options(address="ray://head:10001")) is ray
+    else:
+        with pytest.raises(ExecutionError, match="ray://head:10001 could start nothing for this client, 3 times") as caught:
+            connect(options(address="ray://head:10001"))
+        assert caught.value.transient
+    assert len(asked) == min(died + 1, 3)

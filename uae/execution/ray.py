@@ -30,12 +30,17 @@ B = TypeVar("B")
 _LIBRARIES = ("ray", "torch", "transformers", "tokenizers", "sentence-transformers", "numpy")
 _LOOK_S = 1.0  # between two looks after workers that are not there yet
 _CONNECT_S = 10.0
-_PROBE = """
+_ATTEMPTS = 3  # of a client
+_ABORTED = 3  # the exit code of a probe for which the cluster could start nothing
+_PROBE = f"""
 import sys, ray
 try:
     ray.init(address=sys.argv[1], log_to_driver=False, logging_level="error")
+except ConnectionAbortedError as error:
+    print(error, file=sys.stderr)
+    sys.exit({_ABORTED})
 except Exception as error:
-    sys.exit(f"{error}")
+    sys.exit(str(error))
 """
 
 
@@ -314,12 +319,21 @@ def connect(options: ExecutionOptions) -> Any:
     settings: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.WARNING}
     if address == "local":
         settings |= {"include_dashboard": False}
-    else:
-        _require_answer(address, options.stalled_s)
-    try:
-        ray.init(**settings)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ExecutionError(f"execution.address: no Ray cluster can be used at {address}: {_reason(error)}") from error
+    for left in reversed(range(_ATTEMPTS)):
+        try:
+            if address != "local":
+                _require_answer(address, options.stalled_s)
+            ray.init(**settings)
+            break
+        except ConnectionAbortedError as error:
+            # The head starts a process for each client, and that one died while it started: memory, or a port that was taken.
+            if not left:
+                raise ExecutionError(
+                    f"execution.address: {address} could start nothing for this client, {_ATTEMPTS} times: {_reason(error)}",
+                    transient=True,
+                ) from error
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ExecutionError(f"execution.address: no Ray cluster can be used at {address}: {_reason(error)}") from error
     return ray
 
 
@@ -328,6 +342,7 @@ def _require_answer(address: str, seconds: float) -> None:
 
     Raises:
         ExecutionError: nobody answers, or it is no Ray cluster, or one of another version.
+        ConnectionAbortedError: the cluster could start nothing for a client.
     """
     said = f"execution.address: {address}"
     if address != "auto":
@@ -348,6 +363,8 @@ def _require_answer(address: str, seconds: float) -> None:
         ) from None
     if probe.returncode:
         reason = " ".join(line.strip() for line in probe.stderr.strip().splitlines()[-6:])
+        if probe.returncode == _ABORTED:
+            raise ConnectionAbortedError(reason)
         raise ExecutionError(f"{said}: no Ray cluster can be used there: {reason}")
 
 
