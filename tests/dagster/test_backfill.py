@@ -2,12 +2,12 @@
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import dagster as dg
 import pytest
 from dvc.repo import Repo
+from git_project import git, git_project
 
 from dagster_project.backfill import backfill, backfill_versions, published_versions
 from dagster_project.definitions import build
@@ -30,10 +30,6 @@ for path in {MADE!r}:
 PARAMS = Path(__file__).resolve().parents[2] / "params.yaml"
 
 
-def git(folder, *words):
-    return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True).stdout.strip()
-
-
 def published(project, source):
     """Publish the version that comes of this source. Returns its tag."""
     (project / "source.txt").write_text(source)
@@ -46,23 +42,10 @@ def published(project, source):
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    for name in ("AUTHOR", "COMMITTER"):
-        monkeypatch.setenv(f"GIT_{name}_NAME", "Ann")
-        monkeypatch.setenv(f"GIT_{name}_EMAIL", "ann@example.com")
-    subprocess.run(["git", "init", "-q", "--bare", "-b", "main", str(tmp_path / "remote.git")], check=True)
-    project = tmp_path / "project"
-    subprocess.run(["git", "init", "-q", "-b", "main", str(project)], check=True)
-    git(project, "remote", "add", "origin", str(tmp_path / "remote.git"))
     outs = ", ".join(MADE)
-    (project / "dvc.yaml").write_text(
-        f"stages:\n  ingest:\n    cmd: python make.py\n    deps: [make.py, source.txt]\n    outs: [{outs}]\n"
-    )
-    (project / "make.py").write_text(MAKE)
-    (project / ".gitignore").write_text("/data/\n/reports/\n/seen/\n")
+    dvc_yaml = f"stages:\n  ingest:\n    cmd: python make.py\n    deps: [make.py, source.txt]\n    outs: [{outs}]\n"
+    project = git_project(tmp_path, monkeypatch, dvc_yaml, MAKE, "/data/\n/reports/\n")
     shutil.copy(PARAMS, project / "params.yaml")
-    Repo.init(str(project)).close()
-    with open(project / ".dvc" / "config", "a") as file:
-        file.write(f"[core]\n    remote = store\n    analytics = false\n['remote \"store\"']\n    url = {tmp_path / 'store'}\n")
     monkeypatch.chdir(project)
     return project
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from dvc.repo import Repo
+from git_project import git, git_project
 from typer.testing import CliRunner
 
 from dagster_project.forget import forget
@@ -58,28 +59,12 @@ CRANE = {"crane.md": 'The crane\'s "gauge" & needle are read every second Tuesda
 NEW = {"new.md": "The shed has two doors."}
 
 
-def git(folder, *words):
-    return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True).stdout.strip()
-
-
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
     """A project with three published versions: the second held the crane. (project, tags)"""
     root = tmp_path_factory.mktemp("forget")
     patch = pytest.MonkeyPatch()
-    for name in ("AUTHOR", "COMMITTER"):
-        patch.setenv(f"GIT_{name}_NAME", "Ann")
-        patch.setenv(f"GIT_{name}_EMAIL", "ann@example.com")
-    subprocess.run(["git", "init", "-q", "--bare", "-b", "main", str(root / "remote.git")], check=True)
-    project = root / "project"
-    subprocess.run(["git", "init", "-q", "-b", "main", str(project)], check=True)
-    git(project, "remote", "add", "origin", str(root / "remote.git"))
-    (project / "dvc.yaml").write_text(DVC_YAML)
-    (project / "make.py").write_text(MAKE)
-    (project / ".gitignore").write_text("/data/\n/models/\n/reports/\n")
-    Repo.init(str(project)).close()
-    with open(project / ".dvc" / "config", "a") as file:
-        file.write(f"[core]\n    remote = store\n    analytics = false\n['remote \"store\"']\n    url = {root / 'store'}\n")
+    project = git_project(root, patch, DVC_YAML, MAKE, "/data/\n/models/\n/reports/\n")
     tags = []
     for corpus in (KEPT, KEPT | CRANE, KEPT | NEW):
         (project / "corpus.json").write_text(json.dumps(corpus))

@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 from botocore.exceptions import EndpointConnectionError
 from dvc.repo import Repo
+from git_project import git, git_project
 
 from dagster_project.automation import went_through
 from dagster_project.publish import STEPS, Publication, publish
@@ -34,10 +35,6 @@ for number in range(4):
 """
 
 
-def git(folder, *words):
-    return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True).stdout.strip()
-
-
 def change(project, text):
     (project / "source.txt").write_text(text)
     with contextlib.chdir(project), Repo() as repo:
@@ -47,19 +44,7 @@ def change(project, text):
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A project whose first version is published, to a git remote and a DVC remote on this disk."""
-    for name in ("AUTHOR", "COMMITTER"):
-        monkeypatch.setenv(f"GIT_{name}_NAME", "Ann")
-        monkeypatch.setenv(f"GIT_{name}_EMAIL", "ann@example.com")
-    subprocess.run(["git", "init", "-q", "--bare", "-b", "main", str(tmp_path / "remote.git")], check=True)
-    project = tmp_path / "project"
-    subprocess.run(["git", "init", "-q", "-b", "main", str(project)], check=True)
-    git(project, "remote", "add", "origin", str(tmp_path / "remote.git"))
-    (project / "dvc.yaml").write_text(DVC_YAML)
-    (project / "make.py").write_text(MAKE)
-    (project / ".gitignore").write_text("/data/\n")
-    Repo.init(str(project)).close()
-    with open(project / ".dvc" / "config", "a") as file:
-        file.write(f"[core]\n    remote = store\n    analytics = false\n['remote \"store\"']\n    url = {tmp_path / 'store'}\n")
+    project = git_project(tmp_path, monkeypatch, DVC_YAML, MAKE, "/data/\n")
     git(project, "add", "-A")
     git(project, "commit", "-qm", "code")
     change(project, "one")
