@@ -7,6 +7,7 @@ a folder of their own. Nothing is promoted, and what is served stays. In Dagster
 the published versions. Readings that the teachers were asked for already are not asked for again.
 """
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -119,11 +120,12 @@ def main(
 ) -> None:
     """Run the chain over the corpus of a published version, up to the evaluation."""
     try:
-        there = backfill(load_settings(root / "params.yaml"), Workspace(root), version, typer.echo)
+        with contextlib.chdir(root):  # the paths in params.yaml count from there
+            there = backfill(load_settings(Path("params.yaml")), Workspace(Path(".")), version, typer.echo)
     except UaeError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
-    typer.echo(f"done: {there.path('evaluation_page')}")
+    typer.echo(f"done: {root / there.path('evaluation_page')}")
 
 
 if __name__ == "__main__":

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import typer
 from dvc.repo import Repo
 from git_project import git, git_project
+from typer.testing import CliRunner
 
-from dagster_project.backfill import backfill, backfill_versions, published_versions
+from dagster_project.backfill import backfill, backfill_versions, main, published_versions
 from dagster_project.definitions import build
 from dagster_project.publish import Publication, publish
 from dagster_project.publish_job import publish_data
@@ -80,6 +82,20 @@ def test_the_chain_reads_that_version_and_the_project_stays_as_it_is(project, ch
     write_text(there.path("labels") / "part", "and more")
     backfill(load_settings(project / "params.yaml"), Workspace(Path(".")), first, print)
     assert (there.path("labels") / "part").read_text() == "and more"
+
+
+def test_the_command_works_from_another_folder(project, chain, tmp_path, monkeypatch):
+    first = published(project, "one")
+    monkeypatch.chdir(tmp_path)
+    app = typer.Typer()
+    app.command()(main)
+    done = CliRunner().invoke(app, [first, "--root", "project"])
+    assert done.exit_code == 0, done.output
+    assert done.output.strip().endswith(f"project/data/backfills/{first}/evaluation.html")
+    assert chain[0]["read"]["passages.parquet"] == "one as data/passages.parquet"
+    refused = CliRunner().invoke(app, ["data-unknown", "--root", "project"])
+    assert refused.exit_code == 1
+    assert "'data-unknown' is no published version" in refused.output
 
 
 def test_tables_come_from_the_remote_where_the_cache_has_none(project, chain):
