@@ -6,7 +6,10 @@ import pytest
 from s3_server import is_installed, serving
 
 import uae.corpus.mirror
+import uae.corpus.objects
+import uae.corpus.pages
 from uae.corpus.objects import filesystem, list_source
+from uae.corpus.pages import Entries
 from uae.corpus.snapshot import take_snapshot
 from uae.corpus.source import read_source
 from uae.io.errors import ArtefactError, ConfigError, InputError
@@ -107,18 +110,80 @@ def test_one_object_is_read_as_a_file_is(store, bucket, tmp_path):
 @pytest.mark.parametrize("name", ["docs/../b.md", "docs//b.md", "docs/a.md/b.md"])
 def test_a_name_that_no_file_can_have_is_refused(name, monkeypatch, tmp_path):
     """Such keys are legal in S3. No client of ours would write them."""
-    import datetime
-
-    told = {"size": 1, "ETag": '"e"', "LastModified": datetime.datetime.now(datetime.UTC)}
-    keys = {f"b/{key}": told for key in (name, "docs/a.md")}
-    monkeypatch.setattr("uae.corpus.objects.filesystem", lambda: type("Store", (), {"find": lambda *a, **k: keys})())
+    keys = [name, "docs/a.md"]
+    page = Entries(keys, [1] * 2, ["e"] * 2, [0.0] * 2)
+    monkeypatch.setattr(uae.corpus.objects, "entries", lambda *asked: iter([page]))
     with pytest.raises(InputError, match="rename"):
         list_source("s3://b/docs")
+
+
+ODD_NAMES = [
+    "a b.md",
+    "a+b.md",
+    "a%20c.md",
+    'a&<>".md',
+    "ä日😀.md",
+    "new\nline.md",
+    "\x01.md",
+    "q?#~*'.md",
+    "...md",
+    "deep/er/c.md",
+]
+
+
+@pytest.fixture
+def odd_source(store, bucket) -> str:
+    """Some objects with odd names, in folders that a store's own page made, and with what is passed over."""
+    for name in [*ODD_NAMES, ".hidden/x.md", "deep/.x.md", "__pycache__/x.md"]:
+        store.pipe_file(f"{bucket}/docs/{name}", name.encode())
+    for folder in ("docs/", "docs/deep/", "docs/empty/"):
+        store.call_s3("put_object", Bucket=bucket, Key=folder)
+    return f"s3://{bucket}/docs"
+
+
+def test_names_come_as_they_are_and_folders_are_no_objects(odd_source):
+    listing = list_source(odd_source)
+    shown = [name for name in ODD_NAMES if not name.startswith(".")]
+    assert listing.names == sorted(name.encode() for name in shown)
+    assert dict(zip(listing.names, listing.sizes, strict=True)) == {name.encode(): len(name.encode()) for name in shown}
+
+
+def test_a_page_is_read_as_botocore_reads_it(odd_source, monkeypatch):
+    quickly = list_source(odd_source)
+    asked = []
+    monkeypatch.setattr(uae.corpus.pages, "read_page", asked.append)  # it finds no page readable
+    assert (list_source(odd_source), len(asked)) == (quickly, 1)
+
+
+def test_botocore_makes_nothing_of_the_objects(odd_source, monkeypatch):
+    """That is where a look at many spent its time. An update of botocore could undo it, and nothing else would show."""
+
+    def refuse(objects):
+        raise AssertionError(f"botocore made {len(objects)} dictionaries")
+
+    monkeypatch.setattr(uae.corpus.pages, "_told", refuse)
+    assert len(list_source(odd_source).names) == len(ODD_NAMES) - 1
+
+
+def test_a_listing_has_as_many_pages_as_it_needs(odd_source, monkeypatch):
+    import s3fs
+
+    whole, pages = list_source(odd_source), []
+    small = s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True, s3_additional_kwargs={"MaxKeys": 3})
+    monkeypatch.setattr(uae.corpus.objects, "filesystem", lambda: small)
+    monkeypatch.setattr(
+        uae.corpus.objects, "entries", lambda *asked: (pages.append(page) or page for page in uae.corpus.pages.entries(*asked))
+    )
+    assert list_source(odd_source) == whole
+    assert len(pages) > 3
+    assert max(len(page.keys) for page in pages) == 3
 
 
 def test_a_prefix_that_holds_nothing_is_an_error(bucket):
     with pytest.raises(ArtefactError, match="holds nothing"):
         list_source(f"s3://{bucket}/none")
+    with pytest.raises(ArtefactError, match="does not exist"):
+        list_source("s3://no-such-bucket/docs")
     with pytest.raises(ConfigError, match="names no bucket"):
         list_source("s3://")
 

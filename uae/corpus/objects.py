@@ -5,13 +5,17 @@ variables of AWS, such as AWS_ENDPOINT_URL, because secrets have no place in par
 """
 
 import os
-from collections.abc import Iterable
+import re
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from uae.corpus.pages import entries
 from uae.io.errors import ArtefactError, ConfigError, InputError
 
 S3 = "s3://"
+_HIDDEN = re.compile(r"(?:^|/)(?:\.(?!\.?(?:/|\Z))|__pycache__(?:/|\Z))")
+_NO_FILE = re.compile(r"(?:^|/)\.{0,2}(?:/|\Z)|\0")  # an empty part, or one that leads elsewhere
 
 T = TypeVar("T")
 
@@ -34,9 +38,15 @@ class Listing(NamedTuple):
     changed: float | None  # when something was last added, changed or (in a folder) removed, seconds since 1970
 
     @classmethod
-    def of(cls, objects: Iterable[Object], single: bool) -> "Listing":
-        names, sizes, marks, times = (list(column) for column in zip(*sorted(objects), strict=True))
-        return cls(names, sizes, marks, times, single, max(times))
+    def by_name(cls, names: list[bytes], sizes: list[int], marks: list[str], times: list[float], least: float = 0.0) -> "Listing":
+        """Of objects in any order, where something changed at the time ``least``."""
+        order = sorted(range(len(names)), key=names.__getitem__)
+
+        def by_name(column: list[T]) -> list[T]:
+            return [column[place] for place in order]
+
+        changed = max(chain([least], times))
+        return cls(by_name(names), by_name(sizes), by_name(marks), by_name(times), False, changed)
 
     def objects(self) -> list[Object]:
         return list(map(Object, self.names, self.sizes, self.marks, self.times))
@@ -99,7 +109,8 @@ def _list_files(path: str) -> Listing:
     try:
         if place.is_file():
             status = place.stat()
-            return Listing.of([Object(os.fsencode(place.name), status.st_size, _mark(status), _changed(status))], True)
+            changed = _changed(status)
+            return Listing([os.fsencode(place.name)], [status.st_size], [_mark(status)], [changed], True, changed)
         if not place.is_dir():
             raise ArtefactError(f"{place} is neither a file nor a folder" if place.exists() else f"{place} does not exist")
         return _walk(os.fsencode(place))
@@ -133,13 +144,7 @@ def _walk(root: bytes) -> Listing:
                     sizes.append(status.st_size)
                     marks.append(_mark(status))
                     times.append(_changed(status))
-    order = sorted(range(len(names)), key=names.__getitem__)
-
-    def by_name(column: list[T]) -> list[T]:
-        return [column[place] for place in order]
-
-    changed = max(max(folders), max(times, default=0.0))
-    return Listing(by_name(names), by_name(sizes), by_name(marks), by_name(times), False, changed)
+    return Listing.by_name(names, sizes, marks, times, max(folders))
 
 
 def _mark(status: os.stat_result) -> str:
@@ -155,45 +160,56 @@ def _list_prefix(path: str) -> Listing:
     if not root:
         raise ConfigError(f"ingest.path={path} names no bucket: s3://BUCKET/PREFIX is meant")
     store = filesystem()
+    bucket, key, _ = store.split_path(root)
+    prefix = f"{key}/" if key else ""
     try:
-        found = store.find(root, detail=True)
+        pages = list(entries(store, bucket, prefix))
+        if not any(page.keys for page in pages):
+            return _list_object(path, store, root)
     except store_errors() as error:
         raise explained(path, error) from None
-    objects = []
-    for key, told in found.items():
-        if key == root:
-            objects.append(_object(root.rpartition("/")[2], told))
-            continue
-        name = key.removeprefix(f"{root}/")
-        if name.endswith("/") or told.get("type") == "directory" or _hidden(name):
-            continue
-        _check_name(path, name)
-        objects.append(_object(name, told))
-    if not objects:
-        raise ArtefactError(f"{path} does not exist, or holds nothing: check bucket and prefix")
-    _check_folders(path, {each.name for each in objects})
-    return Listing.of(objects, set(found) == {root})
+    keys, sizes, marks, times = (list(chain.from_iterable(column)) for column in zip(*pages, strict=True))
+    names = [each[len(prefix) :] for each in keys]
+    kept = [place for place, name in enumerate(names) if name and name[-1] != "/" and not _HIDDEN.search(name)]
+    if not kept:
+        raise _nothing(path)
+    for place in kept:
+        if _NO_FILE.search(names[place]):
+            said = f"{path}: no file can have the name of the object {names[place]!r}"
+            raise InputError(f"{said}: rename it, or take it out of the prefix")
+    found = Listing.by_name(
+        [names[place].encode() for place in kept],
+        [sizes[place] for place in kept],
+        [marks[place] for place in kept],
+        [times[place] for place in kept],
+    )
+    _check_folders(path, found.names)
+    return found
 
 
-def _object(name: str, told: dict[str, Any]) -> Object:
-    return Object(name.encode(), int(told["size"]), str(told["ETag"]).strip('"'), told["LastModified"].timestamp())
+def _list_object(path: str, store: Any, root: str) -> Listing:
+    """Of a source that is one object."""
+    try:
+        told = store.info(root)
+    except FileNotFoundError:
+        raise _nothing(path) from None
+    if told["type"] != "file":  # a bucket; or something came into the prefix just now, and the next look sees it
+        raise _nothing(path)
+    name, mark, changed = root.rpartition("/")[2].encode(), str(told["ETag"]).strip('"'), told["LastModified"].timestamp()
+    return Listing([name], [int(told["size"])], [mark], [changed], True, changed)
 
 
-def _hidden(name: str) -> bool:
-    return any((part.startswith(".") and part not in (".", "..")) or part == "__pycache__" for part in name.split("/"))
+def _nothing(path: str) -> ArtefactError:
+    return ArtefactError(f"{path} does not exist, or holds nothing: check bucket and prefix")
 
 
-def _check_name(path: str, name: str) -> None:
-    parts = name.split("/")
-    if any(part in ("", ".", "..") for part in parts) or "\0" in name:
-        raise InputError(f"{path}: no file can have the name of the object {name!r}: rename it, or take it out of the prefix")
-
-
-def _check_folders(path: str, names: set[bytes]) -> None:
+def _check_folders(path: str, names: list[bytes]) -> None:
     """A store can hold both ``a`` and ``a/b``; a folder cannot."""
-    for name in names:
-        parts = name.split(b"/")
-        for depth in range(1, len(parts)):
-            if (above := b"/".join(parts[:depth])) in names:
-                said = f"{path}: {above.decode()!r} is an object, and {name.decode()!r} stands below it as below a folder"
-                raise InputError(f"{said}: rename one of them")
+    folders = {name.rpartition(b"/")[0] for name in names}
+    for folder in list(folders):
+        while folder := folder.rpartition(b"/")[0]:
+            folders.add(folder)
+    if both := min(folders.intersection(names), default=None):
+        below = next(name for name in names if name.startswith(both + b"/"))
+        said = f"{path}: {both.decode()!r} is an object, and {below.decode()!r} stands below it as below a folder"
+        raise InputError(f"{said}: rename one of them")
