@@ -7,9 +7,9 @@ It makes a folder of small files and takes snapshots of it as the sensor does. T
 is a plain walk with os.scandir and one stat a file, which no look can do without; ``times_walk`` compares the processor times.
 
 With ``--store`` the objects are put under that prefix of the store that the environment names (AWS_ENDPOINT_URL and keys), and
-are removed at the end; with ``--keep`` they stay, and the next call finds them there. There nothing is hashed: the store tells
-an ETag. ``walk`` is then the store's pages, asked for by signed addresses and not looked at: what it takes beside this process's
-own time is the server and the wire. ``times_walk`` compares the times by the clock there.
+are removed at the end. With ``--keep`` they stay, and the next call finds them there. Nothing is hashed there: the store tells an
+ETag. ``walk`` is then the store's pages, asked for by signed addresses and not looked at: what it takes beside this process's own
+time is the server and the wire. ``times_walk`` compares the times by the clock there.
 """
 
 import argparse
