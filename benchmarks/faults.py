@@ -151,7 +151,7 @@ class Matrix:
         before = set(platform.reading_keys())
         release = (platform.answers(QUESTION) or {}).get("release")
         first = until(f"the start of {job}", lambda: platform.launch(job))
-        by_hand = 0
+        by_hand, promoted = 0, False
         new: list[Strike] = []
         while True:
             current = until(f"the state of {job}", lambda: platform.runs(job))[0]
@@ -165,11 +165,12 @@ class Matrix:
                     until(f"another {job}", lambda: platform.launch(job))
                 continue
             stage = _under_way(platform, current["runId"])
+            promoted |= stage in (_PROMOTES.get(job), "package")  # from there on another release is what the cycle is for
             made = {(each["fault"], each["stage"]) for each in new}
             fault = next((name for name, at in self._pending(wanted) if at == stage and (name, at) not in made), None)
             if stage is None or fault is None:
                 time.sleep(_LOOK_S)
-            elif (strike := self._strike(fault, stage, job, current["runId"], release)) is not None:
+            elif (strike := self._strike(fault, stage, current["runId"], None if promoted else release)) is not None:
                 new.append(strike)
         self._judge(new, job, first, by_hand, before)
         if job in _PROMOTES and release is not None:  # the follower has lived through it all, too
@@ -183,8 +184,12 @@ class Matrix:
             return False
         return True
 
-    def _strike(self, fault: str, stage: str, job: str, run: str, release: str | None) -> Strike | None:
-        """None: the stage had ended before it was struck."""
+    def _strike(self, fault: str, stage: str, run: str, release: str | None) -> Strike | None:
+        """None: the stage had ended before it was struck.
+
+        Args:
+            release: the only one that may be served meanwhile; None: another one may follow.
+        """
         platform = self.platform
         worker = worker_of(platform, run)
         _to_its_midst(platform, stage, self.usual_s.get(stage, 2.0))
@@ -199,8 +204,6 @@ class Matrix:
         if ended is not None and ended < struck_at:
             print(f"  {stage} had ended before {fault} struck", file=sys.stderr, flush=True)
             return None
-        moved = stage in (_PROMOTES.get(job), "package")  # there another release is what the run is for
-        others = asked["releases"] - {release}
         told = {
             "fault": fault,
             "stage": stage,
@@ -208,7 +211,7 @@ class Matrix:
             "asked": asked["asked"],
             "unanswered": asked["failed"],
             "slowest_answer_s": round(asked["slowest"], 2),
-            "served_another": 0 if moved else len(others),
+            "served_another": 0 if release is None else len(asked["releases"] - {release}),
             "queue_free_s": round(free_s - (self.away_s if fault.endswith(AWAY) else 0), 1),
             "struck_at": struck_at,
         }

@@ -17,10 +17,11 @@ import dagster as dg
 import typer
 
 from dagster_project.again import explained
+from dagster_project.dvc_errors import remote_errors
 from dagster_project.pools import ACCELERATOR
 from dagster_project.publish import VERSIONS, Publication
 from dagster_project.resources import ModelsResource, ProjectResource
-from uae.io.errors import ArtefactError, InputError, UaeError
+from uae.io.errors import InputError, UaeError
 from uae.io.files import read_json
 from uae.pipeline.chain import CHAIN, STAGES
 from uae.pipeline.run import run_chain
@@ -64,16 +65,11 @@ def backfill(settings: Settings, w: Workspace, version: str, announce: Callable[
 
 
 def _fetch(root: Path, version: str, path: str, target: Path) -> None:
-    from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
-    try:
-        with Repo(str(root), rev=version) as repo:
-            _moved_in(target, lambda partial: repo.dvcfs.get_file(path, str(partial)))
-    except (DvcException, OSError) as error:
-        later = not isinstance(error, (PermissionError, FileNotFoundError))
-        said = f"{path} of {version} is in neither DVC's cache nor a remote that answers: {error}"
-        raise ArtefactError(f"{said}. A version that held a forgotten document is gone for good", transient=later) from error
+    doing = f"{path} of {version} is in neither DVC's cache nor a remote that answers"
+    with remote_errors(doing, "A version that held a forgotten document is gone for good"), Repo(str(root), rev=version) as repo:
+        _moved_in(target, lambda partial: repo.dvcfs.get_file(path, str(partial)))
 
 
 def _moved_in(target: Path, make: Callable[[Path], object]) -> None:

@@ -10,13 +10,13 @@ import hashlib
 import json
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dagster_project.dvc_errors import remote_errors
 from uae.io.errors import ArtefactError, ConfigError, UaeError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _NAMED = ("dvc.lock", "dvc.yaml", "params.yaml", ".dvc/config")  # what a clone needs to know which data it wants, and from where
 _CHUNK = 1 << 20
+_AGAIN = "Nothing was committed; run this again"
 VERSIONS = "data-*"  # the tags of data versions, as git takes a pattern
 
 
@@ -106,35 +107,14 @@ def _made_other(said: Any) -> bool:
 
 
 def _push(publication: Publication) -> None:
-    with _repository(publication) as repo, _remote_errors("DVC cannot push"):
+    with _repository(publication) as repo, remote_errors("DVC cannot push", _AGAIN):
         repo.push(remote=publication.remote)
-
-
-@contextmanager
-def _remote_errors(doing: str) -> Iterator[None]:
-    """What DVC and the remote's own client raise, as an error that is tried again where trying may help.
-
-    The client's errors come as they are: a store that goes away in the middle is none that DVC knows.
-    """
-    from dvc.exceptions import DvcException
-
-    try:
-        yield
-    except UaeError:
-        raise
-    except Exception as error:
-        from uae.registry.errors import is_transient  # it is slow to import
-
-        if not isinstance(error, (DvcException, OSError)) and not is_transient(error):
-            raise
-        later = not isinstance(error, (PermissionError, FileNotFoundError))
-        raise ArtefactError(f"{doing}: {error}. Nothing was committed; run this again", transient=later) from error
 
 
 def _verify(publication: Publication) -> None:
     """Ask the remote itself for every object: DVC remembers what it once saw there, and somebody may have cleaned up since."""
     wrong = []
-    with _repository(publication) as repo, _remote_errors("the remote cannot be asked"):
+    with _repository(publication) as repo, remote_errors("the remote cannot be asked", _AGAIN):
         there = repo.cloud.get_remote_odb(publication.remote, "push")
         for out in repo.index.outs:
             if not out.use_cache or not out.hash_info:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import dagster as dg
 from pydantic import Field
 
+from dagster_project.dvc_errors import is_away
 from dagster_project.through import Through, last_through
 from uae.corpus.watch import Watch
 from uae.io.errors import ArtefactError, without_user_info
@@ -130,6 +131,10 @@ def _explained(stage: str) -> Iterator[None]:
         raise
     except DvcException as error:
         raise dg.Failure(f"{stage}: DVC cannot record it: {error}", allow_retries=False) from None
+    except Exception as error:  # the source may be such a store, and then DVC asks it what it holds
+        if not is_away(error):
+            raise
+        raise ArtefactError(f"{stage}: a store that DVC asks does not answer: {error}", transient=True) from error
 
 
 class MlflowResource(dg.ConfigurableResource[Any]):

@@ -7,6 +7,7 @@ import os
 
 import dagster as dg
 import pytest
+from botocore.exceptions import EndpointConnectionError
 from dvc.lock import LockError
 from dvc.repo import Repo
 from dvc.rwlock import rwlock
@@ -48,6 +49,25 @@ def test_changed_code_outdates_dagsters_record(repository, run_chain):
     assert set(status(repository)) == {
         stage.name for stage in CHAIN if {"uae/release", "uae/release/manifest.py"} & set(stage.code)
     }
+
+
+def test_a_store_that_is_away_while_dvc_asks_it_is_tried_again(repository, run_chain, monkeypatch):
+    """The source may be on S3: then DVC asks the store what it holds, and lets its client's errors through."""
+    monkeypatch.setattr("dagster_project.again.AGAIN", dg.RetryPolicy(max_retries=1, delay=0))
+    real, failed = Repo.status, []
+
+    @functools.wraps(real)
+    def away_once(*arguments, **named):
+        if not failed:
+            failed.append(EndpointConnectionError(endpoint_url="http://127.0.0.1:1/bucket"))
+            raise failed[0]
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(Repo, "status", away_once)
+    result = run_chain(dvc=DvcResource())
+    assert failed
+    assert result.success
+    assert status(repository) == {}
 
 
 def test_a_stage_that_dvc_is_running_is_not_run(repository, run_chain, monkeypatch):
