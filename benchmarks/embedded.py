@@ -69,8 +69,12 @@ class Repeated(NamedTuple):
     scale: float  # of the noise; 0: these are the passages themselves
 
 
-def repeat(corpus: Embedded, n: int, seed: int) -> Repeated:
-    """``n`` vectors: passages as they are, if there are so many; else all of them copies with noise."""
+def repeat(corpus: Embedded, n: int, seed: int, place: np.ndarray | None = None) -> Repeated:
+    """``n`` vectors: passages as they are, if there are so many; else all of them copies with noise.
+
+    Args:
+        place: where copies are written, shape (n, dim) float32, such as a mapped file; None: in memory.
+    """
     rng = np.random.default_rng(seed)
     if n <= len(corpus.passages):
         rows = rng.permutation(len(corpus.passages))[:n]
@@ -84,7 +88,8 @@ def repeat(corpus: Embedded, n: int, seed: int) -> Repeated:
         moved = _moved(corpus.passages, origin, first, second, scale)
         near = np.median(_cosines(moved, corpus.passages[origin])) > wanted
         low, high = (scale, high) if near else (low, scale)
-    vectors, origin = np.empty((n, corpus.passages.shape[1]), dtype=np.float32), np.arange(n) % len(corpus.passages)
+    vectors = np.empty((n, corpus.passages.shape[1]), dtype=np.float32) if place is None else place
+    origin = np.arange(n) % len(corpus.passages)
     for start in range(0, n, _AT_ONCE):
         part = origin[start : start + _AT_ONCE]
         vectors[start : start + len(part)] = _moved(corpus.passages, part, *_pairs(corpus.documents, rng, len(part)), scale)

@@ -23,8 +23,9 @@ import typer
 SECTIONS = {
     "ray": ("scale_ray", ["--tiny"]),
     "memory": ("scale_memory", []),
-    "index": ("scale_index", ["--churned", "20000"]),
+    "index": ("scale_index", []),
     "pgvector": ("vector_database", []),
+    "pgvector_at_size": ("database_at_size", []),
 }
 PASSAGES = [10_000, 30_000, 100_000]
 VECTORS = [100_000]
@@ -41,7 +42,7 @@ def main(
     if unknown := [name for name in chosen if name not in SECTIONS]:
         raise typer.BadParameter(f"--sections: there is no {', '.join(unknown)}; the sections are {', '.join(SECTIONS)}")
     kept = ["--out", str(out)]
-    more = {"memory": [*kept, *_sizes(passages)], "index": [*kept, *_sizes(vectors)]}
+    more = {"memory": [*kept, *_sizes(passages)], "index": [*kept, *_sizes(vectors)], "pgvector_at_size": kept}
     found: dict[str, object] = {}
     for name in chosen:
         found |= _measured(name, more.get(name, []))

@@ -1,14 +1,20 @@
-"""Indexes at size: build time, memory, queries a second, and recall after rounds of churn. Prints one JSON line last.
+"""Indexes at size: build time, memory, and the curve of recall against queries a second. Prints one JSON line last.
 
-Vectors are made: each is a centre moved in a few directions and a little in all, so that neighbours are a real choice. The set is
-the same for a seed and size, and is made block by block in a mapped file. Each kind is built in a process of its own: its peak
-of resident memory counts the mapped vectors as well, ``anon_mb`` does not. Queries are searched one at a time, by one thread.
-Speed is per second of processor time. Effort is tuned on one half of the queries and recall is measured on the other.
+Vectors are those of a corpus by the demo's student, repeated with noise (embedded.py), with the corpus's own questions. Without
+--data they are made: each is a centre moved in a few directions and a little in all. Such a set is the same for a seed and size.
+There are as many centres at any size. So with many more lists than centres a few lists hold all that is near a query.
 
-Churn: in each round a share of the vectors is replaced by others. The index keeps what it learnt (``ann.rebuilt``). Its recall is
-compared with that of an index built anew over the same vectors.
+The vectors lie in a mapped file. Each kind is built, written, opened mapped and searched in a process of its own. The peak of its
+resident memory counts mapped pages of vectors and index as well, ``anon_mb`` does not. Queries are searched one at a time, by
+one thread. Speed is per second of processor time. Effort is tuned on some queries to a recall of what the index stores, as a
+release does. Recall is of the vectors themselves, on other queries.
+
+Churn is no part of this: a release's index is built anew from stored vectors. Where changes go in as changes, it is measured by
+database_at_size.py.
 
 python benchmarks/scale_index.py --out runs/scale --sizes 100000 --kinds IVF,SQ8 --kinds "IVF,PQ96,Refine(SQ8)"
+python benchmarks/scale_index.py --out runs/scale --sizes 10000000 --kinds IVF,SQ8 --target 0.97 \\
+    --data ../shared/data/covidqa/200423_covidQA.json --format squad
 """
 
 import json
@@ -18,30 +24,43 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
+from unittest import mock
 
 import faiss
 import numpy as np
 import typer
+from embedded import Embedded, embed, repeat
 from scale_memory import measured
 
-from uae.index.ann import Reconstructed, build_index, kth_scores, list_count, plan, rebuilt, recall_above, tune
+from uae.index.ann import TIE, Reconstructed, build_index, kth_scores, list_count, plan, tune
 from uae.index.nearest import search
+from uae.pipeline.settings import load_settings
 from uae.release.legs import dense
 
 SIZES = [100_000, 1_000_000, 10_000_000]
 KINDS = ["IVF,SQ8", "IVF,PQ96,Refine(SQ8)"]
 DIMENSION = 384
-QUERIES = 400
+TUNED_ON, MEASURED = 100, 300  # queries
+QUESTIONS = 2000  # of a corpus, that these are drawn from
 K = 10
 _CENTRES, _DIRECTIONS, _AT_ONCE = 2000, 24, 20_000
 
 
-def write_vectors(path: Path, n: int, seed: int) -> None:
-    """Unit vectors, shape (n, DIMENSION) float32, as ``.npy``."""
-    made = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(n, DIMENSION))
-    for start in range(0, n, _AT_ONCE):
-        made[start : start + _AT_ONCE] = some(min(_AT_ONCE, n - start), seed, start)
+def write_vectors(folder: Path, n: int, seed: int, corpus: Embedded | None) -> None:
+    """``vectors.npy``, unit vectors of shape (n, dim), float32, and ``queries.npy``. Drawn anew for a seed, block by block."""
+    dimension = DIMENSION if corpus is None else corpus.passages.shape[1]
+    made = np.lib.format.open_memmap(folder / "vectors.npy", mode="w+", dtype=np.float32, shape=(n, dimension))
+    if corpus is None:
+        for start in range(0, n, _AT_ONCE):
+            made[start : start + _AT_ONCE] = some(min(_AT_ONCE, n - start), seed, start)
+        queries = some(TUNED_ON + MEASURED, seed, -1 % (1 << 31))
+    else:
+        repeated = repeat(corpus, n, seed, made)
+        if repeated.vectors is not made:
+            made[:] = repeated.vectors
+        queries = corpus.questions[np.random.default_rng(seed).permutation(len(corpus.questions))[: TUNED_ON + MEASURED]]
     made.flush()
+    np.save(folder / "queries.npy", queries)
 
 
 def some(n: int, seed: int, block: int) -> np.ndarray:
@@ -55,49 +74,60 @@ def some(n: int, seed: int, block: int) -> np.ndarray:
     return moved / np.linalg.norm(moved, axis=1, keepdims=True)
 
 
-def one(vectors_path: Path, factory: str, target: float, seed: int, index_path: Path) -> dict:
+def one(folder: Path, factory: str, target: float) -> dict:
     """Build one index, write it, open it mapped, tune and time it."""
-    vectors, queries = np.load(vectors_path, mmap_mode="r"), some(QUERIES, seed, -1 % (1 << 31))
+    index_path = folder / "index.faiss"
+    vectors, queries = np.asarray(np.load(folder / "vectors.npy", mmap_mode="r")), np.load(folder / "queries.npy")
+    kind, learning = type(faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)), []
+    train = kind.train
+
+    def timed(index: faiss.Index, some: np.ndarray) -> None:
+        start = time.process_time()
+        train(index, some)
+        learning.append(time.process_time() - start)
+
     start = time.process_time()
-    faiss.write_index(build_index(np.asarray(vectors), factory), str(index_path))
-    built = time.process_time() - start
+    with mock.patch.object(kind, "train", timed):
+        index = build_index(vectors, factory)
+    built, holds = time.process_time() - start, anonymous_mb()
+    faiss.write_index(index, str(index_path))
+    del index
     dense.MAPPED_BYTES = 0
     index = dense.read_index(index_path)
-    kth = kth_scores(np.asarray(vectors), queries, K)
-    half = QUERIES // 2
-    tuned = tune(index, Reconstructed(index), queries[:half], K, target)
-    start = time.process_time()
-    for number in range(half, QUERIES):
-        search(index, queries[number : number + 1], K, None, tuned.parameters)
-    spent = time.process_time() - start
+    tuned = tune(index, Reconstructed(index), queries[:TUNED_ON], K, target)
+    others = queries[TUNED_ON:]
+    kth = kth_scores(vectors, others, K)
+    name, _, most = tuned.parameters.partition("=")
+    efforts = [f"{name}={1 << power}" for power in range(int(most).bit_length() + 1)] if name else []
     return {
         "factory": factory,
         "build_cpu_s": round(built, 1),
+        "learn_cpu_s": round(sum(learning), 1),
+        "anon_mb_when_built": holds,
+        "anon_mb_when_opened": anonymous_mb(),
         "file_mb": round(index_path.stat().st_size / 1e6, 1),
-        "parameters": tuned.parameters,
-        "recall_of_vectors": round(recall_above(index, np.asarray(vectors), queries[half:], kth[half:], K, tuned.parameters), 4),
         "reached_of_stored": tuned.reached,
-        "qps": round((QUERIES - half) / spent, 1),
+        **point(index, vectors, others, kth, tuned.parameters),
+        "curve": [point(index, vectors, others, kth, effort) for effort in efforts],
     }
 
 
-def churn(n: int, factory: str, target: float, seed: int, rounds: int, share: float) -> list[dict]:
-    """Each round replaces a share of the vectors; recall of the index that keeps what it learnt, and of one built anew."""
-    vectors, queries = np.vstack([some(min(_AT_ONCE, n - at), seed, at) for at in range(0, n, _AT_ONCE)]), some(QUERIES, seed, 7)
-    rng = np.random.default_rng(seed)
-    index = build_index(vectors, factory)
-    parameters = tune(index, vectors, queries[: QUERIES // 2], K, target).parameters
-    found = []
-    for number in range(1, rounds + 1):
-        gone = rng.choice(n, int(n * share), replace=False)
-        vectors[gone] = some(len(gone), seed, n + number)
-        index = rebuilt(index, vectors)
-        if number in (1, rounds // 2, rounds):
-            kth = kth_scores(vectors, queries, K)
-            new = build_index(vectors, factory)
-            recalls = [recall_above(each, vectors, queries, kth, K, parameters) for each in (index, new)]
-            found.append({"round": number, "kept": round(recalls[0], 4), "anew": round(recalls[1], 4)})
-    return found
+def point(index: faiss.Index, vectors: np.ndarray, queries: np.ndarray, kth: np.ndarray, parameters: str) -> dict:
+    """Recall@K of the vectors themselves, and queries a second, one after the other."""
+    found = np.empty((len(queries), K), np.int64)
+    start = time.process_time()
+    for number in range(len(queries)):
+        found[number] = search(index, queries[number : number + 1], K, None, parameters)[1]
+    spent = time.process_time() - start
+    scores = np.einsum("nd,nkd->nk", queries, vectors[found])
+    recall = float((scores >= kth[:, None] - TIE).mean())
+    return {"parameters": parameters, "recall_of_vectors": round(recall, 4), "qps": round(len(queries) / spent, 1)}
+
+
+def anonymous_mb() -> float:
+    """Memory of this process that no file stands behind."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return round(next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024, 1)
 
 
 def measure(
@@ -105,41 +135,32 @@ def measure(
     sizes: Sequence[int] = SIZES,
     kinds: Sequence[str] = KINDS,
     target: float = 0.95,
-    churned: int = 100_000,
-    rounds: int = 20,
-    share: float = 0.01,
     seed: int = 0,
+    corpus: Embedded | None = None,
 ) -> dict:
-    """Every kind at every size, the plan for each size, and churn at one size.
+    """Every kind at every size, and the plan for each size.
 
     Args:
         out: where finished measurements are kept. One that is there is not taken again.
+        corpus: whose vectors are repeated; None: vectors are made.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    result: dict = {"dimension": DIMENSION, "queries": QUERIES, "recall_target": target, "sizes": {}, "churn": {}}
+    of, dimension = ("made", DIMENSION) if corpus is None else (corpus.key[:12], corpus.passages.shape[1])
+    result: dict = {"vectors": of, "dimension": dimension, "queries": MEASURED, "recall_target": target, "sizes": {}}
     for n in sizes:
         rows = []
         for kind in kinds:
             factory = kind.replace("IVF,", f"IVF{list_count(n)},")
-            kept = out / f"index-{n}-{factory.replace(',', '_')}-{target}-{seed}.json"
+            kept = out / f"index-{of}-{n}-{factory.replace(',', '_')}-{target}-{seed}.json"
             if not kept.exists():
                 with tempfile.TemporaryDirectory(dir=out) as scratch:
-                    vectors = Path(scratch) / "vectors.npy"
-                    write_vectors(vectors, n, seed)
-                    said = Path(scratch) / "said.json"
-                    settings = [str(vectors), factory, str(target), str(seed), str(Path(scratch) / "index.faiss"), str(said)]
-                    used = measured([sys.executable, __file__, "--out", str(out), *(f"--one={value}" for value in settings)])
-                    kept.write_text(json.dumps(json.loads(said.read_text(encoding="utf-8")) | used), encoding="utf-8")
+                    folder = Path(scratch)
+                    write_vectors(folder, n, seed, corpus)
+                    used = measured([sys.executable, __file__, "--out", scratch, "--one", factory, "--target", str(target)])
+                    said = json.loads((folder / "said.json").read_text(encoding="utf-8"))
+                    kept.write_text(json.dumps(said | used), encoding="utf-8")
                     print(f"{n} {factory}: {kept.read_text(encoding='utf-8')}", file=sys.stderr, flush=True)
             rows.append(json.loads(kept.read_text(encoding="utf-8")))
-        result["sizes"][n] = {"plan": plan(n, DIMENSION, target)._asdict(), "kinds": rows}
-    for kind in kinds if churned else []:
-        factory = kind.replace("IVF,", f"IVF{list_count(churned)},")
-        kept = out / f"churn-{churned}-{factory.replace(',', '_')}-{rounds}-{share}-{target}-{seed}.json"
-        if not kept.exists():
-            kept.write_text(json.dumps(churn(churned, factory, target, seed, rounds, share)), encoding="utf-8")
-            print(f"churn {factory}: {kept.read_text(encoding='utf-8')}", file=sys.stderr, flush=True)
-        result["churn"][factory] = json.loads(kept.read_text(encoding="utf-8"))
+        result["sizes"][n] = {"plan": plan(n, dimension, target)._asdict(), "kinds": rows}
     return result
 
 
@@ -147,19 +168,19 @@ def main(
     out: Annotated[Path, typer.Option(help="Where finished measurements are kept.")] = Path("runs/scale"),
     sizes: Annotated[list[int], typer.Option()] = SIZES,
     kinds: Annotated[list[str], typer.Option(help="FAISS factories; IVF without a number: as many lists as auto takes.")] = KINDS,
-    target: Annotated[float, typer.Option(help="Recall@10 that the effort is tuned to.")] = 0.95,
-    churned: Annotated[int, typer.Option(help="Vectors of the churn; 0: none.")] = 100_000,
-    rounds: int = 20,
-    share: float = 0.01,
+    target: Annotated[float, typer.Option(help="Recall@10 of what is stored that the effort is tuned to.")] = 0.95,
     seed: int = 0,
-    one_kind: Annotated[list[str] | None, typer.Option("--one", hidden=True)] = None,
+    data: Annotated[str, typer.Option(help="A corpus whose vectors are repeated; none: vectors are made.")] = "",
+    format: Annotated[str, typer.Option(help="Its format.")] = "folder",
+    one_kind: Annotated[str, typer.Option("--one", hidden=True)] = "",
 ) -> None:
     faiss.omp_set_num_threads(1)
     if one_kind:
-        vectors, factory, goal, own_seed, index, said = one_kind
-        Path(said).write_text(json.dumps(one(Path(vectors), factory, float(goal), int(own_seed), Path(index))), encoding="utf-8")
+        (out / "said.json").write_text(json.dumps(one(out, one_kind, target)), encoding="utf-8")
         return
-    print(json.dumps({"index": measure(out, sizes, kinds, target, churned, rounds, share, seed)}))
+    out.mkdir(parents=True, exist_ok=True)
+    corpus = embed(load_settings(Path("params.yaml")), data, format, None, QUESTIONS, out) if data else None
+    print(json.dumps({"index": measure(out, sizes, kinds, target, seed, corpus)}))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 
 import uae.index.ann
 import uae.index.nearest
-from uae.index.ann import Reconstructed, build_index, dtype, index_recall, kth_scores, plan, plan_factory, rebuilt, tune
+from uae.index.ann import Reconstructed, build_index, dtype, index_recall, kth_scores, plan, plan_factory, tune
 from uae.index.nearest import approximate, search, search_parameters
 from uae.io.errors import ConfigError
 from uae.release.legs import dense
@@ -255,23 +255,18 @@ def test_a_mapped_index_does_what_one_in_memory_does(indexes, queries, monkeypat
     assert np.array_equal(as_stored(mapped), as_stored(indexes[kind]))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.startswith("HNSW")])
-def test_other_vectors_are_put_into_what_was_learnt(indexes, vectors, queries, kind):
-    again = rebuilt(indexes[kind], vectors)
-    assert faiss.serialize_index(again).tobytes() == faiss.serialize_index(indexes[kind]).tobytes()
-    fewer = np.vstack([vectors[200:], unit(np.random.default_rng(9), 100)])
-    changed = rebuilt(indexes[kind], fewer)
-    assert changed.ntotal == 700
-    assert search(changed, queries, K, np.array([3, 650, 699]), "")[1].shape == (40, 3)
-    assert index_recall(changed, as_stored(changed), queries, K, "") > 0.9 * index_recall(
-        build_index(fewer, kind), fewer, queries, K, ""
-    )
-    assert indexes[kind].ntotal == 800  # the one that learnt stays
-
-
-def test_a_graph_is_not_put_to_other_vectors(indexes, vectors):
-    with pytest.raises(ConfigError, match="a graph has nothing to keep"):
-        rebuilt(indexes["HNSW8"], vectors)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_changed_corpus_is_indexed_as_one_that_was_always_so(indexes, vectors, queries, kind):
+    """A refresh builds anew: what went leaves nothing, rows count from 0, and no state of an earlier build is left."""
+    changed = np.vstack([vectors[200:], unit(np.random.default_rng(9), 100)])
+    index = build_index(changed, kind)
+    build_index(vectors, kind)
+    assert faiss.serialize_index(build_index(changed, kind)).tobytes() == faiss.serialize_index(index).tobytes()
+    allowed = np.array([3, 650, 699])
+    exact = queries @ as_stored(index).T
+    assert search(index, queries, K, allowed, "")[1].tolist() == best(exact, allowed, K).tolist()
+    scores = as_stored(index)[allowed] @ changed.T
+    assert (scores[np.arange(3), allowed] > np.quantile(scores, 0.95, axis=1)).all()
 
 
 def test_refining_finds_more_than_the_coarse_codes_alone(indexes, vectors, queries):

@@ -148,6 +148,29 @@ def test_a_flat_release_is_searched_exactly_and_another_by_a_graph_that_has_the_
     assert found(truth, {}, 7, "uae") == found(Release(release, "cpu"), {}, 7, "uae")
 
 
+def test_effort_is_tuned_on_queries_that_are_farther_from_passages_than_their_beginnings(release):
+    from uae.release.collections.method import between
+
+    opened = Release(release, "cpu")
+    beginnings = opened.encode(TEXTS[:60], "query")
+    queries = between(beginnings)
+    assert np.linalg.norm(queries, axis=1) == pytest.approx(np.ones(60))
+    assert len(np.unique(queries.round(5), axis=0)) == 60
+    nearest = [opened.legs["dense"].find(Queries([""], each[None]), 1, None)[0].item() for each in queries]
+    own = [opened.legs["dense"].find(Queries([""], each[None]), 1, None)[0].item() for each in beginnings]
+    assert np.mean(nearest) < np.mean(own)
+    assert between(beginnings[:1]) == pytest.approx(beginnings[:1], abs=1e-6)
+
+
+def test_a_server_without_the_memory_for_a_graph_is_named(release, collection, caplog):
+    with collection.database.transaction() as connection:
+        name = connection.execute("select current_database()").fetchone()[0]
+        statement = "alter database {} set maintenance_work_mem = '64kB'"
+        connection.execute(psycopg.sql.SQL(statement).format(psycopg.sql.Identifier(name)))
+    publish(release, collection, "hnsw")
+    assert "the database: hnsw graph no longer fits into maintenance_work_mem" in caplog.text
+
+
 def test_a_refresh_is_written_as_changes_and_both_releases_answer(release, refreshed, collection):
     publish(release, collection)
     before = Release(release, "cpu", vectors=collection)

