@@ -213,6 +213,20 @@ def test_prune_takes_out_the_rows_that_no_other_release_has(release, refreshed, 
     assert publish(third, collection).changes["dense"] == Change(1, 57, 49, None, 1.0)
 
 
+def test_prune_leaves_no_changed_or_deleted_row_in_the_graph(release, refreshed, collection):
+    publish(release, collection, "hnsw")
+    publish(refreshed, collection, "hnsw")
+    table = "(select 'uae.vectors_1'::pg_catalog.regclass)"
+    statement = f"select pg_catalog.pg_stat_get_dead_tuples({table}), pg_catalog.pg_stat_get_vacuum_count({table})"
+
+    def dead_and_vacuumed() -> tuple[int, int]:
+        return collection.database.run(lambda connection: connection.execute(statement).fetchone())
+
+    assert dead_and_vacuumed()[1] == 0
+    prune(collection, 3)
+    assert dead_and_vacuumed() == (0, 1)
+
+
 def test_a_release_that_is_pruned_while_it_is_served_is_an_error_and_no_shorter_answer(release, refreshed, collection):
     publish(release, collection)
     opened = Release(release, "cpu", vectors=collection)
