@@ -113,4 +113,5 @@ def _tuned(leg: DenseLeg, passages: Passages, searched: Callable[[int | None], S
 def between(vectors: Vectors) -> Vectors:
     """Unit vectors half-way from each of the vectors, shape (n, dim), to another one that comes a third of all later."""
     found = vectors + np.roll(vectors, len(vectors) // 3, axis=0)
-    return (found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+    unit: Vectors = (found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+    return unit

@@ -1,6 +1,7 @@
 """Publishing a release into a collection, going back, and taking old ones out. Each is one transaction: all of it, or nothing."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -109,9 +110,12 @@ def prune(collection: Collection, keep: int) -> list[str]:
         spaces = [space for (space,) in connection.execute(names.fill("select space from {spaces}"))]
         left = [space for space in spaces if _prune_space(connection, names, space)]
     for space in left:  # no transaction may hold it, and a killed one does no harm: the server does it by and by, too
-        vacuum = names.fill("vacuum (index_cleanup on, analyze) {table}", table=names.vectors(space))
-        collection.database.run(lambda connection, vacuum=vacuum: connection.execute(vacuum))
+        collection.database.run(partial(_vacuum, names=names, space=space))
     return [each.release for each in gone]
+
+
+def _vacuum(connection: Connection, names: Names, space: int) -> None:
+    connection.execute(names.fill("vacuum (index_cleanup on, analyze) {table}", table=names.vectors(space)))
 
 
 def _prune_space(connection: Connection, names: Names, space: int) -> bool:
