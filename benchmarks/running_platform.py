@@ -175,6 +175,22 @@ class Platform:
             text: bytes = filesystem().cat_file(f"{DOCUMENTS.removeprefix('s3://')}/{name}")
         return text.decode()
 
+    def remove(self, name: str) -> None:
+        """Take a document out of the bucket."""
+        with environment(self.variables):
+            from uae.corpus.objects import filesystem
+
+            filesystem().rm_file(f"{DOCUMENTS.removeprefix('s3://')}/{name}")
+
+    def contents(self, bucket: str) -> dict[str, bytes]:
+        """The objects of a bucket with what they hold."""
+        with environment(self.variables):
+            from uae.corpus.objects import filesystem
+
+            store = filesystem()
+            found: dict[str, bytes] = store.cat(store.find(bucket))
+        return found
+
     def readings(self) -> tuple[int, int]:
         """Of the label store: how many readings, and how many different ones."""
         rows = self.reading_keys()

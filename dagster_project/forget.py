@@ -71,8 +71,8 @@ class Kept:
 
     def members(self, oid: str) -> list[str]:
         """The objects that a folder lists."""
-        with self.open(oid) as stream:
-            return [entry["md5"] for entry in json.load(stream)]
+        with self.open(oid) as stream:  # a source on S3 is listed, too: by ETags, of objects that are not DVC's
+            return [entry["md5"] for entry in json.load(stream) if "md5" in entry]
 
 
 def forget(root: Path, source_key: str) -> dict[str, Any]:

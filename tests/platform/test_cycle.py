@@ -1,15 +1,26 @@
-"""The whole platform, real servers on this machine: what is dropped into the bucket is what the service answers from.
+"""The whole platform, real servers on this machine: what is dropped into the bucket is what the service answers from, and what is
+forgotten is nowhere any more.
 
 Minutes long, so `make test` leaves it out: `make cycle` runs it.
 """
 
+import io
+import json
+import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+
+from deploy.platform.environment import mlflow_address
+from uae.pipeline.settings import load_settings
 
 pytest.importorskip("supervisor", reason="needs the extra platform")
 pytest.importorskip("dagster_postgres", reason="needs the extra platform")
@@ -59,6 +70,7 @@ def test_what_is_dropped_into_the_bucket_is_answered_from(platform):
     before = until("the first answer", lambda: platform.answers("Who may drive the launch?"))
     readings = platform.readings()
     assert readings[0] == readings[1] > 0
+    until("its publication", lambda: succeeded(platform, "publish_data"), CHAIN_S)  # a refresh would go before it in the queue
     # The next: one document.
     dropped = time.monotonic()
     platform.drop("documents/tide-gauge.md", NEW)
@@ -93,3 +105,128 @@ def assert_a_clone_can_be_pulled(platform) -> None:
 def artefacts_lie_in_the_store(platform) -> bool:
     """Written there by the run itself: MLflow's server is told not to take any."""
     return any(name.endswith("release/manifest.json") for name in platform.stored("uae-mlflow"))
+
+
+def test_what_is_forgotten_is_nowhere_and_does_not_come_back(platform):
+    """Goes on where the cycle above ended: two versions were trained on the document, served and published."""
+    rows = [json.loads(line) for line in platform.dropped("questions.jsonl").splitlines()]
+    row = next(row for row in rows if row["split"] == "train")
+    key, question = row["document"], row["question"]
+    sentences = own_sentences(platform, key, {row["document"] for row in rows} - {key})
+    served_before = platform.answers(question)
+    assert key in sources(served_before)
+    published = set(platform.command("git", "tag", "--list", "data-*").split())
+    platform.drop("questions.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows if row["document"] != key))
+    platform.remove(key)
+    # That and the dropped document are enough for a training. Its release holds the document no more, nor does what DVC names.
+    until("the second chain", lambda: succeeded(platform, "whole_chain", 2), CHAIN_S)
+    until("all publications", lambda: nothing_runs(platform), CHAIN_S)
+    until("the answer without it", lambda: key not in sources(platform.answers(question)) or None)
+    held = places_holding(platform, sentences)
+    assert all(held[place] for place in ("uae-mlflow", "uae-dvc", "cache", "store")), "what looks for it finds nothing"
+
+    begun = time.monotonic()
+    print(platform.command("uae", "forget", key, "--store", platform.variables["UAE_STORE"], "--who", "ann"))
+    found = {place: len(names) for place, names in held.items()}
+    print(f"uae forget took {time.monotonic() - begun:.0f} s; files that held the document: {found}")
+    (path,) = (platform.project / "reports/forgotten").iterdir()
+    receipt = json.loads(path.read_text(encoding="utf-8"))
+    assert {place: names for place, names in places_holding(platform, sentences).items() if names} == {}
+    assert (receipt["source"], receipt["who"], receipt["unreached"]) == (key, "ann", [])
+    assert receipt["versions"]["removed"] == [1, 2]
+    assert all(place.startswith("s3://uae-mlflow/") for place in receipt["versions"]["places"])
+    assert receipt["releases_in_store"]
+    assert receipt["readings"]["labels"] > 0
+    assert set(receipt["dvc"]["removed"]) == {"cache", "remote store"}
+    assert set(receipt["dvc"]["versions"]) >= published
+    assert [bool(listed_by_the_server(platform, version)) for version in (1, 2, 3)] == [False, False, True]
+    for words in (["rollback"], ["rollback", "2"], ["rollback", "1"], ["release", "rollback"], ["release", "activate", "2"]):
+        assert not comes_back(platform, words, question, key), words
+    assert_old_versions_lack_it(platform, receipt["dvc"]["versions"], sentences)
+
+
+def own_sentences(platform, key: str, others: Iterable[str]) -> list[str]:
+    """What only this document says, in a form that neither JSON nor Python escapes."""
+    elsewhere = flat("\n".join(platform.dropped(name) for name in others))
+    found = re.split(r"(?<=[.!?])\s|\n\n", platform.dropped(key))
+    plain = [flat(sentence) for sentence in found if re.fullmatch(r"[A-Z][\w\s,.;:()-]{30,}", sentence, flags=re.ASCII)]
+    own = [sentence for sentence in plain if sentence not in elsewhere]
+    assert own
+    return own
+
+
+def flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def nothing_runs(platform) -> bool | None:
+    """True once each run that went through was published, and no other is under way."""
+    runs = platform.runs()
+    done = [run["jobName"] for run in runs if run["status"] == "SUCCESS"]
+    published = done.count("publish_data")
+    return (len(done) == len(runs) and published == len(done) - published) or None
+
+
+def places_holding(platform, sentences: list[str]) -> dict[str, list[str]]:
+    """Place -> the files there that hold one of the sentences."""
+    folders = {
+        "cache": platform.project / ".dvc/cache",
+        "store": Path(platform.variables["UAE_STORE"]),
+        "tables": platform.project / "data",
+    }
+    found = {bucket: holding(platform.contents(bucket), sentences) for bucket in ("uae-mlflow", "uae-dvc", "uae-source")}
+    for place, folder in folders.items():
+        found[place] = holding(files_below(folder), sentences)
+    return found
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    """All but the bundled corpus, which is a part of this repository."""
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and "sample" not in path.parts}
+
+
+def holding(files: Mapping[str, bytes], sentences: list[str]) -> list[str]:
+    found = []
+    for name, content in files.items():
+        if content.startswith(b"PAR1"):
+            columns = pq.read_table(io.BytesIO(content)).to_pydict()
+            text = flat("\n".join(str(value) for column in columns.values() for value in column))
+        else:
+            text = flat(content.decode(errors="replace").replace("\\n", " "))
+        found += [name] if any(sentence in text for sentence in sentences) else []
+    return found
+
+
+def listed_by_the_server(platform, version: int) -> list[str]:
+    """The artefacts of a version, as MLflow's server itself finds them in the store."""
+    from mlflow import MlflowClient
+
+    address = mlflow_address(platform.variables)
+    model = load_settings(platform.project / "params.yaml").promote.model
+    logged = MlflowClient(address).get_model_version(model, str(version)).source.rpartition("/")[2]
+    with urllib.request.urlopen(f"{address}/api/2.0/mlflow/logged-models/{logged}/artifacts/directories") as reply:
+        return [each["path"] for each in json.load(reply).get("files", ())]
+
+
+def comes_back(platform, words: list[str], question: str, key: str) -> bool:
+    """Whether the service answers from the document after a command that goes back. The command may be refused."""
+    place = ["--store", platform.variables["UAE_STORE"]] if words[0] == "release" else ["--why", "a test"]
+    tried = subprocess.run(
+        ["uae", *words, *place], cwd=platform.project, env=os.environ | platform.variables, capture_output=True, text=True
+    )
+    print(words, tried.returncode, tried.stderr.strip()[-200:])
+    deadline = time.monotonic() + 30  # the follower and the service look every few seconds
+    while time.monotonic() < deadline:
+        if key in sources(until("an answer", lambda: platform.answers(question))):
+            return True
+        time.sleep(1)
+    return False
+
+
+def assert_old_versions_lack_it(platform, versions: Iterable[str], sentences: list[str]) -> None:
+    """Of a version that held it all else can still be pulled."""
+    there = platform.folder.parent / "clone"
+    for version in versions:
+        subprocess.run(["git", "-C", str(there), "checkout", "--quiet", "--force", version], check=True)
+        platform.command("dvc", "pull", "--quiet", "--allow-missing", "--force", folder=there)
+        assert holding(files_below(there), sentences) == []
