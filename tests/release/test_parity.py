@@ -25,7 +25,7 @@ ROWS = np.eye(4, dtype=np.float32)  # the passages' vectors: p0 ... p3, two a do
 def corpus() -> Corpus:
     index = faiss.IndexFlatIP(4)
     index.add(ROWS)
-    return Corpus(np.array(["p0", "p1", "p2", "p3"]), np.array(["a", "a", "b", "b"]), index, "")
+    return Corpus(np.array([b"p0", b"p1", b"p2", b"p3"]), np.array(["a", "a", "b", "b"]), index, "")
 
 
 def asked(*rows: tuple[str, list[str]]) -> pd.DataFrame:
@@ -45,7 +45,7 @@ def test_recall_is_of_the_evidence_and_within_the_scope(corpus):
 
 
 def test_equal_scores_are_ordered_by_passage_id(corpus):
-    shuffled = replace(corpus, passage_ids=np.array(["p3", "p2", "p1", "p0"]))
+    shuffled = replace(corpus, passage_ids=np.array([b"p3", b"p2", b"p1", b"p0"]))
     vectors = np.stack([unit(1, 1, 1, 1)])
     assert recall_at_1(vectors, asked(("a", ["p0"])), shuffled, "corpus") == 1.0
 

@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uae.io.errors import ArtefactError
+from uae.vectors import shards
 from uae.vectors import store as module
-from uae.vectors.shards import read_shard, shards_of
+from uae.vectors.shards import rows_of, shards_of
 from uae.vectors.store import VectorStore
 
 DIM = 3
@@ -105,7 +107,7 @@ def test_a_kill_loses_only_what_was_not_written(store):
 def test_a_damaged_shard_is_named_and_computed_again(store, caplog, damage):
     store.vectors_of("a", named(1, 2), Encoder())
     store.vectors_of("a", named(3), Encoder())
-    shard = next(path for path in shards_of(store.folder / "a") if len(read_shard(path).keys) == 2)
+    shard = next(path for path in shards_of(store.folder / "a") if rows_of(path) == 2)
     content = shard.read_bytes()
     shard.write_bytes(
         {"cut": content[:60], "changed": content[:80] + b"x" + content[81:], "other": b"no shard", "empty": b""}[damage]
@@ -151,11 +153,15 @@ def test_encoders_that_nobody_asked_for_longest_go(store, monkeypatch):
 def test_a_full_disk_is_said_and_leaves_what_was_there(store, monkeypatch):
     store.vectors_of("a", named(1), Encoder())
 
-    def full(self, content):
-        raise OSError(28, "No space left on device")
+    written = shards._write
+
+    def full(target, *columns):
+        if isinstance(target, Path):
+            raise OSError(28, "No space left on device")
+        written(target, *columns)
 
     with monkeypatch.context() as broken:
-        broken.setattr("pathlib.Path.write_bytes", full)
+        broken.setattr(shards, "_write", full)
         with pytest.raises(ArtefactError, match=r"No space left.*Free some space"):
             store.vectors_of("a", named(1, 2), Encoder())
     encoder = Encoder()

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from uae.candidates.miner import NOTHING, Miner, Pool, Ranked
 from uae.io.files import sha256_bytes
-from uae.measures.ranking import Rows, rows_by_document
+from uae.measures.ranking import Ids, Rows, compact, rows_by_document, strings
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -18,9 +18,9 @@ def miner(pool: Pool) -> Miner:
     So a corpus that grows by 1 % changes about 1 % of the draws. Ids and places in a file do not count: texts do. Of equal texts
     the first id is drawn first.
     """
-    ids = pool.passages["passage_id"].to_numpy()
     if not pool.amounts.random:
         return NOTHING
+    ids = compact(pool.passages["passage_id"])
     hashes = np.fromiter(map(_hash, pool.texts), dtype=np.uint64, count=len(pool.texts))
     scopes = _scopes(pool)
     asked = {
@@ -62,9 +62,9 @@ def _mixed(values: Hashes) -> Hashes:
     return values ^ (values >> np.uint64(31))
 
 
-def _smallest(values: Hashes, ids: npt.NDArray[np.object_], number: int) -> list[str]:
+def _smallest(values: Hashes, ids: Ids, number: int) -> list[str]:
     """The ids of the smallest ``number`` values in their order, equal ones by id."""
     chosen = np.arange(len(values))
     if number < len(values):
         chosen = np.flatnonzero(values <= np.partition(values, number - 1)[number - 1])
-    return [str(found) for _, found in sorted(zip(values[chosen].tolist(), ids[chosen].tolist(), strict=True))][:number]
+    return [found for _, found in sorted(zip(values[chosen].tolist(), strings(ids[chosen]), strict=True))][:number]

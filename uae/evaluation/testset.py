@@ -12,6 +12,7 @@ from uae.io.errors import ArtefactError
 from uae.io.files import sha256_parts
 from uae.io.spill import Spill
 from uae.io.tables import PASSAGES
+from uae.measures.ranking import compact
 from uae.retrievers.kinds import KINDS
 from uae.retrievers.retriever import rankings
 from uae.text.stored_passages import StoredPassages
@@ -66,7 +67,7 @@ def _in_order(passages: StoredPassages) -> Iterator[str]:
         for row in part.itertuples(index=False):
             rows.append(json.dumps(row).encode())
     yield json.dumps([len(rows), *columns])
-    for place in np.argsort(passages.ids["passage_id"].to_numpy(dtype=object), kind="stable"):
+    for place in np.argsort(compact(passages.ids["passage_id"]), kind="stable"):
         yield rows[place].decode()
 
 

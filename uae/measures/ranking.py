@@ -11,12 +11,14 @@ from uae.io.errors import InputError
 
 Floats = npt.NDArray[np.floating]
 Rows = npt.NDArray[np.intp]
+Ids = npt.NDArray[np.bytes_]  # as ``compact`` gives them
 
 _QUESTIONS = 256  # in one product, at most
 _PASSAGES = 8192  # in one product: 25 MB of 384 numbers in double precision
 _SCORES = 1 << 24  # kept at once where whole rankings are asked for: 128 MB
 # A product's last bits depend on a row's place. Equal passages must tie, so scores are rounded to so many decimals.
 _DECIMALS = 9
+_IDS = 1 << 14  # that are Python objects at a time
 
 
 class Ranking(NamedTuple):
@@ -55,7 +57,7 @@ def rank(
     for asked, vectors in _parts(questions, question_vectors, max(1, min(_QUESTIONS, _SCORES // max(kept, 1)))):
         ranked = pool.best(asked, vectors, depth, also or {})
         for question_id, (rows, scores) in zip(asked["question_id"], ranked, strict=True):
-            yield Ranking(question_id, pool.ids[rows].tolist(), scores.tolist())
+            yield Ranking(question_id, strings(pool.ids[rows]), scores.tolist())
 
 
 def place(
@@ -76,7 +78,7 @@ def place(
         ranked = pool.best(asked, vectors, depth, also)
         better = pool.better(asked, vectors, ranked)
         for question_id, (rows, scores), above in zip(asked["question_id"], ranked, better, strict=True):
-            yield Ranking(question_id, pool.ids[rows].tolist(), scores.tolist(), (above + 1).tolist())
+            yield Ranking(question_id, strings(pool.ids[rows]), scores.tolist(), (above + 1).tolist())
 
 
 def check_scope(questions: pd.DataFrame, scope: str) -> None:
@@ -101,14 +103,25 @@ def rows_by_document(doc_ids: pd.Series) -> Mapping[str, Rows]:
     return {str(doc_id): np.asarray(rows, np.intp) for doc_id, rows in places.items()}
 
 
-def places(ids: npt.NDArray[np.object_]) -> Rows:
-    """Each id's place among all of them in order: what ties are broken by."""
+def compact(ids: pd.Series) -> Ids:
+    """Ids as UTF-8, all as wide as the longest. A million of 24 letters take 24 MB, where Python's strings would take 88."""
+    parts = [np.array([text.encode() for text in ids.iloc[at : at + _IDS]], np.bytes_) for at in range(0, len(ids), _IDS)]
+    return np.concatenate(parts) if parts else np.empty(0, "S1")
+
+
+def strings(ids: Ids) -> list[str]:
+    """The ids that ``compact`` was given."""
+    return [text.decode() for text in ids.tolist()]
+
+
+def places(ids: Ids) -> Rows:
+    """Each id's place among all of them in order: what ties are broken by. Bytes of UTF-8 have the order of the texts."""
     found = np.empty(len(ids), dtype=np.intp)
     found[np.argsort(ids, kind="stable")] = np.arange(len(ids))
     return found
 
 
-def rows_of(ids: npt.NDArray[np.object_], by_id: Rows, wanted: Collection[str]) -> Rows:
+def rows_of(ids: Ids, by_id: Rows, wanted: Collection[str]) -> Rows:
     """The places of these ids, ascending; of those that are not there, none.
 
     Args:
@@ -118,7 +131,8 @@ def rows_of(ids: npt.NDArray[np.object_], by_id: Rows, wanted: Collection[str]) 
         return by_id[:0]
     order = np.empty_like(by_id)
     order[by_id] = np.arange(len(by_id))
-    asked = np.array(list(wanted), dtype=object)
+    # What is longer is not there, and would be cut to something that may be.
+    asked = np.array([text for text in map(str.encode, wanted) if len(text) <= ids.itemsize], ids.dtype)
     found = order[np.minimum(np.searchsorted(ids, asked, sorter=order), len(ids) - 1)]
     return np.unique(found[ids[found] == asked])
 
@@ -147,7 +161,7 @@ def _parts(questions: pd.DataFrame, vectors: Floats, step: int) -> Iterator[tupl
 class _Pool(NamedTuple):
     """What questions are asked of."""
 
-    ids: npt.NDArray[np.object_]
+    ids: Ids
     by_id: Rows
     vectors: Floats
     rows_of: Mapping[str, Rows] | None  # None: every question is asked of all passages
@@ -160,7 +174,7 @@ class _Pool(NamedTuple):
         for name, table, vectors in (("questions", questions, question_vectors), ("passages", passages, passage_vectors)):
             if len(table) != len(vectors):
                 raise ValueError(f"there are {len(table)} {name} and {len(vectors)} vectors of them")
-        ids = passages["passage_id"].to_numpy(dtype=object)
+        ids = compact(passages["passage_id"])
         return cls(ids, places(ids), passage_vectors, rows_by_document(passages["doc_id"]) if scope == "document" else None)
 
     def best(

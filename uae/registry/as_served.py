@@ -7,6 +7,7 @@ import pandas as pd
 
 from uae.evaluation.testset import UAE
 from uae.index.ann import Reconstructed, index_recall
+from uae.measures.ranking import compact
 from uae.registry.gate import RECALL_AT
 from uae.release.legs.dense import read_index
 from uae.release.manifest import Manifest
@@ -35,7 +36,7 @@ def measure_serving(
     served = open_encoder(folder / dense.folder, dense.serving.backend, device, None).encode(texts, "query")
     passages = Passages(folder)
     index, described = read_index(dense.index_path(folder)), dense.index
-    corpus = Corpus(passages.ids(), passages.doc_ids(), index, described.parameters)
+    corpus = Corpus(compact(pd.Series(passages.ids(), dtype=str)), passages.doc_ids(), index, described.parameters)
     parity = measure_parity(trained, served, questions, corpus, scope)
     if described.dtype == "float32":
         vectors: Vectors | Reconstructed = Reconstructed(index)  # they are as they were put in

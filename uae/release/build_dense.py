@@ -12,6 +12,7 @@ from uae.index.ann import Reconstructed, Tuned, build_index, built_with, dtype, 
 from uae.io.errors import ConfigError, ModelError, UaeError
 from uae.io.files import sha256_file, sha256_parts
 from uae.io.models import fingerprint
+from uae.measures.ranking import compact
 from uae.release.choose_form import Gate, Trial, choose_form, copy_encoder
 from uae.release.legs.dense import DenseEntry, IndexEntry, IndexRecall, Probe, ServingEntry, checked_vectors, read_index
 from uae.release.legs.protocol import probe_rows
@@ -132,8 +133,9 @@ def build_dense(
     # Against the vectors that the index gives back: an index taken over has no others. What codes lose is for the gate of
     # promotion to see.
     tuned = tune(index, Reconstructed(index), asked, _RECALL_AT, recipe.recall_target)
-    ids, docs = (material.passages.ids[column].to_numpy() for column in ("passage_id", "doc_id"))
-    trial = Trial(material.questions, Corpus(ids, docs, index, tuned.parameters), material.scope, probed)
+    passages = material.passages.ids
+    corpus = Corpus(compact(passages["passage_id"]), passages["doc_id"].to_numpy(dtype=object), index, tuned.parameters)
+    trial = Trial(material.questions, corpus, material.scope, probed)
     gate = Gate(recipe.serving, recipe.max_recall_loss, recipe.min_cosine)
     serving = choose_form(encoder, how.encoder_path, folder, asked, trial, gate, how.device)
     served = open_encoder(folder, serving.backend, how.device, None)

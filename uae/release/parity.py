@@ -14,6 +14,7 @@ import pandas as pd
 
 from uae.index.nearest import search
 from uae.index.stored import Readable, Rows
+from uae.measures.ranking import Ids, places, strings
 from uae.retrievers.protocol import Side, Vectors
 
 _HAIR = 1e-9
@@ -45,7 +46,7 @@ class Parity(NamedTuple):
 class Corpus:
     """What is searched, in the index's order."""
 
-    passage_ids: npt.NDArray[np.object_]
+    passage_ids: Ids
     doc_ids: npt.NDArray[np.object_]
     index: faiss.Index
     parameters: str  # as ``ann.tune`` gives them
@@ -68,7 +69,7 @@ def measure_parity(trained: Vectors, served: Vectors, questions: pd.DataFrame, c
 
 def recall_at_1(vectors: Vectors, questions: pd.DataFrame, corpus: Corpus, scope: str) -> float:
     """Recall@1, searched as it is served: the mean share of a question's evidence that the first passage is."""
-    places = np.argsort(np.argsort(corpus.passage_ids))
+    by_id = places(corpus.passage_ids)
     scopes: dict[str, Rows] = {}
     if scope == "document":
         wanted = set(questions["doc_id"])
@@ -76,8 +77,8 @@ def recall_at_1(vectors: Vectors, questions: pd.DataFrame, corpus: Corpus, scope
     recall = np.zeros(len(questions))
     for number, (doc_id, evidence) in enumerate(zip(questions["doc_id"], questions["evidence"], strict=True)):
         rows = scopes.get(doc_id, np.empty(0, dtype=np.int64)) if scope == "document" else None
-        _, found = search(corpus.index, vectors[number : number + 1], 1, rows, corpus.parameters, places)
-        best = set(corpus.passage_ids[found[0]])
+        _, found = search(corpus.index, vectors[number : number + 1], 1, rows, corpus.parameters, by_id)
+        best = set(strings(corpus.passage_ids[found[0]]))
         recall[number] = len(best & set(evidence)) / len(evidence)
     return float(recall.mean())
 

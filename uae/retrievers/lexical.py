@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from uae.measures.ranking import Ranking, Rows, best_first, check_scope, places, rows_by_document, rows_of
+from uae.measures.ranking import Ranking, Rows, best_first, check_scope, compact, places, rows_by_document, rows_of, strings
 from uae.retrievers.bm25_index import Bm25Index
 from uae.retrievers.retriever import rankings
 
@@ -23,7 +23,7 @@ class Bm25:
             texts: what is read of the passages, in their order; None: their column text.
         """
         self._index = Bm25Index.build(passages["text"] if texts is None else texts)
-        self._ids = passages["passage_id"].to_numpy(dtype=object)
+        self._ids = compact(passages["passage_id"])
         self._by_id = places(self._ids)
         self._everywhere = np.arange(len(self._ids))
         self._doc_ids = passages["doc_id"]
@@ -53,7 +53,7 @@ class Bm25:
             at = np.minimum(np.searchsorted(rows, wanted), len(rows) - 1)
             kept = np.union1d(best, at[rows[at] == wanted])
             best = kept[best_first(scores[kept], by_id[kept], None)]
-        return self._ids[rows[best]].tolist(), scores[best].tolist()
+        return strings(self._ids[rows[best]]), scores[best].tolist()
 
 
 class Lexical:

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from uae.execution.options import ExecutionOptions
 from uae.io.files import disk_error
-from uae.vectors.shards import Shard, Vectors, key_of, read_shard, rows_of, shards_of, write_shard
+from uae.vectors.shards import Keys, Shard, Vectors, keys_of, open_shard, rows_of, shards_of, write_shard
 
 log = logging.getLogger(__name__)
 
@@ -29,19 +29,7 @@ _AT_ONCE = 4096  # texts computed between two writes: what a kill loses
 _FULL = 1 << 16  # vectors in a shard that is not merged any more: 100 MB of 384 numbers
 _SMALL = 8  # shards that are not full: from there on they are merged
 _IN_MEMORY = 1 << 26  # bytes of vectors that are asked for together; more lie in a mapped file
-_KEY = "S16"  # keys as an array: all have 16 bytes, so that those at the end that NumPy takes for padding tell nothing apart
 _ENCODERS = 8  # kept; retraining makes one a week, and those that nobody asked for longest go first
-
-
-Rows = npt.NDArray[np.intp]
-Keys = npt.NDArray[np.bytes_]
-
-
-def _keys(texts: Collection[str]) -> Keys:
-    joined = bytearray()
-    for text in texts:
-        joined += key_of(text)
-    return np.frombuffer(joined, dtype=_KEY)
 
 
 @dataclass
@@ -65,6 +53,26 @@ class Held(NamedTuple):
     encoder: str
     vectors: int
     bytes: int
+
+
+class _Distinct:
+    """The different keys of texts. In memory are 24 bytes of each.
+
+    Attributes:
+        keys: ascending.
+        first: of each key, the row of its first text.
+        again, original: rows of texts whose key stands further up, and the rows where it does.
+    """
+
+    def __init__(self, keys: Keys):
+        order = np.argsort(keys, kind="stable").astype(np.int32 if len(keys) < 1 << 31 else np.intp)
+        ordered = keys[order]
+        new = np.ones(len(keys), dtype=bool)
+        new[1:] = ordered[1:] != ordered[:-1]
+        copied = np.flatnonzero(~new)
+        before = np.searchsorted(np.flatnonzero(new), copied) - 1 if len(copied) else copied
+        self.keys, self.first = (ordered[new], order[new]) if len(copied) else (ordered, order)
+        self.again, self.original = order[copied], self.first[before]
 
 
 @dataclass
@@ -104,12 +112,12 @@ class VectorStore:
         """
         if not len(texts):
             return compute([])
-        distinct, first, place = np.unique(_keys(texts), return_index=True, return_inverse=True)
+        known = _Distinct(keys_of(texts))
         home = self.folder / encoder
-        found, missing = self._held(home, distinct, first, len(texts))
-        self.counted.found += len(distinct) - int(missing.sum())
+        found, missing = self._held(home, known, len(texts))
+        self.counted.found += len(missing) - int(missing.sum())
         if missing.any():
-            rows = np.sort(first[missing])
+            rows = np.sort(known.first[missing])
             wanted = np.zeros(len(texts), dtype=bool)
             wanted[rows] = True
             waiting = compress(texts, wanted)
@@ -119,14 +127,13 @@ class VectorStore:
                 if found is None:
                     found = self._matrix(len(texts), computed.shape[1])
                 found[rows[start : start + _AT_ONCE]] = computed
-                self._keep(home, [key_of(text) for text in part], computed)
+                self._keep(home, keys_of(part), computed)
                 self.counted.embedded += len(part)
                 self.counted.tokens += tokens(part)
         assert found is not None  # there was a text, and it was found or computed
-        again = np.flatnonzero(first[place] != np.arange(len(texts)))
-        for start in range(0, len(again), _AT_ONCE):
-            copies = again[start : start + _AT_ONCE]
-            found[copies] = found[first[place[copies]]]
+        for start in range(0, len(known.again), _AT_ONCE):
+            copies = slice(start, start + _AT_ONCE)
+            found[known.again[copies]] = found[known.original[copies]]
         os.utime(home)
         return found
 
@@ -155,7 +162,7 @@ class VectorStore:
             texts: that are still used, as encoders read them.
         """
         before = sum(held.vectors for held in self.held())
-        wanted = {key_of(text) for text in texts}
+        wanted = np.unique(keys_of(texts))
         for home in [path for path in self.folder.glob("[!.]*") if path.is_dir()]:
             if home.name not in encoders:
                 shutil.rmtree(home, ignore_errors=True)
@@ -163,39 +170,33 @@ class VectorStore:
             with FileLock(home / ".lock"):
                 for leftover in home.glob(".*.partial-*"):
                     leftover.unlink(missing_ok=True)
-                self._rewrite(home, shards_of(home), wanted)
+                self._sift(home, lambda keys: np.isin(keys, wanted))
         left = sum(held.vectors for held in self.held())
         return before - left, left
 
     def forget(self, texts: Iterable[str]) -> int:
         """Drop the vectors of these texts (as encoders read them), of every encoder. Returns how many."""
-        gone = {key_of(text) for text in texts}
+        gone = np.unique(keys_of(list(texts)))
         before = sum(held.vectors for held in self.held())
         for home in [path for path in self.folder.glob("[!.]*") if path.is_dir()]:
             with FileLock(home / ".lock"):
-                keys = {key for shard in self._sound(home) for key in shard.keys}
-                if keys & gone:
-                    self._rewrite(home, shards_of(home), keys - gone)
+                if any(np.isin(shard.keys, gone).any() for shard in self._sound(home)):
+                    self._sift(home, lambda keys: ~np.isin(keys, gone))
         return before - sum(held.vectors for held in self.held())
 
-    def _held(self, home: Path, distinct: Keys, first: Rows, texts: int) -> tuple[Vectors | None, npt.NDArray[np.bool_]]:
-        """Vectors, shape (texts, dim), where each key first stands (None: nothing is known), and which keys are missing.
-
-        Args:
-            distinct: keys, ascending.
-            first: of each key, the row of its first text.
-        """
+    def _held(self, home: Path, wanted: "_Distinct", texts: int) -> tuple[Vectors | None, npt.NDArray[np.bool_]]:
+        """Vectors, shape (texts, dim), where each key first stands (None: nothing is known), and which keys are missing."""
         found: Vectors | None = None
-        missing = np.ones(len(distinct), dtype=bool)
+        missing = np.ones(len(wanted.keys), dtype=bool)
         for shard in self._sound(home):
-            keys = np.frombuffer(b"".join(shard.keys), dtype=_KEY)
-            at = np.minimum(np.searchsorted(distinct, keys), len(distinct) - 1)
-            known = np.flatnonzero(distinct[at] == keys)
+            at = np.minimum(np.searchsorted(wanted.keys, shard.keys), len(missing) - 1)
+            known = np.flatnonzero(wanted.keys[at] == shard.keys)
             if not len(known):
                 continue
             if found is None:
-                found = self._matrix(texts, shard.vectors.shape[1])
-            found[first[at[known]]], missing[at[known]] = shard.vectors[known], False
+                found = self._matrix(texts, shard.dimension)
+            shard.copy(known, found, wanted.first[at[known]])
+            missing[at[known]] = False
         return found, missing
 
     def _matrix(self, rows: int, dimension: int) -> Vectors:
@@ -213,39 +214,66 @@ class VectorStore:
     def _sound(self, home: Path) -> Iterator[Shard]:
         """The shards, one after the other. One that is gone was merged by another process: what it held is computed again."""
         for path in shards_of(home):
-            with suppress(FileNotFoundError):
-                shard = read_shard(path)
+            with suppress(FileNotFoundError), open_shard(path) as shard:
                 if shard is not None:
                     yield shard
                     continue
                 log.warning("%s is damaged: it is removed, and the vectors that it held are computed again", path)
                 path.unlink(missing_ok=True)
 
-    def _keep(self, home: Path, keys: Sequence[bytes], vectors: Vectors) -> None:
+    def _keep(self, home: Path, keys: Keys, vectors: Vectors) -> None:
         if not home.exists():
             home.mkdir(parents=True, exist_ok=True)
             self._drop_oldest(home)
         write_shard(home, keys, vectors)
-        small = [path for path in shards_of(home) if 0 < rows_of(path) < _FULL]
+        small = self._small(home)
         if len(small) > _SMALL:
             with suppress(Timeout), FileLock(home / ".lock", timeout=0):
-                self._rewrite(home, small, None)
+                self._rewrite(small, None)
 
-    def _rewrite(self, home: Path, shards: Sequence[Path], wanted: set[bytes] | None) -> None:
-        """Put several shards into as few as they fill, without what is not wanted (None: all is). A kill leaves the old ones."""
-        merged: dict[bytes, np.ndarray] = {}
-        for path in shards:
-            shard = None
-            with suppress(FileNotFoundError):  # another process found it damaged
-                shard = read_shard(path)
-            if shard is not None:
-                pairs = zip(shard.keys, shard.vectors, strict=True)
-                merged |= {key: vector for key, vector in pairs if wanted is None or key in wanted}
-        keys, kept = sorted(merged), set()
-        for start in range(0, len(keys), _FULL):
-            part = keys[start : start + _FULL]
-            kept.add(write_shard(home, part, np.stack([merged[key] for key in part])))
-        for path in set(shards) - kept:
+    def _small(self, home: Path) -> list[Path]:
+        return [path for path in shards_of(home) if 0 < rows_of(path) < _FULL]
+
+    def _sift(self, home: Path, wanted: Callable[[Keys], npt.NDArray[np.bool_]]) -> None:
+        """Drop what is not wanted. Full shards are rewritten one by one: no more of them is read at a time, however many."""
+        for path in set(shards_of(home)) - set(self._small(home)):
+            self._rewrite([path], wanted)
+        self._rewrite(self._small(home), wanted)
+
+    def _rewrite(self, paths: Sequence[Path], wanted: Callable[[Keys], npt.NDArray[np.bool_]] | None) -> None:
+        """Put several shards into as few as they fill, without what is not wanted (None: all is). A kill leaves the old ones.
+
+        In memory are 32 bytes of each vector.
+        """
+        opened: list[Path] = []
+        keys: list[Keys] = [np.empty(0, "S16")]
+        dimension = 0
+        for path in paths:
+            with suppress(FileNotFoundError), open_shard(path) as shard:  # another process found it damaged
+                if shard is not None:
+                    opened.append(path)
+                    keys.append(shard.keys)
+                    dimension = shard.dimension
+        ends = np.cumsum([len(each) for each in keys])
+        every = np.concatenate(keys)
+        distinct, rows = np.unique(every, return_index=True)
+        if wanted is not None:
+            asked = wanted(distinct)
+            if asked.all() and len(opened) == len(paths) == 1:
+                return
+            distinct, rows = distinct[asked], rows[asked]
+        kept = set()
+        for start in range(0, len(distinct), _FULL):
+            part = rows[start : start + _FULL]
+            vectors = self._matrix(len(part), dimension)
+            for path, first, end in zip(opened, ends, ends[1:], strict=False):
+                places = np.flatnonzero((part >= first) & (part < end))
+                places = places[np.argsort(part[places])]
+                with open_shard(path) as shard:
+                    assert shard is not None  # it was sound, and shards never change
+                    shard.copy(part[places] - first, vectors, places)
+            kept.add(write_shard(paths[0].parent, distinct[start : start + _FULL], vectors))
+        for path in set(paths) - kept:
             path.unlink(missing_ok=True)
 
     def _drop_oldest(self, new: Path) -> None:
