@@ -140,7 +140,7 @@ def test_rows_of_much_text_are_written_in_parts(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "_TEXT_AT_ONCE", 100)
     schema = pa.schema([pa.field("text", pa.string(), nullable=False), pa.field("sketch", pa.list_(pa.int64()), nullable=False)])
     given = []
-    rows = ({"text": str(number) * 14, "sketch": [number, number]} for number in range(10))  # 14 characters and 16 for the list
+    rows = ({"text": str(number) * 14, "sketch": [number, number]} for number in range(10))  # 14 characters and 64 for the list
     tables.write_table(tmp_path / "t.parquet", schema, (given.append(row) or row for row in rows))
-    assert pq.ParquetFile(tmp_path / "t.parquet").num_row_groups == 3
+    assert pq.ParquetFile(tmp_path / "t.parquet").num_row_groups == 5
     assert tables.read_table(tmp_path / "t.parquet", schema).to_dict("records") == given

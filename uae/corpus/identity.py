@@ -44,6 +44,9 @@ class Found(NamedTuple):
     copy: bool = False  # the known document is still there, and this one has its text
 
 
+_NEW = Found(None)
+
+
 def content_of(text: str) -> Content:
     pieces = (" ".join(text[sentence.start : sentence.end].split()) for sentence in sentences(text))
     hashes = sorted({int(sha256_bytes(piece)[:16], 16) for piece in pieces})
@@ -72,7 +75,7 @@ def recognise(known: Sequence[Known], present: Mapping[str, Content]) -> dict[st
             taken.add(place)
     for key in sorted(set(present) - set(found)):
         mine = own.get(key)
-        found[key] = Found(None if mine in taken else mine)
+        found[key] = _NEW if mine is None or mine in taken else Found(mine)
     return found
 
 

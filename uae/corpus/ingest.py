@@ -83,13 +83,15 @@ def ingest(
     questions, dropped = _in_one_split(questions, corpus, repeated, source)
     questions.sort(key=lambda row: row["question_id"])
     ledger.write(ledger_path)  # before what follows from it: a run that is killed in between decides nothing anew
+    decided = ledger.decisions()
+    del ledger, ids  # hundreds of bytes of each document, which nobody asks for any more
     write_table(documents_path, DOCUMENTS, corpus.document_rows())
     write_table(passages_path, PASSAGES, corpus.passage_rows())
     write_table(questions_path, QUESTIONS, questions)
     counts = _counts(source, corpus, questions) | {
         "repeated_questions_merged": merged,
         "repeated_questions_dropped": {name: sum(row["split"] == name for row in dropped) for name in ("train", "validation")},
-        "splits_decided_by": ledger.decisions(),
+        "splits_decided_by": decided,
     }
     if watch:
         watch.write(now)

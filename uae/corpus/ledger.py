@@ -6,6 +6,7 @@ keeps it in its folder. Deleted documents stay in it, so that one that comes bac
 
 import logging
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -51,9 +52,12 @@ class Ledger:
     def __init__(self, entries: Iterable[Entry], fractions: Mapping[str, float], seed: int):
         self._sketches = Spill()
         kept = (entry._replace(sketch=self._kept(entry.sketch)) if len(entry.sketch) else entry for entry in entries)
-        self._entries = {(entry.kind, entry.id): entry for entry in kept}
+        self._entries: dict[str, dict[str, Entry]] = {kind: {} for kind in (DOCUMENT, DRAWN, QUESTION)}
+        for entry in kept:
+            self._entries.setdefault(entry.kind, {})[entry.id] = entry
         self._fractions, self._seed = fractions, seed
-        self._hashed: dict[tuple[str, str], str] = {}  # entry that its hash decided in this run -> what was hashed
+        # kind -> id of an entry that its hash decided in this run -> what was hashed
+        self._hashed: dict[str, dict[str, str]] = {kind: {} for kind in self._entries}
 
     @classmethod
     def read(cls, path: Path, documents_path: Path, questions_path: Path, fractions: Mapping[str, float], seed: int) -> "Ledger":
@@ -68,7 +72,7 @@ class Ledger:
         return cls(map(Entry._make, rows), fractions, seed)
 
     def write(self, path: Path) -> None:
-        entries = sorted(self._entries.values(), key=lambda entry: (entry.kind, entry.id))
+        entries = (of_kind[id] for _, of_kind in sorted(self._entries.items()) for id in sorted(of_kind))
         write_table(path, LEDGER, (entry._asdict() | {"sketch": list(entry.sketch)} for entry in entries))
 
     def documents(self, texts: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -80,15 +84,16 @@ class Ledger:
         Returns:
             source key -> id. The id of a document that was renamed, moved or edited is the one it had.
         """
-        known = [entry for entry in self._entries.values() if entry.kind == DOCUMENT]
+        known = list(self._entries[DOCUMENT].values())
         present = {key: self._content(text) for key, text in texts}
         found = recognise([Known(entry.source, Content(entry.content, entry.sketch)) for entry in known], present)
         ids: dict[str, str] = {}
-        for key, (place, copied) in sorted(found.items()):
+        for key in sorted(found):
+            place, copied = found.pop(key)
             if place is None or copied:
                 ids[key] = self._begin(DOCUMENT, key, self._fractions)
                 if place is not None:  # beside its original in one split, or the one would be trained on and the other tested
-                    self._hashed.pop((DOCUMENT, ids[key]))
+                    self._hashed[DOCUMENT].pop(ids[key])
                     self._change(DOCUMENT, ids[key], split=known[place].split, decided=COPIED)
             else:
                 ids[key] = known[place].id
@@ -97,7 +102,8 @@ class Ledger:
             if entry.source in present and entry.id not in kept:
                 self._change(DOCUMENT, entry.id, source="")  # another document has its key now
         for key, id in ids.items():
-            self._change(DOCUMENT, id, source=key, content=present[key].content, sketch=present[key].sketch)
+            content, sketch = present.pop(key)
+            self._change(DOCUMENT, id, source=key, content=content, sketch=sketch)
         return ids
 
     def unit(self, kind: str, name: str, fractions: Mapping[str, float] | None = None) -> str:
@@ -107,15 +113,15 @@ class Ledger:
             fractions: other shares than the ledger's own.
         """
         id = _id(kind, name, 0)
-        return id if (kind, id) in self._entries else self._begin(kind, name, fractions or self._fractions)
+        return id if id in self._entries[kind] else self._begin(kind, name, fractions or self._fractions)
 
     def given(self, kind: str, splits: Mapping[str, set[str]]) -> None:
         """Record what the source says: id -> the splits that it names. It wins; a warning says so where a split changes."""
         moved = []
         for id, named in sorted(splits.items()):
-            entry = self._entries[kind, id]
+            entry = self._entries[kind][id]
             split = entry.split if entry.split in named else min(named)
-            if self._hashed.pop((kind, id), None) is None and split != entry.split:
+            if self._hashed[kind].pop(id, None) is None and split != entry.split:
                 moved.append(f"{entry.source or id} from {entry.split} to {split}")
             self._change(kind, id, split=split, decided=SOURCE)
         if moved:
@@ -124,26 +130,26 @@ class Ledger:
 
     def fill(self, kind: str, ids: Iterable[str], fractions: Mapping[str, float] | None = None) -> None:
         """Let no split be empty among these, where some of them are new (``uae.corpus.splits.fill``)."""
-        names = {self._hashed.get((kind, id), id): id for id in ids}
+        names = {self._hashed[kind].get(id, id): id for id in ids}
         decided = {name: self.split(kind, id) for name, id in names.items()}
-        movable = [name for name, id in names.items() if (kind, id) in self._hashed]
+        movable = [name for name, id in names.items() if id in self._hashed[kind]]
         for name, split in fill(decided, movable, fractions or self._fractions, self._seed).items():
             self._change(kind, names[name], split=split, decided=FILLED)
 
     def split(self, kind: str, id: str) -> str:
-        return self._entries[kind, id].split
+        return self._entries[kind][id].split
 
     def decisions(self) -> dict[str, int]:
         """What decided the entries' splits -> how many, over all that were ever read."""
-        decided = [entry.decided for entry in self._entries.values()]
-        return {by: decided.count(by) for by in (HASH, SOURCE, FILLED, COPIED, EARLIER) if by in decided}
+        decided = Counter(entry.decided for of_kind in self._entries.values() for entry in of_kind.values())
+        return {by: decided[by] for by in (HASH, SOURCE, FILLED, COPIED, EARLIER) if by in decided}
 
     def _begin(self, kind: str, name: str, fractions: Mapping[str, float]) -> str:
         number = 0
-        while (kind, id := _id(kind, name, number)) in self._entries:
+        while (id := _id(kind, name, number)) in self._entries[kind]:
             number += 1  # a document that was renamed since began under this key
-        self._entries[kind, id] = Entry(kind, id, "", split_of(name, fractions, self._seed), HASH, *_NOTHING)
-        self._hashed[kind, id] = name
+        self._entries[kind][id] = Entry(kind, id, "", split_of(name, fractions, self._seed), HASH, *_NOTHING)
+        self._hashed[kind][id] = name
         return id
 
     def _content(self, text: str) -> Content:
@@ -155,7 +161,7 @@ class Ledger:
         return _Kept(self._sketches, self._sketches.append(array("Q", sketch).tobytes()))
 
     def _change(self, kind: str, id: str, **fields: Any) -> None:
-        self._entries[kind, id] = self._entries[kind, id]._replace(**fields)
+        self._entries[kind][id] = self._entries[kind][id]._replace(**fields)
 
 
 class _Kept(Sequence[int]):

@@ -104,7 +104,7 @@ RUNS = _schema(
 
 _MADE_FROM = b"uae.made_from"
 ROWS_AT_ONCE = 1 << 16  # of a table that are Python objects at a time, and in a row group of its file
-_TEXT_AT_ONCE = 1 << 24  # characters, and 8 for each entry of a list: a document may hold as many as thousands of passages
+_TEXT_AT_ONCE = 1 << 24  # characters, and 32 for each entry of a list: a document may hold as many as thousands of passages
 
 
 def write_table(
@@ -140,7 +140,7 @@ def _groups(rows: Iterable[Mapping[Any, Any]]) -> Iterator[list[Mapping[Any, Any
     for row in rows:
         group.append(row)
         characters += sum(
-            len(value) * (1 if isinstance(value, str) else 8) for value in row.values() if isinstance(value, str | list)
+            len(value) * (1 if isinstance(value, str) else 32) for value in row.values() if isinstance(value, str | list)
         )
         if len(group) >= ROWS_AT_ONCE or characters >= _TEXT_AT_ONCE:
             yield group

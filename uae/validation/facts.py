@@ -32,29 +32,49 @@ def read_corpus(documents_path: Path, passages_path: Path) -> tuple[pd.DataFrame
     """
     read = _Documents()
     documents = pd.DataFrame(read.rows(documents_path), columns=["doc_id", "source", "text"])
-    counts: Counter[str] = Counter()
-    parts = []
-    sources: dict[str, int] = {}
-    of_source, n_words = array("i"), array("q")
+    ids = [pd.Series(dtype="str")]
+    doc_numbers, sources = dict[str, int](), dict[str, int]()
+    of_document, of_source, n_words = array("i"), array("i"), array("i")
+    starts, ends = array("q"), array("q")
     known, named, stands = bytearray(), bytearray(), bytearray()
     for part in scan_table(passages_path, PASSAGES, rows=_PASSAGES):
-        parts.append(part[["passage_id", "doc_id", "start", "end"]])
-        counts.update(part["doc_id"])
+        ids.append(part["passage_id"])
+        of_document.extend(doc_numbers.setdefault(doc_id, len(doc_numbers)) for doc_id in part["doc_id"])
         of_source.extend(sources.setdefault(source, len(sources)) for source in part["source"])
         n_words.extend(map(count_words, part["text"]))
+        starts.extend(part["start"])
+        ends.extend(part["end"])
         columns = (part[name] for name in ("doc_id", "title", "source", "start", "end", "text"))
         for doc_id, title, source, start, end, text in zip(*columns, strict=True):
             document = read.of(doc_id)
             known.append(document is not None)
             named.append(document is not None and document[:2] == [title, source])
             stands.append(document is not None and document[2][start:end] == text)
-    passages = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["passage_id", "doc_id", "start", "end"])
-    passages["source"] = pd.Categorical.from_codes(np.array(of_source, np.int64), pd.Index(list(sources), dtype=object))
-    passages["n_words"] = np.array(n_words, np.int64)
-    for name, found in (("document_known", known), ("named_as_document", named), ("text_stands_in_document", stands)):
-        passages[name] = np.frombuffer(bytes(found), dtype=bool)
+    counts = Counter(dict(zip(doc_numbers, np.bincount(np.frombuffer(of_document, np.int32)).tolist(), strict=False)))
     documents["n_passages"] = [counts[doc_id] for doc_id in documents["doc_id"]]
+    passages = pd.DataFrame(
+        {
+            "passage_id": pd.concat(ids, ignore_index=True),
+            "doc_id": _numbered(of_document, doc_numbers),
+            "start": np.frombuffer(starts, np.int64),
+            "end": np.frombuffer(ends, np.int64),
+            "source": _numbered(of_source, sources),
+            "n_words": np.frombuffer(n_words, np.int32),
+            "document_known": np.frombuffer(known, dtype=bool),
+            "named_as_document": np.frombuffer(named, dtype=bool),
+            "text_stands_in_document": np.frombuffer(stands, dtype=bool),
+        }
+    )
     return documents, passages
+
+
+def _numbered(places: "array[int]", numbers: dict[str, int]) -> pd.Categorical:
+    """A column of a few texts, each a number: 4 bytes a row.
+
+    Args:
+        numbers: text -> its number, ascending from 0.
+    """
+    return pd.Categorical.from_codes(np.frombuffer(places, np.int32), pd.Index(list(numbers), dtype="str"))
 
 
 class _Documents:

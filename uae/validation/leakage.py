@@ -71,10 +71,11 @@ def leakage_facts(
     by_document = _messages(copied, corpus.say_document)
     by_passage = _messages(evidence, corpus.say_passage)
     tables = ((questions, "question_id", asked), (documents, "doc_id", by_document), (passages, "passage_id", by_passage))
-    items = pd.concat([table[id].astype(object) for table, id, _ in tables], ignore_index=True)
+    items = pd.concat([table[id].astype("str") for table, id, _ in tables], ignore_index=True)
     # A passage's source is a sentence, and a million of them are more memory than all the rest.
-    source = pd.concat([questions["source"], documents["source"], pd.Series([""] * len(passages))], ignore_index=True)
-    found = pd.DataFrame({"item": items, "source": source.astype(object)})
+    source = np.full(len(items), "", dtype=object)
+    source[: len(questions) + len(documents)] = [*questions["source"], *documents["source"]]
+    found = pd.DataFrame({"item": items, "source": source})
     start = 0
     for name, (table, id, messages) in zip(("repeated_question", "copied_document", "repeated_evidence"), tables, strict=True):
         said = np.full(len(found), None, dtype=object)
@@ -84,7 +85,7 @@ def leakage_facts(
                 found.loc[start + place, "source"] = corpus.place(table[id].iloc[place])
         found[name] = said
         start += len(table)
-    found["repeated_passage"] = 0
+    found["repeated_passage"] = np.zeros(len(found), np.int8)
     found.loc[found.index[start - len(passages) :][passages["passage_id"].isin(harmless).to_numpy()], "repeated_passage"] = 1
     return found[["item", "source", "repeated_question", "repeated_evidence", "copied_document", "repeated_passage"]]
 
@@ -136,6 +137,8 @@ class _Documents:
 
     def copied(self, copies: list[Copy]) -> list[_Repeat]:
         """Pairs of documents of which one holds a good part of the other; boilerplate is no such part."""
+        if not copies:
+            return []
         copies_of: dict[str, int] = defaultdict(int)
         for copy in copies:
             copies_of[copy.passage_id] += 1
