@@ -4,18 +4,20 @@ import importlib.metadata
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import faiss
 import numpy as np
 
+from uae.index.lists import LISTED, write_lists
 from uae.index.nearest import MOST_BREADTH, search, search_parameters
 from uae.index.stored import Rows, Vectors
 from uae.io.errors import ConfigError
 
 __all__ = [
     "Plan", "Reconstructed", "Tuned", "build_index", "built_with", "dtype", "index_recall", "plan", "plan_factory", "search",
-    "search_parameters", "tune",
+    "search_parameters", "tune", "write_built",
 ]  # fmt: skip
 
 # Up to this many stored numbers (rows times dimension) Flat is fast enough, up to that many HNSW's single-threaded build is
@@ -112,25 +114,63 @@ def build_index(vectors: Vectors, factory: str) -> faiss.Index:
         ConfigError: FAISS does not know ``factory``, or cannot build it over so few vectors. Or the index would not give back
             its vectors, which the checks of a release and filters need.
     """
-    try:
-        index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
-        lists = faiss.try_extract_index_ivf(index)
-        if lists is not None:
-            lists.cp.max_points_per_centroid = POINTS_PER_LIST
-        alone = "HNSW" in factory or "NSG" in factory or isinstance(index, faiss.IndexPreTransform)
-        with _threads(1 if alone else None):
-            if isinstance(index, faiss.IndexRefine):
-                index.k_factor = REFINED
-            index.train(vectors)
+    with _told(factory, len(vectors)):
+        index = _learnt(vectors, factory)
+        with _threads(_threads_for(index, factory)):
             index.add(vectors)
+        lists = faiss.try_extract_index_ivf(index)
         if lists is not None:
             lists.make_direct_map()
         if len(vectors):
             index.reconstruct(0)
+    return index
+
+
+def write_built(vectors: Vectors, factory: str, path: Path) -> None:
+    """Write what ``build_index`` would give. Of inverted lists neither vectors nor codes are in memory.
+
+    Args:
+        vectors: shape (n, dim). They may lie in a mapped file.
+
+    Raises:
+        ConfigError: as ``build_index``.
+        ArtefactError: the disk cannot take it.
+    """
+    with _told(factory, len(vectors)):
+        index = _learnt(vectors, factory)
+        if type(index) in LISTED:
+            write_lists(index, vectors, path)
+            return
+    del index
+    faiss.write_index(build_index(vectors, factory), str(path))
+
+
+def _learnt(vectors: Vectors, factory: str) -> faiss.Index:
+    """An index without vectors that has learnt from these."""
+    index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+    lists = faiss.try_extract_index_ivf(index)
+    if lists is not None:
+        lists.cp.max_points_per_centroid = POINTS_PER_LIST
+    if isinstance(index, faiss.IndexRefine):
+        index.k_factor = REFINED
+    with _threads(_threads_for(index, factory)):
+        index.train(vectors)
+    return index
+
+
+def _threads_for(index: faiss.Index, factory: str) -> int | None:
+    """One, where bytes depend on how many there are; None: any number."""
+    return 1 if "HNSW" in factory or "NSG" in factory or isinstance(index, faiss.IndexPreTransform) else None
+
+
+@contextmanager
+def _told(factory: str, vectors: int) -> Iterator[None]:
+    """FAISS's errors as one of params.yaml."""
+    try:
+        yield
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
-        raise ConfigError(f"index.factory: FAISS cannot build {factory!r} over {len(vectors)} vectors: {reason}") from None
-    return index
+        raise ConfigError(f"index.factory: FAISS cannot build {factory!r} over {vectors} vectors: {reason}") from None
 
 
 class Reconstructed:

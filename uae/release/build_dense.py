@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import faiss
 
-from uae.index.ann import Reconstructed, Tuned, build_index, built_with, dtype, plan, tune
+from uae.index.ann import Reconstructed, Tuned, built_with, dtype, plan, tune, write_built
 from uae.io.errors import ConfigError, ModelError, UaeError
 from uae.io.files import sha256_file, sha256_parts
 from uae.io.models import fingerprint
@@ -126,7 +126,8 @@ def build_dense(
     if not path.exists():
         kept = PassageVectors(encoder, how.encoder_path, how.vectors)
         vectors = checked_vectors(kept(texts, "indexing passages"), len(texts), dimension)
-        faiss.write_index(build_index(vectors, factory), str(path))
+        write_built(vectors, factory, path)
+        del vectors  # a mapped file that nobody needs any more
     index = read_index(path)
     questions = material.questions["text"].tolist()
     asked = checked_vectors(encode(encoder, questions, "query"), len(questions), dimension)

@@ -1,0 +1,55 @@
+"""An index whose lists were written straight to its file is the one that FAISS collects in memory and writes."""
+
+import faiss
+import numpy as np
+import pytest
+
+from uae.index import lists
+from uae.index.ann import build_index, write_built
+from uae.io.errors import ArtefactError, ConfigError
+
+
+def unit(n, dimension, seed=0, different=None):
+    rows = np.random.default_rng(seed).standard_normal((different or n, dimension)).astype(np.float32)
+    return np.resize(rows / np.linalg.norm(rows, axis=1, keepdims=True), (n, dimension))
+
+
+@pytest.mark.parametrize("factory", ["IVF16,SQ8", "IVF16,Flat", "IVF16,PQ8x4", "IVF4,SQ4", "HNSW8", "Flat", "IVF4,PQ8x4,Refine(SQ8)"])
+@pytest.mark.parametrize("rows", [(1 << 16, 1 << 12), (200, 50)], ids=["one block", "several blocks"])
+def test_the_file_has_the_bytes_of_the_index_in_memory(tmp_path, monkeypatch, factory, rows):
+    monkeypatch.setattr(lists, "_ROWS", rows[0])
+    monkeypatch.setattr(lists, "_FEWEST", rows[1])
+    monkeypatch.setattr(lists, "_CODES", 70)
+    vectors = unit(1030, 32)
+    faiss.write_index(build_index(vectors, factory), str(tmp_path / "collected"))
+    write_built(vectors, factory, tmp_path / "written")
+    assert (tmp_path / "written").read_bytes() == (tmp_path / "collected").read_bytes()
+
+
+def test_few_filled_lists_are_written_as_few(tmp_path):
+    vectors = unit(200, 8, different=3)  # so that most of the lists are empty
+    faiss.write_index(build_index(vectors, "IVF32,SQ8"), str(tmp_path / "collected"))
+    write_built(vectors, "IVF32,SQ8", tmp_path / "written")
+    assert (tmp_path / "written").read_bytes() == (tmp_path / "collected").read_bytes()
+    index = faiss.read_index(str(tmp_path / "written"))
+    assert np.abs(index.reconstruct_n(0, 200) - vectors).max() < 0.02
+
+
+def test_no_block_of_rows_is_small():
+    blocks = list(lists._blocks(2 * lists._ROWS + 5))
+    assert blocks == [(0, lists._ROWS), (lists._ROWS, 2 * lists._ROWS + 5)]
+    assert list(lists._blocks(0)) == []
+
+
+def test_a_full_disk_is_said(tmp_path, monkeypatch):
+    def full(*place):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(lists.os, "posix_fallocate", full)
+    with pytest.raises(ArtefactError, match=r"No space left.*Free some space"):
+        write_built(unit(100, 8), "IVF4,SQ8", tmp_path / "written")
+
+
+def test_an_unknown_factory_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"index\.factory: FAISS cannot build 'IVF4,Nothing' over 100 vectors"):
+        write_built(unit(100, 8), "IVF4,Nothing", tmp_path / "written")
