@@ -205,7 +205,6 @@ def _retrieve(
     # The other documents' passages are nobody's; how rare a word is, is counted over all.
     searched = passages if scope == "corpus" else passages.of_documents(set(more["doc_id"]))
     ranked: dict[str, Rankings] = {BM25: only(words.rankings, tested)}
-    released_words: Rankings = {}
     weights: dict[str, dict[str, Any]] = {UAE: released}
     untrained: dict[str, Rankings] = {}
     for system, folder in folders.items():
@@ -214,15 +213,17 @@ def _retrieve(
         found, beside = rank_beside(
             encoder, words, asked, searched.ids, scope, f"{system}: passages", texts=searched.texts(read_as)
         )
-        ranked[system] = only(found, tested)
-        if system == DENSE:
-            released_words = beside
         if system == BASE and len(choosing):
-            untrained[CONVEX], weights[CONVEX] = strongest_untrained(found, beside, choosing, tested)
-    ranked[UAE] = as_released(ranked[DENSE], released_words, Fusion(released["form"], released["weight"]))
-    ranked = {system: cut(rankings) for system, rankings in ranked.items()}
+            fused, weights[CONVEX] = strongest_untrained(found, beside, choosing, tested)
+            untrained[CONVEX] = cut(fused)
+        found = only(found, tested)
+        if system == DENSE:
+            ranked[UAE] = cut(as_released(found, beside, Fusion(released["form"], released["weight"])))
+        ranked[system] = cut(found)
+        del found, beside  # of each question twice as many places as are kept
+    ranked = {system: ranked[system] for system in (BM25, *folders, UAE)}
     ranked[HYBRID] = reciprocal_rank_fusion([ranked[BM25], ranked[BASE]])
-    return ranked | {system: cut(rankings) for system, rankings in untrained.items()}, weights
+    return ranked | untrained, weights
 
 
 def _most_read(manifest: Manifest, cutoffs: Sequence[int], answering: Answering, llm: LlmTerms | None) -> int:

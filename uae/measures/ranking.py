@@ -1,5 +1,6 @@
 """Exact ranking of passages for questions, within their document or over the whole corpus. Ties are broken by id."""
 
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -110,8 +111,8 @@ def compact(ids: pd.Series) -> Ids:
 
 
 def strings(ids: Ids) -> list[str]:
-    """The ids that ``compact`` was given."""
-    return [text.decode() for text in ids.tolist()]
+    """The ids that ``compact`` was given. All rankings share one object of each: there are millions of them."""
+    return [sys.intern(text.decode()) for text in ids.tolist()]
 
 
 def places(ids: Ids) -> Rows:
