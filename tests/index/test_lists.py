@@ -14,7 +14,10 @@ def unit(n, dimension, seed=0, different=None):
     return np.resize(rows / np.linalg.norm(rows, axis=1, keepdims=True), (n, dimension))
 
 
-@pytest.mark.parametrize("factory", ["IVF16,SQ8", "IVF16,Flat", "IVF16,PQ8x4", "IVF4,SQ4", "HNSW8", "Flat", "IVF4,PQ8x4,Refine(SQ8)"])
+KINDS = ["IVF16,SQ8", "IVF16,Flat", "IVF16,PQ8x4", "IVF4,SQ4", "HNSW8", "Flat", "IVF4,PQ8x4,Refine(SQ8)"]
+
+
+@pytest.mark.parametrize("factory", KINDS)
 @pytest.mark.parametrize("rows", [(1 << 16, 1 << 12), (200, 50)], ids=["one block", "several blocks"])
 def test_the_file_has_the_bytes_of_the_index_in_memory(tmp_path, monkeypatch, factory, rows):
     monkeypatch.setattr(lists, "_ROWS", rows[0])
