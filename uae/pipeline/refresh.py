@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from uae.io.files import read_json, write_json
 from uae.pipeline.chain import STAGES, run_stage
 from uae.pipeline.settings import Settings
@@ -88,11 +90,13 @@ def _changes(before: Path, after: Path) -> dict[str, int]:
     """Passage texts, as the encoder reads them: how many are new, were there before, and are gone."""
     from uae.release.manifest import read_manifest
     from uae.release.passages import Passages
+    from uae.vectors.shards import keys_of
 
     read = []
     for folder in (before, after):
         passages = Passages(folder)
-        read.append(set(passages.read(read_manifest(folder).dense().passage_template, range(len(passages)))))
+        read.append(np.unique(keys_of(passages.read_all(read_manifest(folder).dense().passage_template))))
         passages.close()
     old, new = read
-    return {"new": len(new - old), "taken_over": len(new & old), "gone": len(old - new)}
+    both = len(np.intersect1d(old, new, assume_unique=True))
+    return {"new": len(new) - both, "taken_over": both, "gone": len(old) - both}

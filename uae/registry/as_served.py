@@ -41,7 +41,7 @@ def measure_serving(
     if described.dtype == "float32":
         vectors: Vectors | Reconstructed = Reconstructed(index)  # they are as they were put in
     else:
-        texts_read = passages.read(dense.passage_template, range(len(passages)))
+        texts_read = passages.read_all(dense.passage_template)
         vectors = PassageVectors(encoder, dense.encoder_folder(folder), kept)(texts_read, "passages, for exact search")
     return parity, index_recall(index, vectors, served, RECALL_AT, described.parameters)
 

@@ -3,7 +3,7 @@
 import json
 import math
 import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
@@ -105,12 +105,16 @@ class Passages:
 
     def read(self, template: str, rows: Sequence[int]) -> list[str]:
         """What a leg with this passage template reads of the passages in these rows."""
-        return list(self._rendered(PassageTemplate(template), rows))
+        return list(self.rendered(PassageTemplate(template), rows))
+
+    def read_all(self, template: str) -> Collection[str]:
+        """What a leg with this passage template reads of all passages. It can be gone through, and holds no text itself."""
+        return _Read(self, PassageTemplate(template))
 
     def read_hash(self, template: str) -> str:
         """Hash of what a leg with this passage template reads of all passages: equal to the leg's ``read_texts``."""
         if template not in self._read_hashes:  # legs mostly read the same
-            self._read_hashes[template] = sha256_parts(self._rendered(PassageTemplate(template), range(len(self))))
+            self._read_hashes[template] = sha256_parts(self.read_all(template))
         return self._read_hashes[template]
 
     def close(self) -> None:
@@ -118,7 +122,8 @@ class Passages:
         self._columns.clear()
         del self._titles, self._sources, self._metadata, self._filter, self._documents, self._positions, self._around, self.places
 
-    def _rendered(self, template: PassageTemplate, rows: Sequence[int]) -> Iterator[str]:
+    def rendered(self, template: PassageTemplate, rows: Sequence[int]) -> Iterator[str]:
+        """As ``read``, one by one."""
         for start in range(0, len(rows), _SLICE):
             part = np.asarray(rows[start : start + _SLICE], dtype=np.int64)
             texts = self._columns["text"].take(pa.array(part)).to_pylist()
@@ -185,6 +190,22 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(text)
     return value
+
+
+class _Read(Collection[str]):
+    """What is read of all passages."""
+
+    def __init__(self, passages: Passages, template: PassageTemplate):
+        self._passages, self._template = passages, template
+
+    def __len__(self) -> int:
+        return len(self._passages)
+
+    def __iter__(self) -> Iterator[str]:
+        return self._passages.rendered(self._template, range(len(self)))
+
+    def __contains__(self, text: object) -> bool:
+        return any(each == text for each in self)
 
 
 class _Texts(Sequence[str]):

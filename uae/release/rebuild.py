@@ -2,7 +2,6 @@
 
 import logging
 import tempfile
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +21,7 @@ from uae.retrievers.passage_vectors import store_key
 from uae.retrievers.protocol import Vectors
 from uae.text.passage_template import PassageTemplate
 from uae.validation.trained_on import FILE as TRAINED_ON
+from uae.vectors.shards import Keys, keys_of
 from uae.vectors.store import VectorStore
 
 log = logging.getLogger(__name__)
@@ -98,17 +98,23 @@ def take_over_vectors(release: Path, manifest: Manifest, store: VectorStore) -> 
         for leg in manifest.legs.values():
             if not isinstance(leg, DenseEntry) or leg.index.dtype != "float32" or leg.encoded_with != encoded_with():
                 continue
-            texts = passages.read(leg.passage_template, range(len(passages)))
-            rows = {text: row for row, text in enumerate(texts)}
-            if texts:
-                store.vectors_of(store_key(leg.document_encoder), texts, partial(_of_index, leg.index_path(release), rows))
+            texts = passages.read_all(leg.passage_template)
+            keys = keys_of(texts)
+            if len(texts):
+                store.vectors_of(store_key(leg.document_encoder), texts, partial(_of_index, leg.index_path(release), keys))
     finally:
         passages.close()
     return store.counted.embedded
 
 
-def _of_index(path: Path, rows: Mapping[str, int], texts: list[str]) -> Vectors:
-    vectors: Vectors = read_index(path).reconstruct_batch(np.array([rows[text] for text in texts], dtype=np.int64))
+def _of_index(path: Path, keys: Keys, texts: list[str]) -> Vectors:
+    """
+    Args:
+        keys: of all texts, in the order of the index's rows.
+    """
+    order = np.argsort(keys, kind="stable")
+    rows = order[np.searchsorted(keys, keys_of(texts), sorter=order)]
+    vectors: Vectors = read_index(path).reconstruct_batch(rows)
     return vectors
 
 
