@@ -4,7 +4,7 @@ import pytest
 
 from uae.io.errors import InputError
 from uae.measures import ranking
-from uae.measures.ranking import place, rank
+from uae.measures.ranking import compact, place, places, rank, rows_of, strings
 
 PASSAGES = pd.DataFrame({"passage_id": ["pd", "pa", "pc", "pb", "pe"], "doc_id": ["d1", "d1", "d2", "d1", "d2"]})
 VECTORS = np.array([[1, 0], [0.6, 0.8], [0, 1], [0.8, 0.6], [-1, 0]], dtype=np.float32)
@@ -155,6 +155,17 @@ def test_what_is_wanted_besides_is_kept_once_and_in_order(monkeypatch, block):
     for question, found in zip(whole, rank(asked, passages, questions, rows, "corpus", 4, also), strict=True):
         wanted = {*question.passage_ids[:4], *also[question.question_id]}
         assert found.passage_ids == [name for name in question.passage_ids if name in wanted]
+
+
+def test_ids_of_any_script_and_length_keep_their_order(monkeypatch):
+    monkeypatch.setattr(ranking, "_IDS", 2)  # whose parts have other widths
+    ids = ["b", "é", "灯", "a", "aa", "Z", "\U0001f4a1", ""]
+    kept = compact(pd.Series(ids))
+    assert strings(kept) == ids
+    by_id = places(kept)
+    assert [ids[row] for row in np.argsort(by_id)] == sorted(ids)
+    wanted = {"aa", "é", "aaaaaa", "\U0001f4a1!", "elsewhere"}  # longer ones begin like one that is there
+    assert [ids[row] for row in rows_of(kept, by_id, wanted)] == ["é", "aa"]
 
 
 def test_vectors_may_lie_in_a_mapped_file(tmp_path):

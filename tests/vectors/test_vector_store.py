@@ -1,5 +1,6 @@
 """Vectors are computed once: whatever asks for them, in whatever order, however often a run is killed between."""
 
+import hashlib
 import logging
 import os
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -120,6 +123,22 @@ def test_a_damaged_shard_is_named_and_computed_again(store, caplog, damage):
     assert f"{shard} is damaged" in caplog.text
     VectorStore(store.folder).vectors_of("a", named(1, 2, 3), encoder)
     assert encoder.asked == named(1, 2)  # and is sound again
+
+
+def test_a_shard_of_an_earlier_version_is_read(store):
+    """All of it was one row group, and its keys were in the order of the texts."""
+    texts = named(*range(9000))
+    column = pa.FixedSizeListArray.from_arrays(pa.array(Encoder()(texts).reshape(-1)), DIM)
+    keys = pa.array([hashlib.sha256(text.encode()).digest()[:16] for text in texts], pa.binary(16))
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"text": keys, "vector": column}), sink, compression="none", use_dictionary=False)
+    content = sink.getvalue().to_pybytes()
+    path = store.folder / "a" / f"{hashlib.sha256(content).hexdigest()[:32]}.parquet"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    encoder, asked = Encoder(), named(*range(8999, 4000, -7))
+    assert np.array_equal(store.vectors_of("a", asked, encoder), Encoder()(asked))
+    assert encoder.asked == []
 
 
 def test_equal_content_has_equal_names(tmp_path):

@@ -138,7 +138,7 @@ def write_built(vectors: Vectors, factory: str, path: Path) -> None:
     """
     with _told(factory, len(vectors)):
         index = _learnt(vectors, factory)
-        if type(index) in LISTED:
+        if isinstance(index, faiss.IndexIVF) and type(index) in LISTED:
             write_lists(index, vectors, path)
             return
     del index

@@ -42,7 +42,7 @@ def write_lists(index: faiss.IndexIVF, vectors: Vectors, path: Path) -> None:
     sizes = np.bincount(lists, minlength=index.nlist)
     ranks = _ranks(lists, sizes)
     index.ntotal = len(vectors)
-    index.direct_map.type = faiss.DirectMap.Array
+    index.direct_map.type = faiss.DirectMap.Array  # type: ignore[attr-defined]  # not in FAISS's stubs
     faiss.copy_array_to_vector(lists.astype(np.int64) << 32 | ranks, index.direct_map.array)
     try:
         faiss.write_index(index, str(path))
