@@ -116,13 +116,7 @@ def build_index(vectors: Vectors, factory: str) -> faiss.Index:
     """
     with _told(factory, len(vectors)):
         index = _learnt(vectors, factory)
-        with _threads(_threads_for(index, factory)):
-            index.add(vectors)
-        lists = faiss.try_extract_index_ivf(index)
-        if lists is not None:
-            lists.make_direct_map()
-        if len(vectors):
-            index.reconstruct(0)
+        _fill(index, vectors, factory)
     return index
 
 
@@ -141,8 +135,8 @@ def write_built(vectors: Vectors, factory: str, path: Path) -> None:
         if isinstance(index, faiss.IndexIVF) and type(index) in LISTED:
             write_lists(index, vectors, path)
             return
-    del index
-    faiss.write_index(build_index(vectors, factory), str(path))
+        _fill(index, vectors, factory)
+    faiss.write_index(index, str(path))
 
 
 def _learnt(vectors: Vectors, factory: str) -> faiss.Index:
@@ -156,6 +150,16 @@ def _learnt(vectors: Vectors, factory: str) -> faiss.Index:
     with _threads(_threads_for(index, factory)):
         index.train(vectors)
     return index
+
+
+def _fill(index: faiss.Index, vectors: Vectors, factory: str) -> None:
+    with _threads(_threads_for(index, factory)):
+        index.add(vectors)
+    lists = faiss.try_extract_index_ivf(index)
+    if lists is not None:
+        lists.make_direct_map()
+    if len(vectors):
+        index.reconstruct(0)
 
 
 def _threads_for(index: faiss.Index, factory: str) -> int | None:
