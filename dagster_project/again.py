@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import dagster as dg
 
+from dagster_project.orphans import end_after_the_run
 from uae.io.errors import UaeError
 
 # A server that is away, a lock, a full queue: after 5, 10, 20 ... 160 seconds. Other errors come back until somebody does
@@ -20,6 +21,7 @@ def explained(context: dg.OpExecutionContext | dg.AssetExecutionContext) -> Iter
         RetryRequested: for a transient error, until it was tried often enough.
         Failure: for another one. A user can act on it: the message is enough.
     """
+    end_after_the_run()
     try:
         yield
     except UaeError as error:
