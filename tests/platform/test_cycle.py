@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -198,14 +199,19 @@ def holding(files: Mapping[str, bytes], sentences: list[str]) -> list[str]:
 
 
 def listed_by_the_server(platform, version: int) -> list[str]:
-    """The artefacts of a version, as MLflow's server itself finds them in the store."""
+    """The files of a version, as MLflow's server itself finds them in the store, which goes on listing folders without any."""
     from mlflow import MlflowClient
 
     address = mlflow_address(platform.variables)
     model = load_settings(platform.project / "params.yaml").promote.model
     logged = MlflowClient(address).get_model_version(model, str(version)).source.rpartition("/")[2]
-    with urllib.request.urlopen(f"{address}/api/2.0/mlflow/logged-models/{logged}/artifacts/directories") as reply:
-        return [each["path"] for each in json.load(reply).get("files", ())]
+    files, folders = [], [""]
+    while folders:
+        asked = urllib.parse.urlencode({"artifact_directory_path": folder} if (folder := folders.pop()) else {})
+        with urllib.request.urlopen(f"{address}/api/2.0/mlflow/logged-models/{logged}/artifacts/directories?{asked}") as reply:
+            for each in json.load(reply).get("files", ()):
+                (folders if each["is_dir"] else files).append(each["path"])
+    return files
 
 
 def comes_back(platform, words: list[str], question: str, key: str) -> bool:
