@@ -94,13 +94,17 @@ def test_what_is_dropped_into_the_bucket_is_answered_from(platform):
 
 
 def assert_a_clone_can_be_pulled(platform) -> None:
-    there = platform.folder.parent / "clone"
-    remote = platform.folder.parent / "remote.git"
-    subprocess.run(["git", "clone", "--quiet", str(remote), str(there)], check=True)
+    there = cloned(platform, "clone")
     listed = subprocess.run(["git", "-C", str(there), "tag", "--list", "data-*"], capture_output=True, text=True, check=True)
     assert len(listed.stdout.split()) == 2
     platform.command("dvc", "pull", "--quiet", folder=there)
     assert (there / "data/passages.parquet").read_bytes() == (platform.project / "data/passages.parquet").read_bytes()
+
+
+def cloned(platform, name: str) -> Path:
+    there = platform.folder.parent / name
+    subprocess.run(["git", "clone", "--quiet", str(platform.folder.parent / "remote.git"), str(there)], check=True)
+    return there
 
 
 def artefacts_lie_in_the_store(platform) -> bool:
@@ -230,8 +234,8 @@ def comes_back(platform, words: list[str], question: str, key: str) -> bool:
 
 
 def assert_old_versions_lack_it(platform, versions: Iterable[str], sentences: list[str]) -> None:
-    """Of a version that held it all else can still be pulled."""
-    there = platform.folder.parent / "clone"
+    """Of a version that held it all else can still be pulled. The other clone keeps what it once pulled."""
+    there = cloned(platform, "later")
     for version in versions:
         subprocess.run(["git", "-C", str(there), "checkout", "--quiet", "--force", version], check=True)
         platform.command("dvc", "pull", "--quiet", "--allow-missing", "--force", folder=there)
