@@ -1,3 +1,5 @@
+import random
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -144,3 +146,17 @@ def test_rows_of_much_text_are_written_in_parts(tmp_path, monkeypatch):
     tables.write_table(tmp_path / "t.parquet", schema, (given.append(row) or row for row in rows))
     assert pq.ParquetFile(tmp_path / "t.parquet").num_row_groups == 5
     assert tables.read_table(tmp_path / "t.parquet", schema).to_dict("records") == given
+
+
+def test_a_scan_keeps_nothing_of_what_it_read(tmp_path, monkeypatch):
+    """Of a file of 4 MB, and Arrow holds a part of it at a time. Random texts cannot be compressed away."""
+    monkeypatch.setattr(tables, "_TEXT_AT_ONCE", 1 << 18)
+    schema = pa.schema([pa.field("text", pa.string(), nullable=False)])
+    draw = random.Random(0)
+    tables.write_table(tmp_path / "t.parquet", schema, ({"text": draw.randbytes(1 << 11).hex()} for _ in range(1 << 10)))
+    before, held = pa.total_allocated_bytes(), []
+    for part in tables.scan_table(tmp_path / "t.parquet", schema, rows=1 << 6):
+        held.append(pa.total_allocated_bytes() - before)
+        del part
+    assert len(held) == 16 and (tmp_path / "t.parquet").stat().st_size > 1 << 21
+    assert max(held) < 1 << 21  # the file has twice as much

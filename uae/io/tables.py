@@ -105,6 +105,7 @@ RUNS = _schema(
 _MADE_FROM = b"uae.made_from"
 ROWS_AT_ONCE = 1 << 16  # of a table that are Python objects at a time, and in a row group of its file
 _TEXT_AT_ONCE = 1 << 24  # characters, and 32 for each entry of a list: a document may hold as many as thousands of passages
+_BUFFER = 1 << 16  # bytes of a column that are read at once
 
 
 def write_table(
@@ -242,7 +243,8 @@ def count_rows(path: Path, schema: pa.Schema) -> int:
 @contextmanager
 def _opened(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetFile]:
     try:
-        with pq.ParquetFile(path) as file:
+        # Pre-buffering would keep the bytes of all row groups until the last one is read: in the end the whole file.
+        with pq.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False) as file:
             found = {field.name: field.type for field in file.schema_arrow}
             wanted = {field.name: field.type for field in schema}
             if found != wanted:
