@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from uae.io.errors import InputError
+from uae.io.mapped import drop_pages
 
 Floats = npt.NDArray[np.floating]
 Rows = npt.NDArray[np.intp]
@@ -224,7 +225,9 @@ def _products(vectors: Floats, passage_vectors: Floats, rows: Rows) -> Iterator[
         block = rows[start : start + _PASSAGES]
         together = len(block) and block[-1] - block[0] == len(block) - 1  # neighbours: a slice copies nothing
         these = passage_vectors[block[0] : block[-1] + 1] if together else passage_vectors[block]
-        yield block, np.round(asked @ these.astype(np.float64).T, _DECIMALS)
+        products = np.round(asked @ these.astype(np.float64).T, _DECIMALS)
+        drop_pages(passage_vectors)
+        yield block, products
 
 
 def _best_of_blocks(

@@ -21,6 +21,7 @@ RELEASE = (
     "uae/release/second_stage.py",
     "uae/release/tables.py",
     *READ_AS,
+    "uae/io/mapped.py",
     "uae/measures/fusion.py",
     "uae/measures/ranking.py",
     "uae/measures/reranking.py",
@@ -46,6 +47,7 @@ BOTH_KINDS = (
 )
 # What keeps vectors of passages.
 VECTORS = (
+    "uae/io/mapped.py",
     "uae/vectors",
     "uae/execution",
     "uae/retrievers/passage_vectors.py",

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from uae.io.files import atomic_path
+from uae.io.mapped import drop_pages
 
 SUFFIX = ".parquet"
 _KEY = pa.binary(16)
@@ -70,6 +71,7 @@ class Shard:
                 column = batch.column(0)
                 block = column.flatten().to_numpy().reshape(len(column), self.dimension)
                 target[places[start:end]] = block[rows[start:end] - first]
+                drop_pages(target)
             first += len(batch)
 
 
@@ -131,6 +133,7 @@ def _write(target: Any, keys: Keys, vectors: Vectors) -> None:
             flat = pa.array(np.ascontiguousarray(vectors[start : start + _ROWS], dtype=np.float32).reshape(-1))
             text = pa.Array.from_buffers(_KEY, len(part), [None, pa.py_buffer(part)])
             writer.write_table(pa.table([text, pa.FixedSizeListArray.from_arrays(flat, dimension)], schema=schema))
+            drop_pages(vectors)
 
 
 class _Hashed:

@@ -7,7 +7,6 @@ A damaged shard is named in the log and removed, and its vectors are computed an
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ import numpy.typing as npt
 from filelock import FileLock, Timeout
 
 from uae.execution.options import ExecutionOptions
-from uae.io.files import disk_error
+from uae.io.mapped import drop_pages, temporary
 from uae.vectors.shards import Keys, Shard, Vectors, keys_of, open_shard, rows_of, shards_of, write_shard
 
 log = logging.getLogger(__name__)
@@ -127,6 +126,7 @@ class VectorStore:
                 if found is None:
                     found = self._matrix(len(texts), computed.shape[1])
                 found[rows[start : start + _AT_ONCE]] = computed
+                drop_pages(found)
                 self._keep(home, keys_of(part), computed)
                 self.counted.embedded += len(part)
                 self.counted.tokens += tokens(part)
@@ -134,6 +134,7 @@ class VectorStore:
         for start in range(0, len(known.again), _AT_ONCE):
             copies = slice(start, start + _AT_ONCE)
             found[known.again[copies]] = found[known.original[copies]]
+            drop_pages(found)
         os.utime(home)
         return found
 
@@ -203,13 +204,7 @@ class VectorStore:
         """Zeros, shape (rows, dimension); where that is large, in a file without a name, which goes with the array."""
         if 4 * rows * dimension <= _IN_MEMORY:
             return np.zeros((rows, dimension), dtype=np.float32)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with tempfile.TemporaryFile(dir=self.folder) as file:
-                os.posix_fallocate(file.fileno(), 0, 4 * rows * dimension)
-                return np.asarray(np.memmap(file, dtype=np.float32, mode="r+", shape=(rows, dimension)))
-        except OSError as error:
-            raise disk_error(self.folder, error) from error
+        return temporary(self.folder, (rows, dimension), np.float32)
 
     def _sound(self, home: Path) -> Iterator[Shard]:
         """The shards, one after the other. One that is gone was merged by another process: what it held is computed again."""

@@ -74,6 +74,7 @@ STAGE = Stage(
         "uae/validation/trained_on.py",
         *MODELS,
         "uae/io/compute.py",
+        "uae/io/mapped.py",
         "uae/text/stored_passages.py",
         *TABLES,
         "uae/pipeline/stages/index.py",
