@@ -32,7 +32,7 @@ import typer
 from embedded import Embedded, embed, repeat
 from scale_memory import measured
 
-from uae.index.ann import TIE, Reconstructed, build_index, kth_scores, list_count, plan, tune
+from uae.index.ann import TIE, Reconstructed, kth_scores, list_count, plan, tune, write_built
 from uae.index.nearest import search
 from uae.pipeline.settings import load_settings
 from uae.release.legs import dense
@@ -75,7 +75,7 @@ def some(n: int, seed: int, block: int) -> np.ndarray:
 
 
 def one(folder: Path, factory: str, target: float) -> dict:
-    """Build one index, write it, open it mapped, tune and time it."""
+    """Build one index into its file as a release does, open it mapped, tune and time it."""
     index_path = folder / "index.faiss"
     vectors, queries = np.asarray(np.load(folder / "vectors.npy", mmap_mode="r")), np.load(folder / "queries.npy")
     kind, learning = type(faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)), []
@@ -88,10 +88,8 @@ def one(folder: Path, factory: str, target: float) -> dict:
 
     start = time.process_time()
     with mock.patch.object(kind, "train", timed):
-        index = build_index(vectors, factory)
-    built, holds = time.process_time() - start, anonymous_mb()
-    faiss.write_index(index, str(index_path))
-    del index
+        write_built(vectors, factory, index_path)
+    built = time.process_time() - start
     dense.MAPPED_BYTES = 0
     index = dense.read_index(index_path)
     tuned = tune(index, Reconstructed(index), queries[:TUNED_ON], K, target)
@@ -103,7 +101,6 @@ def one(folder: Path, factory: str, target: float) -> dict:
         "factory": factory,
         "build_cpu_s": round(built, 1),
         "learn_cpu_s": round(sum(learning), 1),
-        "anon_mb_when_built": holds,
         "anon_mb_when_opened": anonymous_mb(),
         "file_mb": round(index_path.stat().st_size / 1e6, 1),
         "reached_of_stored": tuned.reached,
