@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from uae.index import lists
-from uae.index.ann import build_index, write_built
+from uae.index.ann import POINTS_PER_LIST, build_index, write_built
 from uae.io.errors import ArtefactError, ConfigError
 
 
@@ -56,3 +56,25 @@ def test_a_full_disk_is_said(tmp_path, monkeypatch):
 def test_an_unknown_factory_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"index\.factory: FAISS cannot build 'IVF4,Nothing' over 100 vectors"):
         write_built(unit(100, 8), "IVF4,Nothing", tmp_path / "written")
+
+
+class Read:
+    """Vectors that tell which rows are read."""
+
+    def __init__(self, vectors):
+        self.vectors, self.shape, self.rows = vectors, vectors.shape, []
+
+    def __len__(self):
+        return len(self.vectors)
+
+    def __getitem__(self, rows):
+        self.rows.append(np.arange(len(self))[rows])
+        return self.vectors[rows]
+
+
+def test_lists_learn_from_rows_that_are_read_in_their_order(tmp_path):
+    vectors = Read(unit(2000, 8))
+    write_built(vectors, "IVF4,SQ8", tmp_path / "written")
+    learnt_from = vectors.rows[0]
+    assert len(learnt_from) == 4 * POINTS_PER_LIST
+    assert (np.diff(learnt_from) > 0).all() and learnt_from[0] < 100 and learnt_from[-1] > 1900
