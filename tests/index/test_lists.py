@@ -77,4 +77,5 @@ def test_lists_learn_from_rows_that_are_read_in_their_order(tmp_path):
     write_built(vectors, "IVF4,SQ8", tmp_path / "written")
     learnt_from = vectors.rows[0]
     assert len(learnt_from) == 4 * POINTS_PER_LIST
-    assert (np.diff(learnt_from) > 0).all() and learnt_from[0] < 100 and learnt_from[-1] > 1900
+    assert (np.diff(learnt_from) > 0).all()
+    assert learnt_from[-1] - learnt_from[0] > 1900
