@@ -53,6 +53,15 @@ def test_ids_and_the_order_of_rows_do_not_matter(scope):
     assert draws(table, scope) == draws(renamed, scope)
 
 
+@pytest.mark.parametrize("block", [1, 7, 64])
+@pytest.mark.parametrize("scope", ["document", "corpus"])
+def test_the_size_of_a_block_does_not_matter(scope, block, monkeypatch):
+    table = pd.concat([passages(10, 20), passages(10, 20, "same-")])  # each text twice: ties
+    whole = draws(table, scope)
+    monkeypatch.setattr(chance, "_ROWS", block)
+    assert draws(table, scope) == whole
+
+
 def test_another_seed_draws_others():
     table = passages(10, 300)
     assert len(draws(table, "corpus") & draws(table, "corpus", seed=14)) < 0.1 * QUESTIONS * DRAWN

@@ -4,7 +4,7 @@ import pytest
 
 from uae.io.errors import InputError
 from uae.measures import ranking
-from uae.measures.ranking import compact, place, places, rank, rows_of, strings
+from uae.measures.ranking import compact, place, places, rank, rows_by_id, rows_of, strings
 
 PASSAGES = pd.DataFrame({"passage_id": ["pd", "pa", "pc", "pb", "pe"], "doc_id": ["d1", "d1", "d2", "d1", "d2"]})
 VECTORS = np.array([[1, 0], [0.6, 0.8], [0, 1], [0.8, 0.6], [-1, 0]], dtype=np.float32)
@@ -162,10 +162,23 @@ def test_ids_of_any_script_and_length_keep_their_order(monkeypatch):
     ids = ["b", "é", "灯", "a", "aa", "Z", "\U0001f4a1", ""]
     kept = compact(pd.Series(ids))
     assert strings(kept) == ids
-    by_id = places(kept)
-    assert [ids[row] for row in np.argsort(by_id)] == sorted(ids)
+    ordered = rows_by_id(kept)
+    assert [ids[row] for row in ordered] == [ids[row] for row in np.argsort(places(ordered))] == sorted(ids)
     wanted = {"aa", "é", "aaaaaa", "\U0001f4a1!", "elsewhere"}  # longer ones begin like one that is there
-    assert [ids[row] for row in rows_of(kept, by_id, wanted)] == ["é", "aa"]
+    assert [ids[row] for row in rows_of(kept, ordered, wanted)] == ["é", "aa"]
+
+
+def test_ids_of_one_length_that_lie_in_one_piece_are_not_copied(monkeypatch):
+    monkeypatch.setattr(ranking, "_IDS", 2)
+    ids = pd.Series(["first", "ée12", "third", "xyz42", "fifth"], dtype="str")
+    for column in (ids, ids.iloc[1:4]):
+        kept = compact(column)
+        assert strings(kept) == column.tolist()
+        assert not kept.flags.owndata
+        assert not kept.flags.writeable
+    for odd in (pd.concat([ids, ids]), ids.iloc[[0, 1]] + ["x", ""], ids.iloc[:0], ids.astype(object)):
+        assert strings(compact(odd)) == odd.tolist()
+        assert not len(odd) or compact(odd).flags.owndata
 
 
 def test_vectors_may_lie_in_a_mapped_file(tmp_path):

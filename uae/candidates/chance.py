@@ -11,6 +11,8 @@ from uae.measures.ranking import Ids, Rows, compact, rows_by_document, strings
 
 Hashes = npt.NDArray[np.uint64]
 
+_ROWS = 1 << 14  # that are looked at together
+
 
 def miner(pool: Pool) -> Miner:
     """A new passage joins a question's draw only if its hash is among the smallest, and then it takes one place.
@@ -32,8 +34,8 @@ def miner(pool: Pool) -> Miner:
 
     def first(question_id: str, number: int) -> list[str]:
         own, doc_id = asked[question_id]
-        rows = scopes.get(doc_id if pool.scope == "document" else "", np.empty(0, np.intp))
-        return _smallest(_mixed(hashes[rows] ^ np.uint64(own)), ids[rows], number)
+        rows = scopes.get(doc_id if pool.scope == "document" else "", range(0))
+        return _smallest(hashes, np.uint64(own), ids, rows, number)
 
     def mined(question: Ranked) -> list[str]:
         order = first(question.question_id, pool.amounts.random + len(question.taken))
@@ -46,9 +48,9 @@ def miner(pool: Pool) -> Miner:
     return Miner(mined, within)
 
 
-def _scopes(pool: Pool) -> Mapping[str, Rows]:
+def _scopes(pool: Pool) -> Mapping[str, Rows | range]:
     """doc_id ("": the whole corpus) -> the rows of its passages."""
-    return rows_by_document(pool.passages["doc_id"]) if pool.scope == "document" else {"": np.arange(len(pool.passages))}
+    return rows_by_document(pool.passages["doc_id"]) if pool.scope == "document" else {"": range(len(pool.passages))}
 
 
 def _hash(*parts: str) -> int:
@@ -62,9 +64,16 @@ def _mixed(values: Hashes) -> Hashes:
     return values ^ (values >> np.uint64(31))
 
 
-def _smallest(values: Hashes, ids: Ids, number: int) -> list[str]:
-    """The ids of the smallest ``number`` values in their order, equal ones by id."""
-    chosen = np.arange(len(values))
-    if number < len(values):
-        chosen = np.flatnonzero(values <= np.partition(values, number - 1)[number - 1])
-    return [found for _, found in sorted(zip(values[chosen].tolist(), strings(ids[chosen]), strict=True))][:number]
+def _smallest(hashes: Hashes, own: np.uint64, ids: Ids, rows: Rows | range, number: int) -> list[str]:
+    """The ids of the ``number`` rows whose hashes, mixed with the question's own, are smallest, in their order.
+
+    Equal ones come by id. Block by block, only what may still be among the smallest is kept.
+    """
+    values, kept = np.empty(0, np.uint64), np.empty(0, np.intp)
+    for start in range(0, len(rows), _ROWS):
+        block = np.asarray(rows[start : start + _ROWS], np.intp)
+        values, kept = np.concatenate([values, _mixed(hashes[block] ^ own)]), np.concatenate([kept, block])
+        if number < len(values):
+            chosen = values <= np.partition(values, number - 1)[number - 1]
+            values, kept = values[chosen], kept[chosen]
+    return [found for _, found in sorted(zip(values.tolist(), strings(ids[kept]), strict=True))][:number]

@@ -1,12 +1,15 @@
 """Passages that hold a gold answer word for word. Where nobody marked evidence, these passages are most likely the evidence."""
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from itertools import repeat
 
 import pandas as pd
 
 from uae.candidates.miner import NOTHING, Miner, Pool, Ranked
 from uae.text.answer_match import Holding, normalised, telling
+
+_ROWS = 1 << 14  # whose documents are Python objects at a time
 
 
 def miner(pool: Pool) -> Miner:
@@ -39,14 +42,13 @@ def holders(questions: pd.DataFrame, passages: pd.DataFrame, texts: Collection[s
     for own_scope, own in zip(within, answers, strict=True):
         wanted[own_scope] |= own
     looking = {own_scope: Holding(of_scope) for own_scope, of_scope in wanted.items()}
-    passage_scopes = [doc_id if scope == "document" else "" for doc_id in passages["doc_id"]]
-    for own_scope, text in zip(passage_scopes, texts, strict=True):
+    for own_scope, text in zip(_scopes(passages["doc_id"], scope), texts, strict=True):
         if own_scope in looking:
             looking[own_scope].read(text)
     held = {own_scope: of_scope.found() for own_scope, of_scope in looking.items()}
     sought = {(own_scope, text) for own_scope, of_answer in held.items() for found in of_answer.values() for text in found}
     ids: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-    for own_scope, passage_id, text in zip(passage_scopes, passages["passage_id"], texts, strict=True):
+    for own_scope, passage_id, text in zip(_scopes(passages["doc_id"], scope), passages["passage_id"], texts, strict=True):
         if (own_scope, text) in sought:
             ids[own_scope, text].append(passage_id)
     found: dict[str, frozenset[str]] = {}
@@ -54,3 +56,10 @@ def holders(questions: pd.DataFrame, passages: pd.DataFrame, texts: Collection[s
         if holding := {text for answer in own for text in held[own_scope].get(answer, ())}:
             found[question_id] = frozenset(passage_id for text in holding for passage_id in ids[own_scope, text])
     return found
+
+
+def _scopes(doc_ids: pd.Series, scope: str) -> Iterator[str]:
+    """Each passage's scope. A column of categories would become Python objects, were it gone through whole."""
+    if scope != "document":
+        return repeat("", len(doc_ids))
+    return (doc_id for start in range(0, len(doc_ids), _ROWS) for doc_id in doc_ids.iloc[start : start + _ROWS])

@@ -7,12 +7,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 
 from uae.io.errors import InputError
 from uae.io.mapped import drop_pages
 
 Floats = npt.NDArray[np.floating]
-Rows = npt.NDArray[np.intp]
+Rows = npt.NDArray[np.integer]
 Ids = npt.NDArray[np.bytes_]  # as ``compact`` gives them
 
 _QUESTIONS = 256  # in one product, at most
@@ -106,9 +107,35 @@ def rows_by_document(doc_ids: pd.Series) -> Mapping[str, Rows]:
 
 
 def compact(ids: pd.Series) -> Ids:
-    """Ids as UTF-8, all as wide as the longest. A million of 24 letters take 24 MB, where Python's strings would take 88."""
+    """Ids as UTF-8, all as wide as the longest. A million of 24 letters take 24 MB, where Python's strings would take 88.
+
+    Where they lie in one piece of Arrow's memory and are all of one length, as hashes are, nothing is copied.
+    """
+    as_they_lie = _as_they_lie(ids)
+    if as_they_lie is not None:
+        return as_they_lie
     parts = [np.array([text.encode() for text in ids.iloc[at : at + _IDS]], np.bytes_) for at in range(0, len(ids), _IDS)]
     return np.concatenate(parts) if parts else np.empty(0, "S1")
+
+
+def _as_they_lie(ids: pd.Series) -> Ids | None:
+    if not len(ids) or not isinstance(ids.dtype, pd.StringDtype) or ids.dtype.storage != "pyarrow":
+        return None
+    column = pa.array(ids)
+    if isinstance(column, pa.ChunkedArray):
+        if column.num_chunks != 1:
+            return None
+        column = column.chunk(0)
+    if not pa.types.is_large_string(column.type):
+        return None
+    _, ends, letters = column.buffers()
+    edges = np.frombuffer(ends, np.int64)[column.offset : column.offset + len(column) + 1]
+    width = int(edges[1] - edges[0])
+    if not width or any((np.diff(edges[at : at + _IDS + 1]) != width).any() for at in range(0, len(ids), _IDS)):
+        return None
+    found = np.frombuffer(letters, f"S{width}", len(ids), int(edges[0]))
+    found.flags.writeable = False  # it is the column's own memory
+    return found
 
 
 def strings(ids: Ids) -> list[str]:
@@ -116,27 +143,34 @@ def strings(ids: Ids) -> list[str]:
     return [sys.intern(text.decode()) for text in ids.tolist()]
 
 
-def places(ids: Ids) -> Rows:
-    """Each id's place among all of them in order: what ties are broken by. Bytes of UTF-8 have the order of the texts."""
-    found = np.empty(len(ids), dtype=np.intp)
-    found[np.argsort(ids, kind="stable")] = np.arange(len(ids))
+def rows_by_id(ids: Ids) -> Rows:
+    """The rows in the order of their ids. Bytes of UTF-8 have the order of the texts."""
+    return np.argsort(ids, kind="stable").astype(np.int32 if len(ids) < 1 << 31 else np.intp)
+
+
+def places(ordered: Rows) -> Rows:
+    """Each row's place in the order of ids: what ties are broken by.
+
+    Args:
+        ordered: as ``rows_by_id`` gives it.
+    """
+    found = np.empty_like(ordered)
+    found[ordered] = np.arange(len(ordered), dtype=ordered.dtype)
     return found
 
 
-def rows_of(ids: Ids, by_id: Rows, wanted: Collection[str]) -> Rows:
-    """The places of these ids, ascending; of those that are not there, none.
+def rows_of(ids: Ids, ordered: Rows, wanted: Collection[str]) -> Rows:
+    """The rows of these ids, ascending; of those that are not there, none.
 
     Args:
-        by_id: as ``places`` gives it. No table of hashes is made: of a million ids it would take more memory than they do.
+        ordered: as ``rows_by_id`` gives it. No table of hashes is made: of a million ids it would take more memory than they do.
     """
     if not len(wanted) or not len(ids):
-        return by_id[:0]
-    order = np.empty_like(by_id)
-    order[by_id] = np.arange(len(by_id))
+        return np.empty(0, np.intp)
     # What is longer is not there, and would be cut to something that may be.
     asked = np.array([text for text in map(str.encode, wanted) if len(text) <= ids.itemsize], ids.dtype)
-    found = order[np.minimum(np.searchsorted(ids, asked, sorter=order), len(ids) - 1)]
-    return np.unique(found[ids[found] == asked])
+    found = ordered[np.minimum(np.searchsorted(ids, asked, sorter=ordered), len(ids) - 1)]
+    return np.unique(found[ids[found] == asked]).astype(np.intp)
 
 
 def best_first(scores: Floats, by_id: Rows, depth: int | None) -> Rows:
@@ -146,10 +180,11 @@ def best_first(scores: Floats, by_id: Rows, depth: int | None) -> Rows:
         scores: shape (n,); equal ones tie, so they are rounded before.
         by_id: of the scored rows, as ``places`` gives it.
     """
-    chosen = np.arange(len(scores))
-    if depth is not None and depth < len(scores):
-        if depth <= 0:
-            return chosen[:0]
+    if depth is None or depth >= len(scores):
+        chosen = np.arange(len(scores))
+    elif depth <= 0:
+        return np.empty(0, np.intp)
+    else:
         least = np.partition(scores, len(scores) - depth)[len(scores) - depth]
         chosen = np.flatnonzero(scores >= least)  # with all that tie for the last place
     return chosen[np.lexsort((by_id[chosen], -scores[chosen]))][:depth]
@@ -164,6 +199,7 @@ class _Pool(NamedTuple):
     """What questions are asked of."""
 
     ids: Ids
+    ordered: Rows  # as ``rows_by_id`` gives it
     by_id: Rows
     vectors: Floats
     rows_of: Mapping[str, Rows] | None  # None: every question is asked of all passages
@@ -177,7 +213,9 @@ class _Pool(NamedTuple):
             if len(table) != len(vectors):
                 raise ValueError(f"there are {len(table)} {name} and {len(vectors)} vectors of them")
         ids = compact(passages["passage_id"])
-        return cls(ids, places(ids), passage_vectors, rows_by_document(passages["doc_id"]) if scope == "document" else None)
+        ordered = rows_by_id(ids)
+        rows = rows_by_document(passages["doc_id"]) if scope == "document" else None
+        return cls(ids, ordered, places(ordered), passage_vectors, rows)
 
     def best(
         self, asked: pd.DataFrame, vectors: Floats, depth: int | None, also: Mapping[str, Collection[str]]
@@ -195,7 +233,7 @@ class _Pool(NamedTuple):
 
     def better(self, asked: pd.DataFrame, vectors: Floats, ranked: Sequence[tuple[Rows, Floats]]) -> list[Rows]:
         """How many passages of the scope come before each of the ranked ones."""
-        found = [np.zeros(len(rows), np.intp) for rows, _ in ranked]
+        found: list[Rows] = [np.zeros(len(rows), np.intp) for rows, _ in ranked]
         for turns, rows in self._scopes(asked):
             for block, products in _products(vectors[turns], self.vectors, rows):
                 for turn, scores in zip(turns, products, strict=True):
@@ -206,23 +244,23 @@ class _Pool(NamedTuple):
     def _wanted(self, asked: pd.DataFrame, also: Mapping[str, Collection[str]]) -> list[Rows]:
         """The rows of what is wanted besides, ascending."""
         if not also:
-            return [self.by_id[:0]] * len(asked)
-        return [rows_of(self.ids, self.by_id, also.get(question_id, ())) for question_id in asked["question_id"]]
+            return [np.empty(0, np.intp)] * len(asked)
+        return [rows_of(self.ids, self.ordered, also.get(question_id, ())) for question_id in asked["question_id"]]
 
-    def _scopes(self, asked: pd.DataFrame) -> Iterator[tuple[Rows, Rows]]:
+    def _scopes(self, asked: pd.DataFrame) -> Iterator[tuple[Rows, "Rows | range"]]:
         """Which of the questions are asked of which rows."""
         if self.rows_of is None:
-            yield np.arange(len(asked)), np.arange(len(self.ids))
+            yield np.arange(len(asked)), range(len(self.ids))
             return
         for doc_id, turns in asked.reset_index(drop=True).groupby("doc_id").indices.items():
             yield np.asarray(turns, np.intp), self.rows_of.get(str(doc_id), np.empty(0, np.intp))
 
 
-def _products(vectors: Floats, passage_vectors: Floats, rows: Rows) -> Iterator[tuple[Rows, Floats]]:
+def _products(vectors: Floats, passage_vectors: Floats, rows: Rows | range) -> Iterator[tuple[Rows, Floats]]:
     """Block by block, some rows and the scores of each question with them, shape (questions, rows)."""
     asked = vectors.astype(np.float64)
     for start in range(0, len(rows), _PASSAGES):
-        block = rows[start : start + _PASSAGES]
+        block = np.asarray(rows[start : start + _PASSAGES], np.intp)
         together = len(block) and block[-1] - block[0] == len(block) - 1  # neighbours: a slice copies nothing
         these = passage_vectors[block[0] : block[-1] + 1] if together else passage_vectors[block]
         products = np.round(asked @ these.astype(np.float64).T, _DECIMALS)
@@ -231,14 +269,14 @@ def _products(vectors: Floats, passage_vectors: Floats, rows: Rows) -> Iterator[
 
 
 def _best_of_blocks(
-    vectors: Floats, passage_vectors: Floats, rows: Rows, by_id: Rows, depth: int | None, wanted: Sequence[Rows]
+    vectors: Floats, passage_vectors: Floats, rows: Rows | range, by_id: Rows, depth: int | None, wanted: Sequence[Rows]
 ) -> list[tuple[Rows, Floats]]:
     """The best of ``rows`` for each vector. After each block of rows only what may still be among the best is kept.
 
     Args:
         wanted: for each vector the rows that are kept besides, ascending.
     """
-    best: list[tuple[Rows, Floats]] = [(rows[:0], np.empty(0))] * len(vectors)
+    best: list[tuple[Rows, Floats]] = [(np.empty(0, np.intp), np.empty(0))] * len(vectors)
     besides: list[list[tuple[Rows, Floats]]] = [[] for _ in wanted]
     for block, products in _products(vectors, passage_vectors, rows):
         for turn, scores in enumerate(products):

@@ -14,7 +14,7 @@ import pandas as pd
 
 from uae.index.nearest import search
 from uae.index.stored import Readable, Rows
-from uae.measures.ranking import Ids, places, strings
+from uae.measures.ranking import Ids, places, rows_by_id, strings
 from uae.retrievers.protocol import Side, Vectors
 
 _HAIR = 1e-9
@@ -69,7 +69,7 @@ def measure_parity(trained: Vectors, served: Vectors, questions: pd.DataFrame, c
 
 def recall_at_1(vectors: Vectors, questions: pd.DataFrame, corpus: Corpus, scope: str) -> float:
     """Recall@1, searched as it is served: the mean share of a question's evidence that the first passage is."""
-    by_id = places(corpus.passage_ids)
+    by_id = places(rows_by_id(corpus.passage_ids)).astype(np.int64)
     scopes: dict[str, Rows] = {}
     if scope == "document":
         wanted = set(questions["doc_id"])

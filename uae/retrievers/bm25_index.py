@@ -18,6 +18,7 @@ import Stemmer
 from bm25s.stopwords import STOPWORDS_EN
 
 from uae.io.errors import ArtefactError
+from uae.io.mapped import drop_pages
 from uae.retrievers.bm25_scores import build_scores
 
 # Lucene's own. Passages of one corpus are of about one length, so that b decides little.
@@ -104,7 +105,9 @@ class Bm25Index:
         if self._index is None or not asked:  # bm25s takes neither
             return np.zeros(self._texts)
         found: Scores = np.asarray(self._index.get_scores(asked), np.float64)
-        return found.round(_DECIMALS)
+        for mapped in ("data", "indices"):  # of an index that was just built
+            drop_pages(self._index.scores[mapped])
+        return found.round(_DECIMALS, out=found)
 
 
 def terms(text: str) -> list[str]:

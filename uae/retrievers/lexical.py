@@ -6,7 +6,18 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from uae.measures.ranking import Ranking, Rows, best_first, check_scope, compact, places, rows_by_document, rows_of, strings
+from uae.measures.ranking import (
+    Ranking,
+    Rows,
+    best_first,
+    check_scope,
+    compact,
+    places,
+    rows_by_document,
+    rows_by_id,
+    rows_of,
+    strings,
+)
 from uae.retrievers.bm25_index import Bm25Index
 from uae.retrievers.retriever import rankings
 
@@ -24,8 +35,8 @@ class Bm25:
         """
         self._index = Bm25Index.build(passages["text"] if texts is None else texts)
         self._ids = compact(passages["passage_id"])
-        self._by_id = places(self._ids)
-        self._everywhere = np.arange(len(self._ids))
+        self._ordered = rows_by_id(self._ids)
+        self._by_id = places(self._ordered)
         self._doc_ids = passages["doc_id"]
 
     @cached_property
@@ -42,18 +53,21 @@ class Bm25:
         Args:
             also: passage_ids that are kept whatever their place; those of other documents are not.
         """
-        scores, rows, by_id = self._index.scores(text), self._everywhere, self._by_id
+        scores, by_id = self._index.scores(text), self._by_id
+        rows: Rows | None = None  # all
         if doc_id is not None:
-            rows = self._rows.get(doc_id, rows[:0])
+            rows = self._rows.get(doc_id, np.empty(0, np.intp))
             scores, by_id = scores[rows], by_id[rows]
         best = best_first(scores, by_id, depth)
-        if len(also) and len(best) < len(rows):
-            wanted = rows_of(self._ids, self._by_id, also)
-            # Where in ``rows``, which ascend, they stand: those of other documents nowhere.
-            at = np.minimum(np.searchsorted(rows, wanted), len(rows) - 1)
-            kept = np.union1d(best, at[rows[at] == wanted])
+        if len(also) and len(best) < len(scores):
+            wanted = rows_of(self._ids, self._ordered, also)
+            if rows is not None:
+                # Where in ``rows``, which ascend, they stand: those of other documents nowhere.
+                at = np.minimum(np.searchsorted(rows, wanted), len(rows) - 1)
+                wanted = at[rows[at] == wanted]
+            kept = np.union1d(best, wanted)
             best = kept[best_first(scores[kept], by_id[kept], None)]
-        return strings(self._ids[rows[best]]), scores[best].tolist()
+        return strings(self._ids[best if rows is None else rows[best]]), scores[best].tolist()
 
 
 class Lexical:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from uae.io.tables import PASSAGES, count_rows, read_table, scan_table
 from uae.text.passage_template import TEXT_ALONE, PassageTemplate
@@ -30,15 +31,22 @@ class StoredPassages:
 
     @cached_property
     def ids(self) -> pd.DataFrame:
-        """Their columns passage_id and doc_id, in the table's order: 36 bytes each, and no Python object."""
+        """Their columns passage_id and doc_id, in the table's order: 36 bytes each, and no Python object.
+
+        All passage_ids lie in one piece of memory, where ``measures.ranking.compact`` finds them.
+        """
         numbers: dict[str, int] = {}
-        documents = array("i")
-        parts = [pd.Series(dtype="str")]
+        documents, letters, lengths = array("i"), bytearray(), array("i")
         for part in map(self._kept, scan_table(self._path, PASSAGES, ["passage_id", "doc_id"], _ROWS)):
-            parts.append(part["passage_id"])
+            ids = [passage_id.encode() for passage_id in part["passage_id"]]
+            letters += b"".join(ids)
+            lengths.extend(map(len, ids))
             documents.extend(numbers.setdefault(doc_id, len(numbers)) for doc_id in part["doc_id"])
         doc_ids = pd.Categorical.from_codes(np.frombuffer(documents, np.int32), pd.Index(list(numbers), dtype="str"))
-        return pd.DataFrame({"passage_id": pd.concat(parts, ignore_index=True), "doc_id": doc_ids})
+        ends = np.zeros(len(lengths) + 1, np.int64)
+        np.cumsum(np.frombuffer(lengths, np.int32), out=ends[1:])
+        column = pa.LargeStringArray.from_buffers(len(lengths), pa.py_buffer(ends), pa.py_buffer(letters))
+        return pd.DataFrame({"passage_id": column.to_pandas(), "doc_id": doc_ids})
 
     def __len__(self) -> int:
         return self._rows if self._documents is None else len(self.ids)
