@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,32 +14,26 @@ from uae.io.mapped import drop_pages, drop_pages_of, temporary
 _BYTES = 1 << 26
 
 
-def resident() -> int:
-    """Bytes of this process's memory that stand in files."""
-    said = Path("/proc/self/status").read_text(encoding="utf-8")
-    return next(int(line.split()[1]) for line in said.splitlines() if line.startswith("RssFile")) << 10
-
-
-def test_pages_go_and_numbers_stay(tmp_path: Path) -> None:
+def test_pages_go_and_numbers_stay(tmp_path: Path, mapped_bytes: Callable[[], int]) -> None:
     array = temporary(tmp_path, (_BYTES // 4096, 1024), np.float32)
     assert not list(tmp_path.iterdir())
-    before = resident()
+    before = mapped_bytes()
     array[:] = 1.5
-    assert resident() - before > _BYTES // 2
+    assert mapped_bytes() - before > _BYTES // 2
     drop_pages(array[5:7].T)  # any part, however it is turned
-    assert resident() - before < _BYTES // 8
+    assert mapped_bytes() - before < _BYTES // 8
     assert (array == 1.5).all()
 
 
-def test_a_library_s_mapping_is_found_by_its_file(tmp_path: Path) -> None:
+def test_a_library_s_mapping_is_found_by_its_file(tmp_path: Path, mapped_bytes: Callable[[], int]) -> None:
     path, other = tmp_path / "a file", tmp_path / "another"
     for each in (path, other):
         np.ones(_BYTES, np.uint8).tofile(each)
     mapped, kept = np.memmap(path, np.uint8, "r"), np.memmap(other, np.uint8, "r")
-    before = resident()
+    before = mapped_bytes()
     assert mapped.sum() == kept.sum() == _BYTES
     drop_pages_of(path)
-    assert _BYTES // 2 < resident() - before < _BYTES * 3 // 2  # the other's stay
+    assert _BYTES // 2 < mapped_bytes() - before < _BYTES * 3 // 2  # the other's stay
     assert mapped.sum() == _BYTES
 
 

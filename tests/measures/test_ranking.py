@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 
 from uae.io.errors import InputError
+from uae.io.mapped import temporary
 from uae.measures import ranking
 from uae.measures.ranking import compact, place, places, rank, rows_by_id, rows_of, strings
 
@@ -187,3 +188,14 @@ def test_vectors_may_lie_in_a_mapped_file(tmp_path):
     mapped[:] = rows
     found = list(place(asked, passages, questions, mapped, "corpus", 3, {}))
     assert found == list(place(asked, passages, questions, rows, "corpus", 3, {}))
+
+
+def test_mapped_vectors_do_not_stay_in_memory(tmp_path, mapped_bytes):
+    vectors = temporary(tmp_path, (1 << 14, 1024), np.float32)  # 64 MB
+    names = [f"p{n}" for n in range(len(vectors))]
+    passages = pd.DataFrame({"passage_id": names, "doc_id": "d"})
+    asked = pd.DataFrame({"question_id": ["q"], "doc_id": ["d"], "source": ["s"]})
+    before = mapped_bytes()
+    (found,) = place(asked, passages, np.ones((1, 1024), np.float32), vectors, "corpus", 3, {"q": ["p9999"]})
+    assert found.passage_ids == ["p0", "p1", "p10", "p9999"]  # all tie
+    assert mapped_bytes() - before < 1 << 24

@@ -102,8 +102,12 @@ def rows_by_document(doc_ids: pd.Series) -> Mapping[str, Rows]:
     Args:
         doc_ids: of each passage.
     """
-    places = pd.DataFrame({"doc_id": doc_ids.to_numpy(dtype=object)}).groupby("doc_id").indices
-    return {str(doc_id): np.asarray(rows, np.intp) for doc_id, rows in places.items()}
+    known = isinstance(doc_ids.dtype, pd.CategoricalDtype)  # then no passage's doc_id becomes a Python object
+    numbers, names = (doc_ids.cat.codes.to_numpy(), doc_ids.cat.categories) if known else pd.factorize(doc_ids)
+    ordered = np.argsort(numbers, kind="stable")
+    counts = np.bincount(numbers, minlength=len(names))
+    ends = np.cumsum(counts)
+    return {str(name): ordered[end - count : end] for name, count, end in zip(names, counts, ends, strict=True) if count}
 
 
 def compact(ids: pd.Series) -> Ids:
