@@ -7,7 +7,7 @@ import pytest
 
 from uae.corpus.repeated_questions import RepeatedQuestions
 from uae.validation.copies import MIN_WORDS, MOST_COPIES, find_copies
-from uae.validation.leakage import leakage_facts
+from uae.validation.leakage import Leaks
 
 LEAKS = ["repeated_question", "repeated_evidence", "copied_document"]
 
@@ -23,6 +23,13 @@ def reworded(text: str, places: list[int]) -> str:
     for place in places:
         words[place] = "otherwise"
     return " ".join(words)
+
+
+def facts_of(tables, scope, near_duplicate, repeated):
+    documents, passages, questions = tables
+    leaks = Leaks(documents, passages, questions, scope, near_duplicate, repeated)
+    parts = [leaks.of_questions(questions), leaks.of_documents(documents), leaks.of_passages(passages)]
+    return pd.concat(parts, ignore_index=True)
 
 
 class Corpus:
@@ -54,7 +61,7 @@ class Corpus:
             table = pd.DataFrame(rows)
             tables.append(table if shuffle is None else table.sample(frac=1, random_state=shuffle).reset_index(drop=True))
         repeated = RepeatedQuestions(tables[2], tables[1], scope, near_duplicate)
-        return leakage_facts(*tables, scope, near_duplicate, repeated)
+        return facts_of(tables, scope, near_duplicate, repeated)
 
     def leaks(self, **arguments):
         """kind -> items."""
@@ -358,7 +365,7 @@ def test_the_callers_tables_stay_as_they_are(corpus):
     corpus.ask("d", "test", corpus.questions[0]["text"])
     tables = [pd.DataFrame(rows) for rows in (corpus.documents, corpus.passages, corpus.questions)]
     before = [table.copy(deep=True) for table in tables]
-    leakage_facts(*tables, "corpus", 0.8, RepeatedQuestions(tables[2], tables[1], "corpus", 0.8))
+    facts_of(tables, "corpus", 0.8, RepeatedQuestions(tables[2], tables[1], "corpus", 0.8))
     for table, copy in zip(tables, before, strict=True):
         pd.testing.assert_frame_equal(table, copy)
 

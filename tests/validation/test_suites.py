@@ -3,7 +3,8 @@
 import pandas as pd
 import pytest
 
-from uae.validation.suites import document_suite, label_suite, leakage_suite, passage_suite, question_suite, run_suite
+from uae.validation.judging import run_suite
+from uae.validation.suites import document_suite, label_suite, leakage_suite, passage_suite, question_suite
 
 SUITES = {
     "documents": (document_suite(), "doc_id"),
@@ -198,3 +199,23 @@ def test_of_many_failing_rows_twenty_are_shown_and_all_counted():
     (failed,) = failures("documents", table)
     assert failed["unexpected"] == 31
     assert [row["doc_id"] for row in failed["rows"]] == [f"d{n}" for n in range(5, 25)]
+
+
+@pytest.mark.parametrize("suite", ["passages", "leakage"])
+def test_a_table_that_comes_in_parts_has_the_same_outcome(suite):
+    """Ids that stand twice in one part and in two, a share of all rows, more failing rows than are shown, and a sum."""
+    table = pd.concat([good(suite)] * 3, ignore_index=True)
+    if suite == "passages":
+        table["passage_id"] = [f"p{n}" for n in range(36)]
+        table.loc[[2, 3, 35], "passage_id"] = "p1"
+        table.loc[[5, 30], "n_words"] = [0, 2]
+        table.loc[9:33, "document_known"] = False
+    else:
+        table.loc[[8, 25], "copied_document"] = ["of the first part", "of the third"]
+        table.loc[[8, 26], "repeated_passage"] = 1
+    expectations, id_column = SUITES[suite]
+    parts = [table.iloc[start : start + 12].reset_index(drop=True) for start in (0, 12, 24)]
+    whole = run_suite(suite, table, expectations, id_column)
+    assert run_suite(suite, lambda: iter(parts), expectations, id_column) == whole
+    shown = {outcome["column"]: len(outcome["rows"]) for outcome in whole["expectations"] if not outcome["success"]}
+    assert shown == ({"passage_id": 4, "document_known": 20, "n_words": 1} if suite == "passages" else {"copied_document": 2})

@@ -2,11 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from uae.io.errors import ArtefactError, ValidationFailed
 from uae.io.tables import DOCUMENTS, PASSAGES, QUESTIONS, write_table
 from uae.teacher.store import LabelStore
+from uae.validation import facts
 from uae.validation.report import require_validated
 from uae.validation.validate import check_readings, validate, validate_labels
 
@@ -196,6 +198,28 @@ def test_empty_tables_fail_without_a_crash(tables, failing):
         rows.clear()
     _, found = failing()
     assert {"documents.table", "passages.table", "questions.n_train_usable"} <= set(found)
+
+
+def test_parts_and_hashes_change_no_result(tables, check, monkeypatch):
+    """One document's id stands twice, in two parts, and all hashes are equal: ids decide."""
+
+    def report():
+        with pytest.raises(ValidationFailed) as caught:
+            check()
+        return caught.value.report
+
+    tables["documents"].append(tables["documents"][0] | {"source": "again.txt"})
+    tables["passages"].append(tables["passages"][2])
+    tables["passages"][5]["doc_id"] = "gone"
+    whole = report()
+    monkeypatch.setattr(facts.CorpusFacts.__init__, "__defaults__", (2,))
+    monkeypatch.setattr(facts, "_DOCUMENTS", 1)
+    monkeypatch.setattr(facts, "_PASSAGES", 3)
+    monkeypatch.setattr(facts, "hashes_of", lambda ids: np.zeros(len(ids), np.uint64))
+    assert report() == whole
+    outcomes = [(each["suite"], outcome) for each in whole["suites"] for outcome in each["expectations"]]
+    failed = {(suite, outcome["column"]) for suite, outcome in outcomes if outcome["rows"]}
+    assert failed >= {("documents", "doc_id"), ("passages", "passage_id"), ("passages", "document_known")}
 
 
 def test_scope_decides_whether_questions_need_a_document(tables, check, failing):

@@ -11,11 +11,12 @@ In both, a question that stands in two splits leaks. ``uae.corpus.repeated_quest
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from uae.corpus.repeated_questions import SPLIT_ORDER, RepeatedQuestions
@@ -24,6 +25,7 @@ from uae.validation.copies import MOST_COPIES, Copy, find_copies
 
 _COPIED = 0.2
 _SHOWN = 80  # characters of a question
+_LEAKS = ("repeated_question", "repeated_evidence", "copied_document")
 _REMEDY = "remove one of the two, or give both the same split"
 
 
@@ -35,59 +37,74 @@ class _Repeat(NamedTuple):
     share: float  # from 0 to 1
 
 
-def leakage_facts(
-    documents: pd.DataFrame,
-    passages: pd.DataFrame,
-    questions: pd.DataFrame,
-    scope: str,
-    near_duplicate: float,
-    repeated: RepeatedQuestions,
-    texts: pd.DataFrame | None = None,
-) -> pd.DataFrame:
-    """A row for each question, document and passage, with what it repeats of an earlier split (train, validation, test).
+class Leaks:
+    """What leaks, and the facts that the suite judges of each question, document and passage.
+
+    The result depends neither on the order of rows nor on the process.
 
     Args:
-        passages: columns passage_id, doc_id, start and end, and text or n_words.
+        documents: columns doc_id and source. Needed are those that a question names: they alone belong to a split.
+        passages: of those documents, columns passage_id, doc_id, position, start, end and text. Scope ``corpus`` needs none.
         near_duplicate: from 0.05 to 1: from where on passages count as the same: the share of one's runs of five words that
             stand in the other document.
         repeated: the questions that stand in two splits.
-        texts: columns passage_id, doc_id, position and text of all passages whose document a question names, in scope
-            ``document``; None: ``passages`` has them.
-
-    Returns:
-        Columns ``item`` (an id), ``source`` (of a passage only where it leaks) and, for the suite: ``repeated_question``,
-        ``repeated_evidence`` and ``copied_document`` (what it repeats and what to do, or None), ``repeated_passage`` (1 where a
-        passage stands in another split's document and is no leak). The result depends neither on the order of rows nor on the
-        process.
     """
-    asked = _Questions(repeated).messages()
-    corpus = _Documents(documents, passages, questions)
-    copies = find_copies(passages if texts is None else texts, corpus.splits, near_duplicate) if scope == "document" else []
-    copied = corpus.copied(copies)
-    told = {frozenset(repeat[:2]) for repeat in copied}  # of two copied documents every passage would be named again
-    copies = [copy for copy in copies if frozenset((corpus.document_of[copy.passage_id], copy.doc_id)) not in told]
-    evidence = corpus.repeated_evidence(copies)
-    harmless = {copy.passage_id for copy in copies} - {passage_id for repeat in evidence for passage_id in repeat[:2]}
-    by_document = _messages(copied, corpus.say_document)
-    by_passage = _messages(evidence, corpus.say_passage)
-    tables = ((questions, "question_id", asked), (documents, "doc_id", by_document), (passages, "passage_id", by_passage))
-    items = pd.concat([table[id].astype("str") for table, id, _ in tables], ignore_index=True)
-    # A passage's source is a sentence, and a million of them are more memory than all the rest.
-    source = np.full(len(items), "", dtype=object)
-    source[: len(questions) + len(documents)] = [*questions["source"], *documents["source"]]
-    found = pd.DataFrame({"item": items, "source": source})
-    start = 0
-    for name, (table, id, messages) in zip(("repeated_question", "copied_document", "repeated_evidence"), tables, strict=True):
-        said = np.full(len(found), None, dtype=object)
-        for place in np.flatnonzero(table[id].isin(messages.keys())):
-            said[start + place] = messages[table[id].iloc[place]]
-            if table is passages:
-                found.loc[start + place, "source"] = corpus.place(table[id].iloc[place])
-        found[name] = said
-        start += len(table)
-    found["repeated_passage"] = np.zeros(len(found), np.int8)
-    found.loc[found.index[start - len(passages) :][passages["passage_id"].isin(harmless).to_numpy()], "repeated_passage"] = 1
-    return found[["item", "source", "repeated_question", "repeated_evidence", "copied_document", "repeated_passage"]]
+
+    def __init__(
+        self,
+        documents: pd.DataFrame,
+        passages: pd.DataFrame,
+        questions: pd.DataFrame,
+        scope: str,
+        near_duplicate: float,
+        repeated: RepeatedQuestions,
+    ):
+        corpus = _Documents(documents, passages, questions)
+        copies = find_copies(passages, corpus.splits, near_duplicate) if scope == "document" else []
+        copied = corpus.copied(copies)
+        told = {frozenset(repeat[:2]) for repeat in copied}  # of two copied documents every passage would be named again
+        copies = [copy for copy in copies if frozenset((corpus.document_of[copy.passage_id], copy.doc_id)) not in told]
+        evidence = corpus.repeated_evidence(copies)
+        self._asked = _Questions(repeated).messages()
+        self._copied = _messages(copied, corpus.say_document)
+        self._evidence = _messages(evidence, corpus.say_passage)
+        self._places = {passage_id: corpus.place(passage_id) for passage_id in self._evidence}
+        self._harmless = {copy.passage_id for copy in copies} - {item for repeat in evidence for item in repeat[:2]}
+
+    def of_questions(self, questions: pd.DataFrame) -> pd.DataFrame:
+        """
+        Args:
+            questions: columns question_id and source.
+
+        Returns:
+            A row for each. Columns ``item`` (an id), ``source`` and, for the suite: ``repeated_question``, ``repeated_evidence``
+            and ``copied_document`` (what it repeats and what to do, or None), ``repeated_passage`` (1 where a passage stands in
+            another split's document and is no leak).
+        """
+        return _facts(questions["question_id"], questions["source"], repeated_question=self._asked)
+
+    def of_documents(self, documents: pd.DataFrame) -> pd.DataFrame:
+        """As ``of_questions``, of columns doc_id and source."""
+        return _facts(documents["doc_id"], documents["source"], copied_document=self._copied)
+
+    def of_passages(self, passages: pd.DataFrame) -> pd.DataFrame:
+        """As ``of_questions``, of the column passage_id. It has a source only where it leaks: document and characters."""
+        ids = passages["passage_id"]
+        facts = _facts(ids, _of_each(ids, self._places, ""), repeated_evidence=self._evidence)
+        return facts.assign(repeated_passage=ids.isin(self._harmless).to_numpy(np.int8))
+
+
+def _facts(ids: "pd.Series[str]", sources: object, **messages: Mapping[str, str]) -> pd.DataFrame:
+    said = {name: _of_each(ids, messages.get(name, {}), None) for name in _LEAKS}
+    return pd.DataFrame({"item": ids, "source": sources, **said, "repeated_passage": np.zeros(len(ids), np.int8)})
+
+
+def _of_each(ids: "pd.Series[str]", found: Mapping[str, str], other: str | None) -> npt.NDArray[np.object_]:
+    """Of few ids something, of all the rest the same."""
+    values = np.full(len(ids), other, dtype=object)
+    for place in np.flatnonzero(ids.isin(found.keys())):
+        values[place] = found[ids.iloc[place]]
+    return values
 
 
 def _messages(repeats: Iterable[_Repeat], say: Callable[[_Repeat], str]) -> dict[str, str]:
@@ -121,9 +138,7 @@ class _Documents:
 
     @cached_property
     def n_words_of(self) -> dict[str, int]:
-        counted = "n_words" in self._passages
-        numbers = self._passages["n_words"] if counted else self._passages["text"].map(count_words)
-        return dict(zip(self._passages["passage_id"], numbers, strict=True))
+        return dict(zip(self._passages["passage_id"], self._passages["text"].map(count_words), strict=True))
 
     def source(self, doc_id: str) -> str:
         return self.sources.get(doc_id, doc_id)

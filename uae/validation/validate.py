@@ -1,6 +1,6 @@
 """The validate stage, and the check of the labels: run suites, write the report, stop the chain where one fails."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +9,14 @@ import pandas as pd
 from uae.corpus.repeated_questions import RepeatedQuestions, told
 from uae.io.errors import ValidationFailed
 from uae.io.files import write_json
-from uae.io.tables import QUESTIONS, read_table
+from uae.io.tables import DOCUMENTS, QUESTIONS, read_table, scan_table
 from uae.teacher.store import LabelStore
 from uae.text.stored_passages import StoredPassages
-from uae.validation.facts import read_corpus
-from uae.validation.leakage import leakage_facts
+from uae.validation.facts import CorpusFacts
+from uae.validation.judging import run_suite
+from uae.validation.leakage import Leaks
 from uae.validation.report import Report, table_hashes
-from uae.validation.suites import document_suite, label_suite, leakage_suite, passage_suite, question_suite, run_suite
+from uae.validation.suites import document_suite, label_suite, leakage_suite, passage_suite, question_suite
 
 
 def validate(
@@ -46,18 +47,19 @@ def validate(
     # Before they are read: a table that is replaced meanwhile must not pass for validated.
     hashes = table_hashes({"documents": documents_path, "passages": passages_path, "questions": questions_path})
     questions = read_table(questions_path, QUESTIONS)
-    documents, passages = read_corpus(documents_path, passages_path)
-    stored = StoredPassages(passages_path, set(questions["doc_id"]) if scope == "document" else ())
-    question_facts = _question_facts(questions, documents, passages, require_answers)
-    repeated = RepeatedQuestions(questions, stored.rows(_evidence(questions)), scope, near_duplicate)
-    # Only of documents that a question names: they alone belong to a split.
-    texts = stored.rows(stored.ids["passage_id"]) if scope == "document" else None
-    leaks = leakage_facts(documents, passages, questions, scope, near_duplicate, repeated, texts)
+    corpus = CorpusFacts(documents_path, passages_path)
+    named = set(questions["doc_id"])
+    stored = StoredPassages(passages_path, named)
+    evidence = stored.rows(_evidence(questions))
+    question_facts = _question_facts(questions, corpus.known_documents(named), set(evidence["passage_id"]), require_answers)
+    repeated = RepeatedQuestions(questions, evidence, scope, near_duplicate)
+    texts = stored.rows(stored.ids["passage_id"]) if scope == "document" else evidence
+    leaks = Leaks(_sources(documents_path, named), texts, questions, scope, near_duplicate, repeated)
     suites = [
-        run_suite("documents", documents, document_suite(), "doc_id"),
-        run_suite("passages", passages, passage_suite(min_words_per_passage), "passage_id"),
+        run_suite("documents", corpus.documents, document_suite(), "doc_id"),
+        run_suite("passages", corpus.passages, passage_suite(min_words_per_passage), "passage_id"),
         run_suite("questions", question_facts, question_suite(dict(min_questions), scope, require_answers), "question_id"),
-        run_suite("leakage", leaks, leakage_suite(), "item"),
+        run_suite("leakage", lambda: _leakage_facts(leaks, questions, corpus), leakage_suite(), "item"),
     ]
     asked = {"scope": scope, "repeated_questions": repeated.listed(), "dropped_questions": list(dropped)}
     return _conclude(suites, hashes, report_path, asked)
@@ -141,11 +143,21 @@ def _evidence(questions: pd.DataFrame) -> set[str]:
     return {passage_id for evidence in questions["evidence"] for passage_id in evidence}
 
 
+def _sources(documents_path: Path, doc_ids: Collection[str]) -> pd.DataFrame:
+    """Columns doc_id and source of these documents."""
+    parts = scan_table(documents_path, DOCUMENTS, ["doc_id", "source"])
+    return pd.concat([pd.DataFrame(columns=["doc_id", "source"]), *(part[part["doc_id"].isin(doc_ids)] for part in parts)])
+
+
+def _leakage_facts(leaks: Leaks, questions: pd.DataFrame, corpus: CorpusFacts) -> Iterator[pd.DataFrame]:
+    yield leaks.of_questions(questions)
+    yield from map(leaks.of_documents, corpus.documents())
+    yield from map(leaks.of_passages, corpus.passages())
+
+
 def _question_facts(
-    questions: pd.DataFrame, documents: pd.DataFrame, passages: pd.DataFrame, require_answers: bool
+    questions: pd.DataFrame, known_documents: Collection[str], known_passages: Collection[str], require_answers: bool
 ) -> pd.DataFrame:
-    known_documents = {"", *documents["doc_id"]}
-    known_passages = set(passages["passage_id"][passages["passage_id"].isin(_evidence(questions))])
     splits = questions[questions["doc_id"] != ""].groupby("doc_id")["split"].nunique()
     usable = questions.assign(usable=(questions["answers"].str.len() > 0) | (not require_answers))
     # Test questions count by evidence: without it there is nothing to measure retrieval against.
@@ -154,7 +166,7 @@ def _question_facts(
     return questions.assign(
         n_answers=questions["answers"].str.len(),
         answers_filled=[all(answer.strip() for answer in answers) for answers in questions["answers"]],
-        document_known=questions["doc_id"].isin(known_documents),
+        document_known=questions["doc_id"].isin({"", *known_documents}),
         evidence_known=[all(passage in known_passages for passage in evidence) for evidence in questions["evidence"]],
         n_splits_of_document=questions["doc_id"].map(splits).fillna(0).astype(int),
         **{f"n_{split}_usable": int(counts.get(split, 0)) for split in ("train", "validation", "test")},
