@@ -161,3 +161,13 @@ def test_a_scan_keeps_nothing_of_what_it_read(tmp_path, monkeypatch):
     assert len(held) == 16
     assert (tmp_path / "t.parquet").stat().st_size > 1 << 21
     assert max(held) < 1 << 21  # the file has twice as much
+
+
+def test_an_array_is_written_as_the_list_of_its_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "_TEXT_AT_ONCE", 100)
+    schema = pa.schema([pa.field("sketch", pa.list_(pa.uint64()), nullable=False)])
+    lists = [[], [1, 2**64 - 1], [3, 4], [5]]
+    for name, kind in (("lists", list), ("arrays", lambda numbers: np.array(numbers, np.uint64))):
+        tables.write_table(tmp_path / name, schema, ({"sketch": kind(numbers)} for numbers in lists))
+    assert (tmp_path / "arrays").read_bytes() == (tmp_path / "lists").read_bytes()
+    assert pq.ParquetFile(tmp_path / "arrays").num_row_groups == 2

@@ -40,11 +40,8 @@ class Known(NamedTuple):
 class Found(NamedTuple):
     """What a document of the source is."""
 
-    known: int | None  # the place of the known document; None: it is new
+    known: int  # the place of the known document
     copy: bool = False  # the known document is still there, and this one has its text
-
-
-_NEW = Found(None)
 
 
 def content_of(text: str) -> Content:
@@ -54,7 +51,7 @@ def content_of(text: str) -> Content:
 
 
 def recognise(known: Sequence[Known], present: Mapping[str, Content]) -> dict[str, Found]:
-    """source key -> what it is. Each known document is found once, and as often as a copy as it was copied.
+    """source key -> what it is; new ones are left out. Each known one is found once, and as often as a copy as it was copied.
 
     A key keeps its document, unless most of its text is new and stands in another known document: then the other one was moved
     there. A new key is a known document if at least half of its sentences stand there.
@@ -69,14 +66,12 @@ def recognise(known: Sequence[Known], present: Mapping[str, Content]) -> dict[st
         if key in own and _stays(known, own[key], content, texts, present)
     }
     taken = {each.known for each in found.values()}
-    for _, place, key in sorted(_likenesses(known, texts, {key: present[key] for key in present if key not in found})):
+    for _, place, key in sorted(_likenesses(known, texts, present, [key for key in present if key not in found])):
         if key not in found:
             found[key] = Found(place, copy=place in taken)
             taken.add(place)
-    for key in sorted(set(present) - set(found)):
-        mine = own.get(key)
-        found[key] = _NEW if mine is None or mine in taken else Found(mine)
-    return found
+    left = {key: Found(mine) for key, mine in own.items() if key in present and key not in found and mine not in taken}
+    return found | left
 
 
 def _stays(
@@ -92,13 +87,18 @@ def _stays(
 
 
 def _likenesses(
-    known: Sequence[Known], texts: Mapping[str, Sequence[int]], present: Mapping[str, Content]
+    known: Sequence[Known], texts: Mapping[str, Sequence[int]], present: Mapping[str, Content], keys: Sequence[str]
 ) -> Iterable[tuple[tuple[float, bool], int, str]]:
-    """((minus the share, whether the known key is still there), place, key) for each known text that a present one is like."""
-    if not present or not known:
+    """((minus the share, whether the known key is still there), place, key) for each known text that a present one is like.
+
+    Args:
+        keys: of present ones that are asked about.
+    """
+    if not keys or not known:
         return
-    holders = _Holders([entry.content.sketch for entry in known], [content.sketch for content in present.values()])
-    for key, content in present.items():
+    holders = _Holders((entry.content.sketch for entry in known), (present[key].sketch for key in keys))
+    for key in keys:
+        content = present[key]
         exact = set(texts.get(content.content, ()))
         near = holders.of(content.sketch)
         for place in exact | near:
@@ -114,7 +114,7 @@ class _Holders:
         common: sentences that tell nothing.
     """
 
-    def __init__(self, known: Sequence[Sketch], asked: Sequence[Sketch]):
+    def __init__(self, known: Iterable[Sketch], asked: Iterable[Sketch]):
         self._values = np.unique(np.concatenate([_numbers(sketch) for sketch in asked]))
         places: list[Numbers] = []
         texts: list[Numbers] = []

@@ -72,7 +72,8 @@ def ingest(
     if watch:
         watch.refuse_loss(source.documents, documents_path, now)
     _refuse_repeated_keys(source.documents)
-    ids = ledger.documents((raw.key, raw.text) for raw in source.documents)
+    # Keys that are in memory anyway, not those of the documents as they are read again.
+    ids = ledger.documents(zip(source.documents.keys(), (raw.text for raw in source.documents), strict=True))
     corpus = _Corpus(source.documents, _chosen(source, ids, max_documents), passage_words)
     if not any(map(corpus.passages, corpus.ids)):
         raise InputError(f"{path}: the source holds no text")
@@ -177,7 +178,7 @@ def _refuse_repeated_keys(documents: RawDocuments) -> None:
     raise InputError(f"{raw.where}: this document {said} of them")
 
 
-def _chosen(source: Source, ids: Mapping[str, str], limit: int | None) -> dict[str, str]:
+def _chosen(source: Source, ids: dict[str, str], limit: int | None) -> dict[str, str]:
     """``ids`` of at most ``limit`` documents, those with questions first.
 
     Args:
@@ -185,6 +186,8 @@ def _chosen(source: Source, ids: Mapping[str, str], limit: int | None) -> dict[s
     """
     if not source.documents:
         raise InputError("the source holds no documents")
+    if limit is None:
+        return ids
     asked = {question.document for question in source.questions}
     asked |= {span.document for question in source.questions for span in question.evidence}
     return {key: ids[key] for key in sorted(ids, key=lambda key: (key not in asked, ids[key]))[:limit]}

@@ -5,40 +5,28 @@ keeps it in its folder. Deleted documents stay in it, so that one that comes bac
 """
 
 import logging
-from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import overload
 
-from uae.corpus.identity import Content, Known, Sketch, content_of, recognise
+import numpy as np
+
+from uae.corpus.entries import HASH, NOTHING, Contents, Entries, Entry
+from uae.corpus.identity import Content, Known, content_of, recognise
 from uae.corpus.splits import fill, split_of
 from uae.io.errors import ArtefactError
 from uae.io.files import sha256_bytes
-from uae.io.spill import Spill
 from uae.io.tables import DOCUMENTS, LEDGER, QUESTIONS, read_table, scan_table, write_table
 
 log = logging.getLogger(__name__)
 
 # Kinds of entries. Drawn: the training questions on one piece of evidence, of a source that has no validation questions.
 DOCUMENT, QUESTION, DRAWN = "document", "question", "drawn"
-# What decided a split. Earlier: a version of this project that had no ledger.
-HASH, SOURCE, FILLED, COPIED, EARLIER = "hash", "source", "filled", "copied", "earlier"
+# What else than its hash decided a split. Earlier: a version of this project that had no ledger.
+SOURCE, FILLED, COPIED, EARLIER = "source", "filled", "copied", "earlier"
 _NAMED = 5  # in a warning
 _ROWS = 1 << 12  # read at once: each may hold 128 numbers
-_NOTHING = Content("", ())
-
-
-class Entry(NamedTuple):
-    """A row of LEDGER."""
-
-    kind: str
-    id: str
-    source: str
-    split: str
-    decided: str
-    content: str
-    sketch: Sketch
 
 
 class Ledger:
@@ -50,14 +38,11 @@ class Ledger:
     """
 
     def __init__(self, entries: Iterable[Entry], fractions: Mapping[str, float], seed: int):
-        self._sketches = Spill()
-        kept = (entry._replace(sketch=self._kept(entry.sketch)) if len(entry.sketch) else entry for entry in entries)
-        self._entries: dict[str, dict[str, Entry]] = {kind: {} for kind in (DOCUMENT, DRAWN, QUESTION)}
-        for entry in kept:
-            self._entries.setdefault(entry.kind, {})[entry.id] = entry
+        self._contents = Contents()
+        self._entries = {kind: Entries(kind, self._contents) for kind in (DOCUMENT, DRAWN, QUESTION)}
+        for entry in entries:
+            self._entries.setdefault(entry.kind, Entries(entry.kind, self._contents)).add(entry)
         self._fractions, self._seed = fractions, seed
-        # kind -> id of an entry that its hash decided in this run -> what was hashed
-        self._hashed: dict[str, dict[str, str]] = {kind: {} for kind in self._entries}
 
     @classmethod
     def read(cls, path: Path, documents_path: Path, questions_path: Path, fractions: Mapping[str, float], seed: int) -> "Ledger":
@@ -73,7 +58,8 @@ class Ledger:
 
     def write(self, path: Path) -> None:
         entries = (of_kind[id] for _, of_kind in sorted(self._entries.items()) for id in sorted(of_kind))
-        write_table(path, LEDGER, (entry._asdict() | {"sketch": list(entry.sketch)} for entry in entries))
+        # Numbers of an array: as Python's they would be five times as large.
+        write_table(path, LEDGER, (entry._asdict() | {"sketch": np.array(entry.sketch, np.uint64)} for entry in entries))
 
     def documents(self, texts: Iterable[tuple[str, str]]) -> dict[str, str]:
         """Take in all documents of the source.
@@ -84,26 +70,25 @@ class Ledger:
         Returns:
             source key -> id. The id of a document that was renamed, moved or edited is the one it had.
         """
-        known = list(self._entries[DOCUMENT].values())
-        present = {key: self._content(text) for key, text in texts}
-        found = recognise([Known(entry.source, Content(entry.content, entry.sketch)) for entry in known], present)
+        entries = self._entries[DOCUMENT]
+        known = list(entries)
+        numbers = {key: self._contents.append(content_of(text)) for key, text in texts}
+        found = recognise(_Remembered(entries, known), _Present(numbers, self._contents))
         ids: dict[str, str] = {}
-        for key in sorted(found):
-            place, copied = found.pop(key)
+        for key in sorted(numbers):
+            place, copied = found.get(key, (None, False))
             if place is None or copied:
                 ids[key] = self._begin(DOCUMENT, key, self._fractions)
                 if place is not None:  # beside its original in one split, or the one would be trained on and the other tested
-                    self._hashed[DOCUMENT].pop(ids[key])
-                    self._change(DOCUMENT, ids[key], split=known[place].split, decided=COPIED)
+                    entries.decide(ids[key], entries.split(known[place]), COPIED)
             else:
-                ids[key] = known[place].id
-        kept = set(ids.values())
-        for entry in known:
-            if entry.source in present and entry.id not in kept:
-                self._change(DOCUMENT, entry.id, source="")  # another document has its key now
+                ids[key] = known[place]
+        kept = set(ids.values()) if known else set()
+        for id in known:
+            if entries.source(id) in numbers and id not in kept:
+                entries.read_as(id, source="")  # another document has its key now
         for key, id in ids.items():
-            content, sketch = present.pop(key)
-            self._change(DOCUMENT, id, source=key, content=content, sketch=sketch)
+            entries.read_as(id, key, numbers[key])
         return ids
 
     def unit(self, kind: str, name: str, fractions: Mapping[str, float] | None = None) -> str:
@@ -117,76 +102,76 @@ class Ledger:
 
     def given(self, kind: str, splits: Mapping[str, set[str]]) -> None:
         """Record what the source says: id -> the splits that it names. It wins; a warning says so where a split changes."""
-        moved = []
+        moved, entries = [], self._entries[kind]
         for id, named in sorted(splits.items()):
-            entry = self._entries[kind][id]
-            split = entry.split if entry.split in named else min(named)
-            if self._hashed[kind].pop(id, None) is None and split != entry.split:
-                moved.append(f"{entry.source or id} from {entry.split} to {split}")
-            self._change(kind, id, split=split, decided=SOURCE)
+            before = entries.split(id)
+            split = before if before in named else min(named)
+            if entries.hashed(id) is None and split != before:
+                moved.append(f"{entries.source(id) or id} from {before} to {split}")
+            entries.decide(id, split, SOURCE)
         if moved:
             more = f" and {len(moved) - _NAMED} more" if len(moved) > _NAMED else ""
             log.warning("the source moves to other splits than the ledger has: %s%s", "; ".join(moved[:_NAMED]), more)
 
     def fill(self, kind: str, ids: Iterable[str], fractions: Mapping[str, float] | None = None) -> None:
         """Let no split be empty among these, where some of them are new (``uae.corpus.splits.fill``)."""
-        names = {self._hashed[kind].get(id, id): id for id in ids}
+        hashed = {id: self._entries[kind].hashed(id) for id in ids}
+        names = {id if name is None else name: id for id, name in hashed.items()}
         decided = {name: self.split(kind, id) for name, id in names.items()}
-        movable = [name for name, id in names.items() if id in self._hashed[kind]]
+        movable = [name for name, id in names.items() if hashed[id] is not None]
         for name, split in fill(decided, movable, fractions or self._fractions, self._seed).items():
-            self._change(kind, names[name], split=split, decided=FILLED)
+            self._entries[kind].decide(names[name], split, FILLED, still_hashed=True)
 
     def split(self, kind: str, id: str) -> str:
-        return self._entries[kind][id].split
+        return self._entries[kind].split(id)
 
     def decisions(self) -> dict[str, int]:
         """What decided the entries' splits -> how many, over all that were ever read."""
-        decided = Counter(entry.decided for of_kind in self._entries.values() for entry in of_kind.values())
+        decided = sum((entries.decided() for entries in self._entries.values()), Counter[str]())
         return {by: decided[by] for by in (HASH, SOURCE, FILLED, COPIED, EARLIER) if by in decided}
 
     def _begin(self, kind: str, name: str, fractions: Mapping[str, float]) -> str:
         number = 0
         while (id := _id(kind, name, number)) in self._entries[kind]:
             number += 1  # a document that was renamed since began under this key
-        self._entries[kind][id] = Entry(kind, id, "", split_of(name, fractions, self._seed), HASH, *_NOTHING)
-        self._hashed[kind][id] = name
+        self._entries[kind].begin(id, name, name if kind == DOCUMENT else "", split_of(name, fractions, self._seed))
         return id
 
-    def _content(self, text: str) -> Content:
-        content = content_of(text)
-        return content._replace(sketch=self._kept(content.sketch))
 
-    def _kept(self, sketch: Sketch) -> Sketch:
-        """The same numbers, which are read whenever they are asked for."""
-        return _Kept(self._sketches, self._sketches.append(array("Q", sketch).tobytes()))
+class _Remembered(Sequence[Known]):
+    """Documents of earlier runs. Of most of them nobody looks at the sketch again."""
 
-    def _change(self, kind: str, id: str, **fields: Any) -> None:
-        self._entries[kind][id] = self._entries[kind][id]._replace(**fields)
-
-
-class _Kept(Sequence[int]):
-    """A sketch in a file: of most documents nobody looks at it again."""
-
-    __slots__ = ("_number", "_sketches")
-
-    def __init__(self, sketches: Spill, number: int):
-        self._sketches, self._number = sketches, number
-
-    def _read(self) -> "array[int]":
-        return array("Q", self._sketches[self._number])
+    def __init__(self, entries: Entries, ids: Sequence[str]):
+        self._entries, self._ids = entries, ids
 
     def __len__(self) -> int:
-        return len(self._read())
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._read())
+        return len(self._ids)
 
     @overload
-    def __getitem__(self, place: int) -> int: ...
+    def __getitem__(self, place: int) -> Known: ...
     @overload
-    def __getitem__(self, place: slice) -> Sequence[int]: ...
-    def __getitem__(self, place: int | slice) -> int | Sequence[int]:
-        return self._read()[place]
+    def __getitem__(self, place: slice) -> "_Remembered": ...
+    def __getitem__(self, place: int | slice) -> "Known | _Remembered":
+        if isinstance(place, slice):
+            return _Remembered(self._entries, self._ids[place])
+        entry = self._entries[self._ids[place]]
+        return Known(entry.source, Content(entry.content, entry.sketch))
+
+
+class _Present(Mapping[str, Content]):
+    """Documents of the source: source key -> what is remembered of the text, read whenever it is asked for."""
+
+    def __init__(self, numbers: Mapping[str, int], contents: Contents):
+        self._numbers, self._contents = numbers, contents
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._numbers)
+
+    def __getitem__(self, key: str) -> Content:
+        return self._contents[self._numbers[key]]
 
 
 def _id(kind: str, name: str, number: int) -> str:
@@ -207,6 +192,6 @@ def _of_tables(documents_path: Path, questions_path: Path) -> list[Entry]:
         return []
     alone = questions[questions["doc_id"] == ""]
     return entries + [
-        Entry(QUESTION, _id(QUESTION, text, 0), "", split, EARLIER, *_NOTHING)
+        Entry(QUESTION, _id(QUESTION, text, 0), "", split, EARLIER, *NOTHING)
         for text, split in zip(alone["text"], alone["split"], strict=True)
     ]

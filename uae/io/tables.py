@@ -141,7 +141,9 @@ def _groups(rows: Iterable[Mapping[Any, Any]]) -> Iterator[list[Mapping[Any, Any
     for row in rows:
         group.append(row)
         characters += sum(
-            len(value) * (1 if isinstance(value, str) else 32) for value in row.values() if isinstance(value, str | list)
+            len(value) * (1 if isinstance(value, str) else 32)
+            for value in row.values()
+            if isinstance(value, str | list | np.ndarray)
         )
         if len(group) >= ROWS_AT_ONCE or characters >= _TEXT_AT_ONCE:
             yield group
