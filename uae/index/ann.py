@@ -157,8 +157,8 @@ def _learnt(vectors: Vectors, factory: str) -> faiss.Index:
 def _sample(vectors: Vectors, most: int) -> Vectors:
     """Up to ``most`` of the vectors, by chance, in their order.
 
-    FAISS would draw as many, and read them all over the file. Where the file does not fit the memory that is allowed, each of its
-    reads brings a neighbourhood that is not needed: over ten million vectors in 8 GB it read 300 GB and was not done.
+    FAISS would draw as many, and read them all over the file. Each read brings a neighbourhood that is not needed, and soon
+    forgotten where memory is short. Over ten million vectors in 8 GB it had read 300 GB and was not done.
     """
     if len(vectors) <= most:
         return vectors
