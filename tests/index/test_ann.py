@@ -11,6 +11,7 @@ import uae.index.nearest
 from uae.index.ann import Reconstructed, build_index, dtype, index_recall, kth_scores, plan, plan_factory, tune
 from uae.index.nearest import approximate, search, search_parameters
 from uae.io.errors import ConfigError
+from uae.io.mapped import drop_pages_of
 from uae.release.legs import dense
 
 KINDS = ["Flat", "SQ8", "HNSW8", "HNSW8,SQ8", "IVF16,Flat", "IVF16,SQ8", "IVF16,PQ2x4", "PCA8,IVF16,Flat", "IVF16,SQ8,RFlat",
@@ -242,14 +243,15 @@ def test_the_plan_goes_by_size_and_recall():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_mapped_index_does_what_one_in_memory_does(indexes, queries, monkeypatch, tmp_path, kind):
+def test_a_mapped_index_does_what_one_in_memory_does(indexes, queries, tmp_path, kind):
     path, allowed = tmp_path / "index.faiss", np.arange(0, 800, 3)
     faiss.write_index(indexes[kind], str(path))
-    monkeypatch.setattr(dense, "MAPPED_BYTES", 0)
-    mapped = dense.read_index(path)
+    mapped = dense.read_index(path, mapped=True)
     for rows in (None, allowed):
         found, expected = (search(index, queries, K, rows, "") for index in (mapped, indexes[kind]))
         assert [part.tolist() for part in found] == [part.tolist() for part in expected]
+    assert np.array_equal(as_stored(mapped), as_stored(indexes[kind]))
+    drop_pages_of(path)
     assert np.array_equal(as_stored(mapped), as_stored(indexes[kind]))
     path.unlink()  # as a release that is replaced under a running service
     assert np.array_equal(as_stored(mapped), as_stored(indexes[kind]))

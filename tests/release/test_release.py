@@ -736,7 +736,8 @@ class Wrong:
         (lambda vectors: np.where([[True], [False]], vectors, np.nan), "numbers that are not finite, for text 1 of 2"),
     ],
 )
-def test_what_is_not_one_finite_vector_for_each_text_is_an_error(release, change, said):
+def test_what_is_not_one_finite_vector_for_each_text_is_an_error(release, change, said, monkeypatch):
+    monkeypatch.setattr("uae.release.legs.dense._CHECKED", 1)
     opened = Release(release, "cpu")
     leg = opened._legs["dense"]
     leg._encoder = Wrong(leg._encoder, change)

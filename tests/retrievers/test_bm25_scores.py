@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from bm25s.tokenization import Tokenized
 
-from uae.retrievers import bm25_scores
+from uae.retrievers import bm25_index, bm25_scores
 from uae.retrievers.bm25_index import PARAMETERS, Bm25Index, terms
 from uae.retrievers.bm25_scores import build_scores
 
@@ -29,6 +29,7 @@ def test_the_arrays_are_those_of_bm25s(monkeypatch: pytest.MonkeyPatch, words: i
     """However many parts the texts and the words are taken in, a part of a single one among them."""
     monkeypatch.setattr(bm25_scores, "_WORDS_AT_ONCE", words)
     monkeypatch.setattr(bm25_scores, "_ENTRIES", entries)
+    monkeypatch.setattr(bm25_scores, "_SCORED", 7)
     texts = made_up(300)
     vocabulary: dict[str, int] = {}
     found, wanted = build_scores(texts, vocabulary, PARAMETERS), by_bm25s(texts)
@@ -40,7 +41,8 @@ def test_the_arrays_are_those_of_bm25s(monkeypatch: pytest.MonkeyPatch, words: i
         np.testing.assert_array_equal(ours, wanted.scores[name])
 
 
-def test_a_saved_index_has_the_bytes_of_bm25s(tmp_path) -> None:
+def test_a_saved_index_has_the_bytes_of_bm25s(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bm25_index, "_SAVED", 100)
     texts = [" ".join(text) for text in made_up(50)]
     Bm25Index.build(texts).save(tmp_path / "ours")
     by_bm25s([terms(text) for text in texts]).save(tmp_path / "theirs", show_progress=False)

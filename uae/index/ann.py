@@ -10,10 +10,12 @@ from typing import NamedTuple
 import faiss
 import numpy as np
 
+from uae.index.learning import drawn, learn_lists
 from uae.index.lists import LISTED, write_lists
 from uae.index.nearest import MOST_BREADTH, search, search_parameters
 from uae.index.stored import Rows, Vectors
 from uae.io.errors import ConfigError
+from uae.io.mapped import drop_pages_of
 
 __all__ = [
     "Plan", "Reconstructed", "Tuned", "build_index", "built_with", "dtype", "index_recall", "plan", "plan_factory", "search",
@@ -29,7 +31,7 @@ OFTEN_CHANGED = 0.1  # of the vectors, from build to build: from there on no gra
 _LINKS = 272  # bytes of a vector's edges in HNSW32: 64 on the lowest level, and its offsets
 _ID = 16  # bytes of a vector's number in a list, and of its place
 REFINED = 8  # as many times k are compared by the coarse codes before finer ones choose
-_ROWS = 1 << 16  # of vectors that are read back from an index together
+_ROWS = 1 << 14  # of vectors that are read back from an index together
 POINTS_PER_LIST = 64  # that k-means learns a list's centre from; FAISS asks for 39 to 256, and its time grows with them
 TIE = 1e-6  # a row whose score is this near the k-th best is as good
 _DTYPES = {
@@ -143,27 +145,27 @@ def _learnt(vectors: Vectors, factory: str) -> faiss.Index:
     """An index without vectors that has learnt from these."""
     index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
     lists = faiss.try_extract_index_ivf(index)
-    learnt_from = vectors
+    rows = np.arange(len(vectors))
     if lists is not None:
         lists.cp.max_points_per_centroid = POINTS_PER_LIST
-        learnt_from = _sample(vectors, lists.nlist * POINTS_PER_LIST)
+        rows = _sample(len(vectors), lists.nlist * POINTS_PER_LIST)
     if isinstance(index, faiss.IndexRefine):
         index.k_factor = REFINED
     with _threads(_threads_for(index, factory)):
-        index.train(learnt_from)
+        if isinstance(index, faiss.IndexIVF) and type(index) in LISTED:
+            learn_lists(index, vectors, rows)
+        else:
+            index.train(vectors if len(rows) == len(vectors) else drawn(vectors, rows))
     return index
 
 
-def _sample(vectors: Vectors, most: int) -> Vectors:
-    """Up to ``most`` of the vectors, by chance, in their order.
+def _sample(n: int, most: int) -> Rows:
+    """Up to ``most`` of ``n`` rows, by chance, in their order.
 
     FAISS would draw as many, and read them all over the file. Each read brings a neighbourhood that is not needed, and soon
     forgotten where memory is short. Over ten million vectors in 8 GB it had read 300 GB and was not done.
     """
-    if len(vectors) <= most:
-        return vectors
-    rows = np.sort(np.random.default_rng(0).choice(len(vectors), most, replace=False))
-    return np.ascontiguousarray(vectors[rows])
+    return np.arange(n) if n <= most else np.sort(np.random.default_rng(0).choice(n, most, replace=False))
 
 
 def _fill(index: faiss.Index, vectors: Vectors, factory: str) -> None:
@@ -194,8 +196,12 @@ def _told(factory: str, vectors: int) -> Iterator[None]:
 class Reconstructed:
     """What an index gives back of its vectors, read when it is asked for. It stands where an array of them would."""
 
-    def __init__(self, index: faiss.Index):
-        self._index = index
+    def __init__(self, index: faiss.Index, mapped: Path | None = None):
+        """
+        Args:
+            mapped: the file that the index is read from, whose pages are given back after each block; None: it is in memory.
+        """
+        self._index, self._mapped = index, mapped
         self.shape = (index.ntotal, index.d)
 
     def __len__(self) -> int:
@@ -204,6 +210,8 @@ class Reconstructed:
     def __getitem__(self, rows: slice | Rows) -> Vectors:
         wanted = np.arange(len(self))[rows] if isinstance(rows, slice) else rows
         read: Vectors = self._index.reconstruct_batch(np.ascontiguousarray(wanted.reshape(-1), dtype=np.int64))
+        if self._mapped is not None:
+            drop_pages_of(self._mapped)
         return read.reshape(*wanted.shape, self.shape[1])
 
 

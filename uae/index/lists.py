@@ -16,12 +16,14 @@ import numpy.typing as npt
 
 from uae.index.stored import Rows, Vectors
 from uae.io.files import disk_error
+from uae.io.mapped import drop_pages
 
 # The kinds of index whose lists end their file, and whose codes are made by ``encode_vectors`` alone.
 LISTED = (faiss.IndexIVFFlat, faiss.IndexIVFScalarQuantizer, faiss.IndexIVFPQ)
 _ROWS = 1 << 16  # whose lists are found together
 _FEWEST = 1 << 12  # of them: FAISS multiplies by as many rows at once, and fewer get other last digits
 _CODES = 1 << 10  # of vectors that are put into the file together
+_DROPPED = 1 << 14  # of vectors: after so many the file's pages are given back, which are of nearly all lists by then
 _ID = np.dtype("<i8")
 
 
@@ -39,6 +41,7 @@ def write_lists(index: faiss.IndexIVF, vectors: Vectors, path: Path) -> None:
     lists = np.empty(len(vectors), np.int32)
     for start, end in _blocks(len(vectors)):
         lists[start:end] = index.quantizer.assign(np.ascontiguousarray(vectors[start:end]), 1)[:, 0]
+        drop_pages(vectors)
     sizes = np.bincount(lists, minlength=index.nlist)
     ranks = _ranks(lists, sizes)
     index.ntotal = len(vectors)
@@ -53,6 +56,7 @@ def write_lists(index: faiss.IndexIVF, vectors: Vectors, path: Path) -> None:
             found = np.memmap(file, np.uint8, "r+", begin, (each * len(vectors),))
             _put(index, vectors, found, lists, ranks, sizes)
             found.flush()
+            drop_pages(found)
     except OSError as error:
         raise disk_error(path, error) from error
 
@@ -112,3 +116,6 @@ def _put(
         found[(begins[own] + rank * width)[:, None] + np.arange(width)] = codes
         numbers = np.arange(start, start + len(part)).astype(_ID).view(np.uint8).reshape(-1, _ID.itemsize)
         found[(begins[own] + sizes[own] * width + rank * _ID.itemsize)[:, None] + np.arange(_ID.itemsize)] = numbers
+        if not start % _DROPPED:
+            drop_pages(vectors)
+            drop_pages(found)

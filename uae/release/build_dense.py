@@ -11,6 +11,7 @@ import faiss
 from uae.index.ann import Reconstructed, Tuned, built_with, dtype, plan, tune, write_built
 from uae.io.errors import ConfigError, ModelError, UaeError
 from uae.io.files import sha256_file, sha256_parts
+from uae.io.mapped import drop_pages_of
 from uae.io.models import fingerprint
 from uae.measures.ranking import compact
 from uae.release.choose_form import Gate, Trial, choose_form, copy_encoder
@@ -128,12 +129,13 @@ def build_dense(
         vectors = checked_vectors(kept(texts, "indexing passages"), len(texts), dimension)
         write_built(vectors, factory, path)
         del vectors  # a mapped file that nobody needs any more
-    index = read_index(path)
+    index = read_index(path, mapped=True)  # a few questions are asked, and memory is for what comes next
     questions = material.questions["text"].tolist()
     asked = checked_vectors(encode(encoder, questions, "query"), len(questions), dimension)
     # Against the vectors that the index gives back: an index taken over has no others. What codes lose is for the gate of
     # promotion to see.
-    tuned = tune(index, Reconstructed(index), asked, _RECALL_AT, recipe.recall_target)
+    tuned = tune(index, Reconstructed(index, path), asked, _RECALL_AT, recipe.recall_target)
+    drop_pages_of(path)
     passages = material.passages.ids
     corpus = Corpus(compact(passages["passage_id"]), passages["doc_id"].to_numpy(dtype=object), index, tuned.parameters)
     trial = Trial(material.questions, corpus, material.scope, probed)
@@ -241,7 +243,7 @@ def _take_over(
         # Checked once more: another process may have put another release there since.
         if sha256_file(target) != manifest.files[entry.index.file]:
             return False
-        found = lowest_cosine(_Trained(encoder), read_index(target), rows, probed)
+        found = lowest_cosine(_Trained(encoder), read_index(target, mapped=True), rows, probed)
         return found >= entry.probe.trained - _SAME_VECTORS
     return False
 

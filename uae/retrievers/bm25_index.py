@@ -8,7 +8,9 @@ import importlib.metadata
 import logging
 import unicodedata
 from collections.abc import Iterable
+from copy import copy
 from pathlib import Path
+from typing import Any
 
 import bm25s
 import numpy as np
@@ -33,6 +35,8 @@ _STEMMER = Stemmer.Stemmer("english")
 _LIBRARIES = ("bm25s", "PyStemmer", "regex")
 # Sums of the same numbers in another order differ in their last bits, and must tie.
 _DECIMALS = 9
+_LARGE = {"data": "data.csc.index.npy", "indices": "indices.csc.index.npy"}  # arrays with an entry for each word of each text
+_SAVED = 1 << 20  # numbers that are written together
 _FILES = ("data.csc.index.npy", "indices.csc.index.npy", "indptr.csc.index.npy", "vocab.index.json", "params.index.json")
 logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to DEBUG, whatever the program says
 
@@ -88,8 +92,13 @@ class Bm25Index:
     def save(self, folder: Path) -> None:
         """Write the index; nothing where no text holds a word."""
         folder.mkdir(parents=True, exist_ok=True)
-        if self._index is not None:
-            self._index.save(folder, show_progress=False)
+        if self._index is None:
+            return
+        small = copy(self._index)
+        small.scores = self._index.scores | {name: np.zeros(0) for name in _LARGE}
+        small.save(folder, show_progress=False)
+        for name, file in _LARGE.items():  # bm25s would have all pages of a mapped array in memory
+            _save(self._index.scores[name], folder / file)
 
     def __len__(self) -> int:
         return self._texts
@@ -105,8 +114,8 @@ class Bm25Index:
         if self._index is None or not asked:  # bm25s takes neither
             return np.zeros(self._texts)
         found: Scores = np.asarray(self._index.get_scores(asked), np.float64)
-        for mapped in ("data", "indices"):  # of an index that was just built
-            drop_pages(self._index.scores[mapped])
+        for name in _LARGE:
+            drop_pages(self._index.scores[name])
         return found.round(_DECIMALS, out=found)
 
 
@@ -119,6 +128,15 @@ def terms(text: str) -> list[str]:
 def libraries() -> dict[str, str]:
     """What decides the words and the scores, beside this file: library -> version."""
     return {name: importlib.metadata.version(name) for name in _LIBRARIES}
+
+
+def _save(array: npt.NDArray[Any], path: Path) -> None:
+    """As ``np.save``, some of it at a time."""
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        for start in range(0, len(array), _SAVED):
+            array[start : start + _SAVED].tofile(file)
+            drop_pages(array)
 
 
 def _check(index: bm25s.BM25, texts: int) -> None:

@@ -20,7 +20,8 @@ from bm25s.scoring import _select_idf_scorer, _select_tfc_scorer
 from uae.io.files import disk_error
 
 _WORDS_AT_ONCE = 1 << 20  # of texts, that are counted together
-_ENTRIES = 1 << 21  # of the arrays, that are put in order together
+_ENTRIES = 1 << 20  # of the arrays, that are put in order together
+_SCORED = 1 << 17  # of them, that are scored together
 _COUNT = np.dtype([("word", np.int32), ("text", np.int32), ("times", np.int32)])
 
 Numbers = npt.NDArray[Any]
@@ -70,7 +71,8 @@ def _built(folder: Path, texts: Iterable[Sequence[str]], vocabulary: dict[str, i
     score = _Formula(np.frombuffer(lengths, np.int32), holders, parameters)
     with open(folder / "data", "wb") as data, open(folder / "indices", "wb") as indices:
         for part in _in_order(folder, indptr):
-            score(part).tofile(data)
+            for start in range(0, len(part), _SCORED):
+                score(part[start : start + _SCORED]).tofile(data)
             np.ascontiguousarray(part["text"]).tofile(indices)
     return Scores(_mapped(folder / "data", np.float64), _mapped(folder / "indices", np.int32), indptr, n_texts)
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from uae.index.nearest import InMemory, inner_products, search_stored
 from uae.index.stored import Stored
 from uae.io.errors import ArtefactError, ModelError
+from uae.io.mapped import drop_pages
 from uae.io.models import fingerprint
 from uae.release.legs.protocol import LegEntry, Opening, Part, Queries, Rows, probe_rows, refuse_links_out
 from uae.release.parity import lowest_cosine
@@ -212,15 +213,18 @@ def checked_vectors(vectors: Any, texts: int, dimension: int) -> Vectors:
         raise ModelError(
             f"the encoder gave an array of shape {found.shape} for {texts} texts, not {(texts, dimension)}: build it again"
         )
-    if not np.isfinite(found).all():
-        first = int(np.argmin(np.isfinite(found).all(axis=1)))
-        raise ModelError(
-            f"the encoder gave numbers that are not finite, for text {first} of {texts}: its weights or its serving form are "
-            "damaged; train or build it again"
-        )
+    for start in range(0, texts, _CHECKED):
+        sound = np.isfinite(found[start : start + _CHECKED]).all(axis=1)
+        if not sound.all():
+            raise ModelError(
+                f"the encoder gave numbers that are not finite, for text {start + int(np.argmin(sound))} of {texts}: its weights "
+                "or its serving form are damaged; train or build it again"
+            )
+        drop_pages(found)
     return found.astype(np.float32, copy=False)
 
 
+_CHECKED = 1 << 13  # vectors that are looked at together
 MAPPED_BYTES = 1 << 30  # of an index's file: from there on it is not read into memory
 _MAPPED = faiss.IO_FLAG_MMAP_IFC  # lists, codes and vectors of every kind
 
@@ -231,17 +235,21 @@ def _stored(entry: DenseEntry, opening: Opening) -> Stored:
     return InMemory(read_index(entry.index_path(opening.release)), entry.index.parameters)
 
 
-def read_index(path: Path) -> faiss.Index:
+def read_index(path: Path, mapped: bool = False) -> faiss.Index:
     """An index of a release. Of a large one lists and codes stay in the file, and are read when a search needs them.
 
     What is read of them lies in the system's cache of the file, which gives its memory back where it is short. A file that is
     removed or replaced meanwhile stays as it was for who has it open.
 
+    Args:
+        mapped: of a small one, too.
+
     Raises:
         ArtefactError: FAISS does not read it, or its inverted lists lie in another file, anywhere on the disk.
     """
     try:
-        index = faiss.read_index(str(path), _MAPPED if path.exists() and path.stat().st_size >= MAPPED_BYTES else 0)
+        mapped = path.exists() and (mapped or path.stat().st_size >= MAPPED_BYTES)
+        index = faiss.read_index(str(path), _MAPPED if mapped else 0)
     except RuntimeError as error:
         raise ArtefactError(f"{path} is no index that FAISS reads: {str(error).strip().splitlines()[-1]}") from None
     for part in _parts(index):
