@@ -21,6 +21,7 @@ from uae.io.tables import QUESTIONS, RUNS, read_table, write_table
 from uae.measures.answers import ANSWER_METRICS
 from uae.measures.fusion import Fusion, Rankings, reciprocal_rank_fusion
 from uae.measures.metrics import retrieval_metrics
+from uae.measures.row_rankings import Asked
 from uae.measures.statistics import Resampling
 from uae.release.manifest import DENSE, RERANKED, Manifest, read_manifest
 from uae.release.passages import check_same_passages
@@ -204,7 +205,7 @@ def _retrieve(
     words = Words(more, passages.ids, scope, texts=passages.texts(read_as))
     # The other documents' passages are nobody's; how rare a word is, is counted over all.
     searched = passages if scope == "corpus" else passages.of_documents(set(more["doc_id"]))
-    ranked: dict[str, Rankings] = {BM25: only(words.rankings, tested)}
+    ranked: dict[str, Rankings] = {BM25: cut(only(words.rankings, tested))}
     weights: dict[str, dict[str, Any]] = {UAE: released}
     untrained: dict[str, Rankings] = {}
     for system, folder in folders.items():
@@ -277,8 +278,8 @@ def _compared(
     }
 
 
-def _ids(rankings: Rankings) -> dict[str, list[str]]:
-    return {question_id: ids for question_id, (ids, _) in rankings.items()}
+def _ids(rankings: Rankings) -> Mapping[str, list[str]]:
+    return Asked(rankings, lambda question_id: rankings[question_id][0])
 
 
 def _runs(

@@ -10,7 +10,9 @@ from typing import Any
 import pandas as pd
 
 from uae.measures.best_fusion import average_precision, best_fusion
-from uae.measures.fusion import Fusion, Rankings, aligned, fuse
+from uae.measures.fusion import Fusion, Rankings, aligned, aligned_rows, fuse
+from uae.measures.ranking import strings
+from uae.measures.row_rankings import RowRankings
 
 CONVEX = "convex_base"
 _CHOSEN_ON = ("train", "validation")
@@ -23,7 +25,7 @@ def choosing_questions(questions: pd.DataFrame) -> pd.DataFrame:
 
 def strongest_untrained(
     base: Rankings, bm25: Rankings, chosen_on: pd.DataFrame, tested: Sequence[str]
-) -> tuple[dict[str, tuple[list[str], list[float]]], dict[str, Any]]:
+) -> tuple[Rankings, dict[str, Any]]:
     """Rankings of the tested questions by the untrained encoder with BM25, and how that came about.
 
     Args:
@@ -37,7 +39,14 @@ def strongest_untrained(
     """
     asked = list(chosen_on["question_id"])
     evidence = dict(zip(asked, chosen_on["evidence"], strict=True))
-    chosen = best_fusion(aligned(only(base, asked), only(bm25, asked)), average_precision(evidence))
+    quality, on, beside = average_precision(evidence), only(base, asked), only(bm25, asked)
+    if isinstance(on, RowRankings) and isinstance(beside, RowRankings):
+        ids = on.table.ids
+        chosen = best_fusion(
+            aligned_rows(on, beside), lambda ranked: quality({key: strings(ids[rows]) for key, rows in ranked.items()})
+        )
+    else:
+        chosen = best_fusion(aligned(on, beside), quality)
     facts = chosen.fusion._asdict() | {"map": chosen.quality, "questions": chosen.questions, "splits": list(_CHOSEN_ON)}
     return fuse(only(base, tested), only(bm25, tested), chosen.fusion), facts
 
@@ -47,6 +56,8 @@ def as_released(dense: Rankings, bm25: Rankings, fusion: Fusion) -> Rankings:
     return fuse(dense, bm25, fusion) if fusion.weight else dense
 
 
-def only(rankings: Rankings, questions: Sequence[str]) -> dict[str, tuple[list[str], list[float]]]:
+def only(rankings: Rankings, questions: Sequence[str]) -> Rankings:
     """The rankings of some questions."""
+    if isinstance(rankings, RowRankings):
+        return rankings.only(questions)
     return {question_id: rankings[question_id] for question_id in questions}

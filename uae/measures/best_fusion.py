@@ -1,7 +1,7 @@
 """Which fusion of two systems is best on some questions. Pure functions."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -37,13 +37,11 @@ def best_fusion(questions: Mapping[str, Aligned], quality: Quality, fusions: Seq
     """
     if not questions:
         raise ValueError("there are no rankings to fuse")
-    tried = [
-        (
-            fusion,
-            round(float(quality({q: of_one.fused(fusion, _DEPTH)[0].tolist() for q, of_one in questions.items()}).mean()), 9),
-        )
-        for fusion in fusions
-    ]
+    ranked: list[dict[str, list[Any]]] = [{} for _ in fusions]
+    for question_id, of_one in questions.items():  # once: they may be made when they are asked for
+        for of_all, fusion in zip(ranked, fusions, strict=True):
+            of_all[question_id] = of_one.fused(fusion, _DEPTH)[0].tolist()
+    tried = [(fusion, round(float(quality(of_all).mean()), 9)) for fusion, of_all in zip(fusions, ranked, strict=True)]
     best, value = max(tried, key=lambda one: one[1])
     return Chosen(best, value, len(questions), tried)
 

@@ -26,7 +26,8 @@ def retrieval_metrics(
     Columns: ``recall@k`` (share of the evidence passages among the first k), ``map``, ``mrr``, ``ndcg@10``.
 
     Args:
-        rankings: question_id -> passage_ids, best first. The order is taken as it is: ties are already broken.
+        rankings: question_id -> passage_ids, best first. The order is taken as it is: ties are already broken. Each is asked
+            for once.
         evidence: question_id -> relevant passage_ids, at least one.
         cutoffs: the k of recall@k.
     """
@@ -45,5 +46,15 @@ def _measured(
     rankings: Mapping[str, Sequence[str]], evidence: Mapping[str, Sequence[str]], asked: Sequence[str], measures: list[Measure]
 ) -> Iterator[ir_measures.Metric]:
     qrels = [Qrel(question, passage, 1) for question in asked for passage in evidence[question]]
-    run = [ScoredDoc(question, passage, float(-place)) for question in asked for place, passage in enumerate(rankings[question])]
+    run = [
+        ScoredDoc(question, passage, float(-place))
+        for question in asked
+        for place, passage in enumerate(_to_last(rankings[question], set(evidence[question])))
+    ]
     yield from ir_measures.iter_calc(measures, qrels, run)
+
+
+def _to_last(ranked: Sequence[str], relevant: set[str]) -> Sequence[str]:
+    """A ranking to its last relevant passage: no measure above tells what stands behind that. At least its first one."""
+    places = [place for place, passage in enumerate(ranked) if passage in relevant]
+    return ranked[: (places or [0])[-1] + 1]

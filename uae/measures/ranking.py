@@ -1,7 +1,7 @@
 """Exact ranking of passages for questions, within their document or over the whole corpus. Ties are broken by id."""
 
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ _PASSAGES = 8192  # in one product: 25 MB of 384 numbers in double precision
 _SCORES = 1 << 24  # kept at once where whole rankings are asked for: 128 MB
 # A product's last bits depend on a row's place. Equal passages must tie, so scores are rounded to so many decimals.
 _DECIMALS = 9
+_KEPT = 1 << 20  # places kept at once where the best are asked for
 _IDS = 1 << 14  # that are Python objects at a time
 
 
@@ -29,6 +30,20 @@ class Ranking(NamedTuple):
     passage_ids: list[str]  # best first
     scores: list[float]  # cosine similarities
     places: Sequence[int] = ()  # of each among all passages of the scope, 1 is best; told by ``place`` alone
+
+
+class Table(NamedTuple):
+    """What the rows of a ranking are."""
+
+    ids: Ids
+    ordered: Rows  # as ``rows_by_id`` gives it
+    by_id: Rows  # as ``places`` gives it
+
+    @classmethod
+    def of(cls, passage_ids: pd.Series) -> "Table":
+        ids = compact(passage_ids)
+        ordered = rows_by_id(ids)
+        return cls(ids, ordered, places(ordered))
 
 
 def rank(
@@ -55,12 +70,41 @@ def rank(
         InputError: scope is ``document`` and a question belongs to none.
         ValueError: there are more or fewer vectors than rows.
     """
-    pool = _Pool.of(questions, passages, question_vectors, passage_vectors, scope)
-    kept = len(pool.ids) if depth is None else min(depth, len(pool.ids))
-    for asked, vectors in _parts(questions, question_vectors, max(1, min(_QUESTIONS, _SCORES // max(kept, 1)))):
-        ranked = pool.best(asked, vectors, depth, also or {})
+    table = Table.of(passages["passage_id"])
+    wanted = None if also is None else lambda question_id: rows_of(table.ids, table.ordered, also.get(question_id, ()))
+    ranked = rank_rows(questions, passages, question_vectors, passage_vectors, scope, depth, wanted, table)
+    return (Ranking(question_id, strings(table.ids[rows]), scores.tolist()) for question_id, rows, scores in ranked)
+
+
+def rank_rows(
+    questions: pd.DataFrame,
+    passages: pd.DataFrame,
+    question_vectors: Floats,
+    passage_vectors: Floats,
+    scope: str,
+    depth: int | None,
+    also: Callable[[str], Rows] | None,
+    table: Table,
+) -> Iterator[tuple[str, Rows, Floats]]:
+    """As ``rank``: each question_id with the rows of its ranking, best first, and their scores.
+
+    Args:
+        also: gives, of a question_id, the rows that are kept whatever their place, ascending.
+        table: of the passages.
+    """
+    pool = _Pool.of(questions, passages, question_vectors, passage_vectors, scope, table)
+    kept = len(table.ids) if depth is None else min(depth, len(table.ids))
+    step = (_SCORES if depth is None else _KEPT) // max(kept, 1)
+    return _ranked(pool, questions, question_vectors, depth, also, max(1, min(_QUESTIONS, step)))
+
+
+def _ranked(
+    pool: "_Pool", questions: pd.DataFrame, vectors: Floats, depth: int | None, also: Callable[[str], Rows] | None, step: int
+) -> Iterator[tuple[str, Rows, Floats]]:
+    for asked, of_asked in _parts(questions, vectors, step):
+        ranked = pool.best(asked, of_asked, depth, also)
         for question_id, (rows, scores) in zip(asked["question_id"], ranked, strict=True):
-            yield Ranking(question_id, strings(pool.ids[rows]), scores.tolist())
+            yield question_id, rows, scores
 
 
 def place(
@@ -76,9 +120,9 @@ def place(
 
     Those that are better are counted, block by block. Arguments and errors as ``rank``.
     """
-    pool = _Pool.of(questions, passages, question_vectors, passage_vectors, scope)
+    pool = _Pool.of(questions, passages, question_vectors, passage_vectors, scope, Table.of(passages["passage_id"]))
     for asked, vectors in _parts(questions, question_vectors, _QUESTIONS):
-        ranked = pool.best(asked, vectors, depth, also)
+        ranked = pool.best(asked, vectors, depth, lambda key: rows_of(pool.ids, pool.ordered, also.get(key, ())))
         better = pool.better(asked, vectors, ranked)
         for question_id, (rows, scores), above in zip(asked["question_id"], ranked, better, strict=True):
             yield Ranking(question_id, strings(pool.ids[rows]), scores.tolist(), (above + 1).tolist())
@@ -210,22 +254,26 @@ class _Pool(NamedTuple):
 
     @classmethod
     def of(
-        cls, questions: pd.DataFrame, passages: pd.DataFrame, question_vectors: Floats, passage_vectors: Floats, scope: str
+        cls,
+        questions: pd.DataFrame,
+        passages: pd.DataFrame,
+        question_vectors: Floats,
+        passage_vectors: Floats,
+        scope: str,
+        table: Table,
     ) -> "_Pool":
         check_scope(questions, scope)
-        for name, table, vectors in (("questions", questions, question_vectors), ("passages", passages, passage_vectors)):
-            if len(table) != len(vectors):
-                raise ValueError(f"there are {len(table)} {name} and {len(vectors)} vectors of them")
-        ids = compact(passages["passage_id"])
-        ordered = rows_by_id(ids)
+        for name, given, vectors in (("questions", questions, question_vectors), ("passages", passages, passage_vectors)):
+            if len(given) != len(vectors):
+                raise ValueError(f"there are {len(given)} {name} and {len(vectors)} vectors of them")
         rows = rows_by_document(passages["doc_id"]) if scope == "document" else None
-        return cls(ids, ordered, places(ordered), passage_vectors, rows)
+        return cls(*table, passage_vectors, rows)
 
     def best(
-        self, asked: pd.DataFrame, vectors: Floats, depth: int | None, also: Mapping[str, Collection[str]]
+        self, asked: pd.DataFrame, vectors: Floats, depth: int | None, also: Callable[[str], Rows] | None
     ) -> list[tuple[Rows, Floats]]:
         """Each question's best rows, with those that are wanted besides, and their scores, best first."""
-        wanted = self._wanted(asked, also)
+        wanted = [self.by_id[:0] if also is None else also(question_id) for question_id in asked["question_id"]]
         found: list[tuple[Rows, Floats]] = [(np.empty(0, np.intp), np.empty(0))] * len(asked)
         for turns, rows in self._scopes(asked):
             own = [wanted[turn] for turn in turns]
@@ -244,12 +292,6 @@ class _Pool(NamedTuple):
                     if len(found[turn]):
                         found[turn] += _above(scores, self.by_id[block], ranked[turn][1], self.by_id[ranked[turn][0]])
         return found
-
-    def _wanted(self, asked: pd.DataFrame, also: Mapping[str, Collection[str]]) -> list[Rows]:
-        """The rows of what is wanted besides, ascending."""
-        if not also:
-            return [np.empty(0, np.intp)] * len(asked)
-        return [rows_of(self.ids, self.ordered, also.get(question_id, ())) for question_id in asked["question_id"]]
 
     def _scopes(self, asked: pd.DataFrame) -> Iterator[tuple[Rows, "Rows | range"]]:
         """Which of the questions are asked of which rows."""

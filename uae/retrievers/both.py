@@ -5,13 +5,15 @@ of both. So where its fused score could not reach a place, that place is exact (
 PODS 2001). Where a scope has no more passages than are kept, everything is ranked.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 
+import numpy as np
 import pandas as pd
 
 from uae.measures.fusion import Rankings
-from uae.measures.ranking import check_scope
-from uae.retrievers.cosine import Dense
+from uae.measures.ranking import Floats, Rows, Table, check_scope, rows_of, strings
+from uae.measures.row_rankings import Asked, RowRankings, held
+from uae.retrievers.cosine import Dense, searched
 from uae.retrievers.lexical import Bm25
 
 KEPT = 10_000  # passages of a question's ranking, by each of the two
@@ -21,6 +23,8 @@ class Words:
     """BM25's rankings of questions, by one index, which can be asked for single passages again.
 
     Attributes:
+        passages: what is ranked.
+        table: of them.
         rankings: question_id -> its best ``kept`` passages and their scores.
     """
 
@@ -41,21 +45,29 @@ class Words:
             InputError: scope is ``document`` and a question belongs to none.
         """
         check_scope(questions, scope)
-        self._index, self._kept = Bm25(passages, texts), kept
+        self._index, self._kept, self.passages = Bm25(passages, texts), kept, passages
+        self.table = self._index.table
         self._asked = {
             question_id: (text, doc_id if scope == "document" else None)
             for question_id, text, doc_id in zip(questions["question_id"], questions["text"], questions["doc_id"], strict=True)
         }
-        self.rankings: Rankings = {key: self._index.search(*asked, kept) for key, asked in self._asked.items()}
+        of = {key: held(*self._index.search_rows(*asked, kept)) for key, asked in self._asked.items()}
+        self.rankings = RowRankings(self.table, of)
 
-    def beside(self, dense: Rankings) -> dict[str, tuple[list[str], list[float]]]:
-        """The rankings of some questions, with the passages that another retriever ranks, too."""
-        return {
-            key: self.rankings[key]
-            if len(self.rankings[key][0]) < self._kept  # all there are
-            else self._index.search(*self._asked[key], self._kept, ids)
-            for key, (ids, _) in dense.items()
-        }
+    def beside(self, dense: RowRankings) -> RowRankings:
+        """The rankings of some questions, with the passages that another retriever ranks, too. Made when they are asked for.
+
+        Args:
+            dense: rows of ``table``.
+        """
+
+        def find(key: str) -> tuple[Rows, Floats]:
+            known = self.rankings.rows(key)
+            if len(known[0]) < self._kept:  # all there are
+                return known
+            return self._index.search_rows(*self._asked[key], self._kept, np.sort(dense.rows(key)[0]))
+
+        return RowRankings(self.table, Asked(dense, find))
 
 
 def rank_beside(
@@ -67,19 +79,34 @@ def rank_beside(
     progress: str,
     kept: int = KEPT,
     texts: Collection[str] | None = None,
-) -> tuple[dict[str, tuple[list[str], list[float]]], dict[str, tuple[list[str], list[float]]]]:
+) -> tuple[RowRankings, RowRankings]:
     """Rankings by an encoder and by BM25, each of the same passages: what either keeps.
 
     Args:
         words: of these questions at least.
+        passages: those of ``words``, or some of them in the same order.
         texts: what the encoder reads of the passages, in their order; None: their column text.
     """
-    also: Mapping[str, list[str]] = {key: words.rankings[key][0] for key in questions["question_id"]}
-    ranked = encoder.rank(questions, passages, scope, kept, progress, also, texts)
-    dense = {ranking.question_id: (ranking.passage_ids, ranking.scores) for ranking in ranked}
+    if texts is None:
+        passages = searched(questions, passages, scope)
+        texts = passages["text"]
+    if passages is words.passages:
+        table, rows = words.table, None
+    else:
+        table = Table.of(passages["passage_id"])
+        rows = rows_of(words.table.ids, words.table.ordered, strings(table.ids))  # of ``words``, for each of these
+
+    def also(key: str) -> Rows:
+        wanted = np.sort(words.rankings.rows(key)[0])
+        return wanted if rows is None else np.flatnonzero(np.isin(rows, wanted, assume_unique=True))
+
+    ranked = encoder.rank_rows(questions, passages, texts, scope, kept, also, table, progress)
+    dense = RowRankings(words.table, {key: held(found if rows is None else rows[found], scores) for key, found, scores in ranked})
     return dense, words.beside(dense)
 
 
-def cut(rankings: Rankings, kept: int = KEPT) -> dict[str, tuple[list[str], list[float]]]:
+def cut(rankings: Rankings, kept: int = KEPT) -> Rankings:
     """The first passages of each ranking."""
+    if isinstance(rankings, RowRankings):
+        return rankings.cut(kept)
     return {key: (ids[:kept], scores[:kept]) for key, (ids, scores) in rankings.items()}

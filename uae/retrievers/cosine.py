@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from uae.measures.ranking import Ranking, place, rank
+from uae.measures.ranking import Floats, Ranking, Rows, Table, place, rank, rank_rows
 from uae.retrievers.dense import encode
 from uae.retrievers.protocol import Vectors
 
@@ -60,9 +60,32 @@ class Dense:
             texts: what the encoder reads of the passages, in their order; None: their column text.
         """
         if texts is None:
-            if scope == "document":  # the other documents' passages are nobody's
-                passages = passages[passages["doc_id"].isin(set(questions["doc_id"]))]
+            passages = searched(questions, passages, scope)
             texts = passages["text"]
         asked = encode(self.encoder, questions["text"].tolist(), "query")
         found = self._passages(texts, progress)
         return rank(questions, passages, asked, found, scope, depth, also)
+
+    def rank_rows(
+        self,
+        questions: pd.DataFrame,
+        passages: pd.DataFrame,
+        texts: Collection[str],
+        scope: str,
+        depth: int | None,
+        also: Callable[[str], Rows],
+        table: Table,
+        progress: str = "",
+    ) -> Iterator[tuple[str, Rows, Floats]]:
+        """As ``measures.ranking.rank_rows``.
+
+        Args:
+            texts: what the encoder reads of the passages, in their order.
+        """
+        asked = encode(self.encoder, questions["text"].tolist(), "query")
+        return rank_rows(questions, passages, asked, self._passages(texts, progress), scope, depth, also, table)
+
+
+def searched(questions: pd.DataFrame, passages: pd.DataFrame, scope: str) -> pd.DataFrame:
+    """The passages that a question may be answered from: in the scope of documents, others are nobody's."""
+    return passages if scope == "corpus" else passages[passages["doc_id"].isin(set(questions["doc_id"]))]

@@ -6,18 +6,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from uae.measures.ranking import (
-    Ranking,
-    Rows,
-    best_first,
-    check_scope,
-    compact,
-    places,
-    rows_by_document,
-    rows_by_id,
-    rows_of,
-    strings,
-)
+from uae.measures.ranking import Floats, Ranking, Rows, Table, best_first, check_scope, rows_by_document, rows_of, strings
 from uae.retrievers.bm25_index import Bm25Index
 from uae.retrievers.retriever import rankings
 
@@ -34,9 +23,7 @@ class Bm25:
             texts: what is read of the passages, in their order; None: their column text.
         """
         self._index = Bm25Index.build(passages["text"] if texts is None else texts)
-        self._ids = compact(passages["passage_id"])
-        self._ordered = rows_by_id(self._ids)
-        self._by_id = places(self._ordered)
+        self.table = Table.of(passages["passage_id"])
         self._doc_ids = passages["doc_id"]
 
     @cached_property
@@ -53,21 +40,26 @@ class Bm25:
         Args:
             also: passage_ids that are kept whatever their place; those of other documents are not.
         """
-        scores, by_id = self._index.scores(text), self._by_id
+        rows, scores = self.search_rows(
+            text, doc_id, depth, rows_of(self.table.ids, self.table.ordered, also) if len(also) else None
+        )
+        return strings(self.table.ids[rows]), scores.tolist()
+
+    def search_rows(self, text: str, doc_id: str | None, depth: int | None, also: Rows | None = None) -> tuple[Rows, Floats]:
+        """As ``search``, as rows of ``table``."""
+        scores, by_id = self._index.scores(text), self.table.by_id
         rows: Rows | None = None  # all
         if doc_id is not None:
             rows = self._rows.get(doc_id, np.empty(0, np.intp))
             scores, by_id = scores[rows], by_id[rows]
         best = best_first(scores, by_id, depth)
-        if len(also) and len(best) < len(scores):
-            wanted = rows_of(self._ids, self._ordered, also)
-            if rows is not None:
-                # Where in ``rows``, which ascend, they stand: those of other documents nowhere.
-                at = np.minimum(np.searchsorted(rows, wanted), len(rows) - 1)
-                wanted = at[rows[at] == wanted]
-            kept = np.union1d(best, wanted)
+        if also is not None and len(also) and len(best) < len(scores):
+            if rows is not None:  # where in them, which ascend, the wanted ones stand: those of other documents nowhere
+                at = np.minimum(np.searchsorted(rows, also), len(rows) - 1)
+                also = at[rows[at] == also]
+            kept = np.union1d(best, also)
             best = kept[best_first(scores[kept], by_id[kept], None)]
-        return strings(self._ids[best if rows is None else rows[best]]), scores[best].tolist()
+        return (best if rows is None else rows[best]), scores[best]
 
 
 class Lexical:
