@@ -217,10 +217,9 @@ def _retrieve(
         if system == BASE and len(choosing):
             fused, weights[CONVEX] = strongest_untrained(found, beside, choosing, tested)
             untrained[CONVEX] = cut(fused)
-        found = only(found, tested)
         if system == DENSE:
             ranked[UAE] = cut(as_released(found, beside, Fusion(released["form"], released["weight"])))
-        ranked[system] = cut(found)
+        ranked[system] = cut(only(found, tested))
         del found, beside  # of each question twice as many places as are kept
     ranked = {system: ranked[system] for system in (BM25, *folders, UAE)}
     ranked[HYBRID] = reciprocal_rank_fusion([ranked[BM25], ranked[BASE]])

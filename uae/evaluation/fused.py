@@ -7,6 +7,7 @@ For the promoted system the release says them; ``uae.training.fusion`` chose the
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from uae.measures.best_fusion import average_precision, best_fusion
@@ -43,7 +44,8 @@ def strongest_untrained(
     if isinstance(on, RowRankings) and isinstance(beside, RowRankings):
         ids = on.table.ids
         chosen = best_fusion(
-            aligned_rows(on, beside), lambda ranked: quality({key: strings(ids[rows]) for key, rows in ranked.items()})
+            aligned_rows(on, beside),
+            lambda ranked: quality({key: strings(ids[np.asarray(rows, np.intp)]) for key, rows in ranked.items()}),
         )
     else:
         chosen = best_fusion(aligned(on, beside), quality)

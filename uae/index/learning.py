@@ -29,7 +29,9 @@ def learn_lists(index: faiss.IndexIVF, vectors: Vectors, rows: Rows) -> None:
         index.train(drawn(vectors, rows))
         return
     sample = drawn(vectors, rows)
-    index.train_q1(len(sample), faiss.swig_ptr(sample), False, index.metric_type)
+    index.train_q1(  # type: ignore[attr-defined]  # not in FAISS's stubs
+        len(sample), faiss.swig_ptr(sample), False, index.metric_type
+    )
     del sample  # before the next one is read
     if (most := index.train_encoder_num_vectors()) > 0:
         _learn_codes(index, drawn(vectors, rows if len(rows) <= most else rows[_shuffled(len(rows))[:most]]))
@@ -49,7 +51,7 @@ def _learn_codes(index: faiss.IndexIVF, sample: Vectors) -> None:
 def _shuffled(n: int) -> Rows:
     """The order in which FAISS draws."""
     found = np.empty(n, np.int32)
-    faiss.rand_perm(faiss.swig_ptr(found), n, _ENCODER_SEED)
+    faiss.rand_perm(faiss.swig_ptr(found), n, _ENCODER_SEED)  # type: ignore[attr-defined]  # as above
     return found.astype(np.int64)
 
 

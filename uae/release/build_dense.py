@@ -137,7 +137,7 @@ def build_dense(
     tuned = tune(index, Reconstructed(index, path), asked, _RECALL_AT, recipe.recall_target)
     drop_pages_of(path)
     passages = material.passages.ids
-    corpus = Corpus(compact(passages["passage_id"]), passages["doc_id"].to_numpy(dtype=object), index, tuned.parameters)
+    corpus = Corpus(compact(passages["passage_id"]), passages["doc_id"].to_numpy(dtype=object), index, tuned.parameters, path)
     trial = Trial(material.questions, corpus, material.scope, probed)
     gate = Gate(recipe.serving, recipe.max_recall_loss, recipe.min_cosine)
     serving = choose_form(encoder, how.encoder_path, folder, asked, trial, gate, how.device)

@@ -5,6 +5,7 @@ Measured twice: when a release is built, to choose the encoder that serves it, a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import faiss
@@ -14,10 +15,12 @@ import pandas as pd
 
 from uae.index.nearest import search
 from uae.index.stored import Readable, Rows
+from uae.io.mapped import drop_pages_of
 from uae.measures.ranking import Ids, places, rows_by_id, strings
 from uae.retrievers.protocol import Side, Vectors
 
 _HAIR = 1e-9
+_DROPPED = 16  # questions: after so many a mapped index's pages are given back
 
 
 def is_within(loss: float, limit: float) -> bool:
@@ -50,6 +53,7 @@ class Corpus:
     doc_ids: npt.NDArray[np.object_]
     index: faiss.Index
     parameters: str  # as ``ann.tune`` gives them
+    mapped: Path | None = None  # the file that the index is read from; None: it is in memory
 
 
 def measure_parity(trained: Vectors, served: Vectors, questions: pd.DataFrame, corpus: Corpus, scope: str) -> Parity:
@@ -80,6 +84,8 @@ def recall_at_1(vectors: Vectors, questions: pd.DataFrame, corpus: Corpus, scope
         _, found = search(corpus.index, vectors[number : number + 1], 1, rows, corpus.parameters, by_id)
         best = set(strings(corpus.passage_ids[found[0]]))
         recall[number] = len(best & set(evidence)) / len(evidence)
+        if corpus.mapped is not None and not number % _DROPPED:
+            drop_pages_of(corpus.mapped)
     return float(recall.mean())
 
 
