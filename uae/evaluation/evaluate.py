@@ -234,7 +234,7 @@ def _most_read(manifest: Manifest, cutoffs: Sequence[int], answering: Answering,
 
 
 def _first_of_all(rankings: Mapping[str, Rankings], most: int) -> set[str]:
-    return {passage_id for ranked in rankings.values() for ids, _ in ranked.values() for passage_id in ids[:most]}
+    return {passage_id for ranked in rankings.values() for ids, _ in cut(ranked, most).values() for passage_id in ids}
 
 
 def _released(manifest: Manifest) -> dict[str, Any]:
@@ -288,20 +288,20 @@ def _runs(
         {
             "system": system,
             "question_id": question_id,
-            "passage_ids": ids[:depth],
-            "scores": values[:depth],
+            "passage_ids": ids,
+            "scores": values,
             "metrics": list(scores[system].loc[question_id].dropna().items()),
             "answer": answers[system]["answer"].get(question_id, "") if system in answers else "",
         }
         for system, ranked in rankings.items()
-        for question_id, (ids, values) in sorted(ranked.items())
+        for question_id, (ids, values) in sorted(cut(ranked, depth).items())
     ]
 
 
 def _recall_curve(rankings: Mapping[str, Rankings], evidence: Mapping[str, Sequence[str]]) -> dict[str, list[float]]:
     """system -> recall@1, recall@2, ..."""
     depths = range(1, _CURVE_DEPTH + 1)
-    tables = {system: retrieval_metrics(_ids(ranked), evidence, depths) for system, ranked in rankings.items()}
+    tables = {system: retrieval_metrics(_ids(cut(ranked, _CURVE_DEPTH)), evidence, depths) for system, ranked in rankings.items()}
     return {system: [float(table[f"recall@{k}"].mean()) for k in depths] for system, table in tables.items()}
 
 

@@ -13,7 +13,7 @@ from uae.evaluation.testset import BASE, choose_questions, rank_with, test_set_h
 from uae.io.files import read_json, sha256_bytes, write_json, write_text
 from uae.io.models import fingerprint
 from uae.io.tables import RUNS, read_table, write_table
-from uae.measures.fusion import ALONE, SCORES, Fusion, fuse
+from uae.measures.fusion import ALONE, SCORES, Fusion, Rankings, fuse
 from uae.measures.metrics import retrieval_metrics
 from uae.measures.statistics import Resampling, bonferroni, holm
 from uae.retrievers.lexical import rank_bm25
@@ -225,7 +225,9 @@ class _Ranker:
     ) -> dict[str, list[str]]:
         path = rankings_path(self.folder, name, encoder, self.asked, self.passages, self.scope, fusion)
         if not path.exists():
-            rankings = rank_with(encoder, self.asked, self.passages, self.scope, self.device, f"{name}: passages", vectors)
+            rankings: Rankings = rank_with(
+                encoder, self.asked, self.passages, self.scope, self.device, f"{name}: passages", vectors
+            )
             if fusion.weight:
                 rankings = fuse(rankings, rank_bm25(self.asked, self.passages, self.scope, None), fusion)
             rows = [

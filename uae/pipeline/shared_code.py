@@ -24,6 +24,7 @@ RELEASE = (
     "uae/io/mapped.py",
     "uae/measures/fusion.py",
     "uae/measures/ranking.py",
+    "uae/measures/row_rankings.py",
     "uae/measures/reranking.py",
     "uae/measures/usefulness.py",
     "uae/retrievers/bm25_index.py",

@@ -182,6 +182,7 @@ STAGE = Stage(
         "uae/text/words.py",
         "uae/measures/fusion.py",
         "uae/measures/ranking.py",
+        "uae/measures/row_rankings.py",
         "uae/retrievers/bm25_index.py",
         "uae/retrievers/bm25_scores.py",
         "uae/retrievers/cosine.py",
