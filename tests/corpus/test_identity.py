@@ -4,6 +4,8 @@ import random
 
 import pytest
 
+from uae.corpus.identity import Found, Known, content_of, recognise
+
 WORDS = [
     f"{first}{second}" for first in ("lamp", "rope", "sail", "tide", "crane", "buoy") for second in ("s", "man", "house", "line")
 ]
@@ -114,3 +116,13 @@ def test_equal_text_may_stand_twice_in_a_document(write_corpus, run_ingest):
 
 def test_two_documents_with_one_id_are_refused(write_corpus, refuse):
     refuse(write_corpus([{"id": "a", "text": "One lamp."}, {"id": "a", "text": "Two lamps."}], []), "jsonl", "'a'")
+
+
+def test_a_text_of_two_known_documents_is_the_first_one():
+    """Whether that stays where it was or is gone; only one whose own key asks for another document comes after all others."""
+    same, other = (content_of(" ".join(f"Sentence {n} of {name}." for n in range(9))) for name in ("one", "another"))
+    known = [Known("stays", same), Known("gone", same)]
+    present = {"stays": same, "new": same, "newer": other}
+    assert recognise(known, present) == {"stays": Found(0), "new": Found(0, copy=True)}
+    known = [Known("rewritten", same), Known("gone", same)]
+    assert recognise(known, {"rewritten": other, "new": same}) == {"new": Found(1), "rewritten": Found(0)}

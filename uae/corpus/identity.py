@@ -7,7 +7,7 @@ it does not matter how passages are cut.
 
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -66,7 +66,7 @@ def recognise(known: Sequence[Known], present: Mapping[str, Content]) -> dict[st
         if key in own and _stays(known, own[key], content, texts, present)
     }
     taken = {each.known for each in found.values()}
-    for _, place, key in sorted(_likenesses(known, texts, present, [key for key in present if key not in found])):
+    for _, place, key in sorted(_likenesses(known, texts, present, dict.fromkeys(key for key in present if key not in found))):
         if key not in found:
             found[key] = Found(place, copy=place in taken)
             taken.add(place)
@@ -87,9 +87,9 @@ def _stays(
 
 
 def _likenesses(
-    known: Sequence[Known], texts: Mapping[str, Sequence[int]], present: Mapping[str, Content], keys: Sequence[str]
+    known: Sequence[Known], texts: Mapping[str, Sequence[int]], present: Mapping[str, Content], keys: Collection[str]
 ) -> Iterable[tuple[tuple[float, bool], int, str]]:
-    """((minus the share, whether the known key is still there), place, key) for each known text that a present one is like.
+    """((minus the share, whether its key is asked about), place, key) for each known text that a present one is like.
 
     Args:
         keys: of present ones that are asked about.
@@ -104,7 +104,7 @@ def _likenesses(
         for place in exact | near:
             share = 1.0 if place in exact else _share(content.sketch, known[place].content.sketch, holders.common)
             if share >= _SAME:
-                yield (-share - (place in exact), known[place].source in present), place, key
+                yield (-share - (place in exact), known[place].source in keys), place, key
 
 
 class _Holders:
