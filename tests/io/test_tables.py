@@ -8,7 +8,7 @@ import pytest
 
 from uae.io import tables
 from uae.io.errors import ArtefactError
-from uae.io.tables import CANDIDATES, DOCUMENTS, QUESTIONS, RUNS, read_table, write_table
+from uae.io.tables import CANDIDATES, DOCUMENTS, QUESTIONS, RUNS, read_table, scan_table, write_table
 
 PAIR = {"question_id": "q1", "passage_id": "p1", "source": "dense", "rank": 1, "score": 0.5}
 QUESTION = {
@@ -171,3 +171,13 @@ def test_an_array_is_written_as_the_list_of_its_numbers(tmp_path, monkeypatch):
         tables.write_table(tmp_path / name, schema, ({"sketch": kind(numbers)} for numbers in lists))
     assert (tmp_path / "arrays").read_bytes() == (tmp_path / "lists").read_bytes()
     assert pq.ParquetFile(tmp_path / "arrays").num_row_groups == 2
+
+
+def test_a_null_of_another_program_is_named_with_its_row(path):
+    rows = [QUESTION | {"question_id": f"q{number}"} for number in range(5)]
+    rows[3] = rows[3] | {"doc_id": None}
+    path.parent.mkdir()
+    pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema([(field.name, field.type) for field in QUESTIONS])), path)
+    for read in (read_table, lambda path, schema: list(scan_table(path, schema, rows=2))):
+        assert "row 3: doc_id must not be null" in refused(path, read, QUESTIONS)
+    assert len(read_table(path, QUESTIONS, ["question_id"])) == len(rows)

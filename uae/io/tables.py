@@ -221,10 +221,10 @@ def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = No
         columns: those that are read; None: all. The others cost no memory.
 
     Raises:
-        ArtefactError: missing, damaged, or of another schema.
+        ArtefactError: missing, damaged, of another schema, or a value is null.
     """
     with _opened(path, schema) as file:
-        return _frame(file.read(columns=columns), columns or schema.names)
+        return _frame(path, file.read(columns=columns), columns or schema.names)
 
 
 def scan_table(
@@ -232,8 +232,10 @@ def scan_table(
 ) -> Iterator[pd.DataFrame]:
     """As ``read_table``, in parts of at most so many rows. Only one part is in memory."""
     with _opened(path, schema) as file:
+        first = 0
         for batch in file.iter_batches(rows, columns=columns, use_threads=False):
-            yield _frame(pa.Table.from_batches([batch]), columns or schema.names)
+            yield _frame(path, pa.Table.from_batches([batch]), columns or schema.names, first)
+            first += len(batch)
 
 
 def count_rows(path: Path, schema: pa.Schema) -> int:
@@ -259,11 +261,14 @@ def _opened(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetFile]:
         raise ArtefactError(f"{path} is damaged ({error}): delete it and run its stage again") from error
 
 
-def _frame(table: pa.Table, names: Sequence[str]) -> pd.DataFrame:
+def _frame(path: Path, table: pa.Table, names: Sequence[str], first: int = 0) -> pd.DataFrame:
     """Texts stay in Arrow's memory, numbers become 64 bits wide, and only nested columns become Python objects."""
     columns: dict[str, Any] = {}
     for name in names:
         column = table[name]
+        if column.null_count:  # another program wrote it: a null id would be counted among somebody else's
+            row = first + column.is_null().to_pylist().index(True)
+            raise ArtefactError(f"{path}, row {row}: {name} must not be null: run its stage again")
         if pa.types.is_nested(column.type):
             columns[name] = pd.Series(column.to_pylist(), dtype=object)
         elif pa.types.is_integer(column.type):
