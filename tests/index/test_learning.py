@@ -4,7 +4,7 @@ import faiss
 import numpy as np
 import pytest
 
-from uae.index import learning
+from uae.index import ann, learning
 from uae.index.learning import learn_lists
 
 
@@ -33,6 +33,16 @@ def test_the_index_learns_what_faiss_learns_from_the_sample(monkeypatch, factory
     assert ours.is_trained
     np.testing.assert_array_equal(faiss.serialize_index(ours), faiss.serialize_index(by_faiss))
     np.testing.assert_array_equal(given, before)
+
+
+@pytest.mark.parametrize("codes", ["SQ8", "PQ2x4"])
+def test_codes_of_few_lists_learn_from_more_vectors_than_the_lists(codes):
+    given = unit(2000, 4)
+    by_faiss = faiss.index_factory(4, f"IVF8,{codes}", faiss.METRIC_INNER_PRODUCT)
+    by_faiss.cp.max_points_per_centroid = ann.POINTS_PER_LIST
+    assert len(given) > by_faiss.nlist * ann.POINTS_PER_LIST
+    by_faiss.train(given)
+    np.testing.assert_array_equal(faiss.serialize_index(ann._learnt(given, f"IVF8,{codes}")), faiss.serialize_index(by_faiss))
 
 
 def test_fewer_vectors_than_lists_are_an_error():

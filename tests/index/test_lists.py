@@ -74,7 +74,7 @@ class Read:
 
 def test_lists_learn_from_rows_that_are_read_in_their_order(tmp_path):
     vectors = Read(unit(2000, 8))
-    write_built(vectors, "IVF4,SQ8", tmp_path / "written")
+    write_built(vectors, "IVF4,Flat", tmp_path / "written")
     learnt_from = vectors.rows[0]
     assert len(learnt_from) == 4 * POINTS_PER_LIST
     assert (np.diff(learnt_from) > 0).all()

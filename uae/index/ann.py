@@ -149,7 +149,8 @@ def _learnt(vectors: Vectors, factory: str) -> faiss.Index:
     rows = np.arange(len(vectors))
     if lists is not None:
         lists.cp.max_points_per_centroid = POINTS_PER_LIST
-        rows = _sample(len(vectors), lists.nlist * POINTS_PER_LIST)
+        # Codes may learn from more than few lists do: ranges that a sample does not show are cut off.
+        rows = _sample(len(vectors), max(lists.nlist * POINTS_PER_LIST, lists.train_encoder_num_vectors()))
     if isinstance(index, faiss.IndexRefine):
         index.k_factor = REFINED
     with _threads(_threads_for(index, factory)):

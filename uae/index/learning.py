@@ -20,7 +20,7 @@ def learn_lists(index: faiss.IndexIVF, vectors: Vectors, rows: Rows) -> None:
 
     Args:
         vectors: finite, shape (n, dim). They may lie in a mapped file.
-        rows: ascending, and no more than the lists' centres are learnt from.
+        rows: ascending. FAISS draws from them what the lists' centres are learnt from.
 
     Raises:
         RuntimeError: FAISS cannot train it, as with fewer vectors than lists.
