@@ -10,8 +10,9 @@ from uae.io.errors import ArtefactError
 from uae.io.tables import DOCUMENTS, PASSAGES, QUESTIONS, write_table
 from uae.registry.compared import SHARED
 from uae.registry.gate import Bounds
-from uae.registry.refresh_gate import HeldOut, decide_refresh, decide_since_trained
+from uae.registry.refresh_gate import HeldOut, _Served, decide_refresh, decide_since_trained
 from uae.release.build import IndexRecipe, build_release
+from uae.text.stored_passages import StoredPassages
 
 BOUNDS = Bounds(
     metric="map", min_gain=0.0, guarded=("recall@1", "token_f1"), max_loss=0.02, great_loss=0.05,
@@ -63,13 +64,40 @@ def champion(build):
     return build(*tables())
 
 
-def decide(candidate, champion, passages, questions, scope="document", **bounds):
-    held_out = HeldOut(questions, passages, scope, "cpu")
-    return decide_refresh(candidate, champion, "version 3", held_out, replace(BOUNDS, **bounds))
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """Passages in a table of their own."""
+
+    def store(passages: pd.DataFrame) -> StoredPassages:
+        path = tmp_path_factory.mktemp("stored") / "passages.parquet"
+        write_table(path, PASSAGES, passages)
+        return StoredPassages(path)
+
+    return store
+
+
+@pytest.fixture(scope="module")
+def decide(stored):
+    def told(candidate, champion, passages, questions, scope="document", **bounds):
+        held_out = HeldOut(questions, stored(passages), scope, "cpu")
+        return decide_refresh(candidate, champion, "version 3", held_out, replace(BOUNDS, **bounds))
+
+    return told
+
+
+def test_a_release_is_searched_for_the_texts_of_the_evidence_alone(champion):
+    """Of a million passages those of the questions' evidence are kept, and a text stands wherever it stands last."""
+    passages, questions = tables()
+    text = passages["text"][9]
+    served = _Served(champion, {text, "of no passage"})
+    assert (served.size, served.doc_of) == (48, {"p2.1": "d2"})
+    evidence = served.evidence(questions.iloc[[9]], {"p2.1": ("2.md", text)})
+    assert evidence == served.evidence(questions.iloc[[9]], {"p2.1": ("moved.md", text)}) == {"q2.1": ["p2.1"]}
+    assert served.evidence(questions.iloc[[9]], {"p2.1": ("2.md", "of no passage")}) == {}
 
 
 @pytest.mark.parametrize("scope", ["document", "corpus"])
-def test_the_same_corpus_is_not_worse(champion, scope):
+def test_the_same_corpus_is_not_worse(decide, champion, scope):
     decision = decide(champion, champion, *tables(), scope)
     assert decision.passed
     assert [(finding.on, finding.metric, finding.questions, finding.difference) for finding in decision.findings] == [
@@ -78,7 +106,7 @@ def test_the_same_corpus_is_not_worse(champion, scope):
     ]
 
 
-def test_questions_whose_evidence_was_edited_or_deleted_are_left_out_and_told(build, champion):
+def test_questions_whose_evidence_was_edited_or_deleted_are_left_out_and_told(decide, build, champion):
     """One edited passage, one deleted document with its questions, new documents beside them."""
     now = tables(lambda doc, part, text: text.replace("checked", "oiled") if (doc, part) == (2, 1) else text, more=3, lost=(5,))
     decision = decide(build(*now), champion, *now)
@@ -86,7 +114,7 @@ def test_questions_whose_evidence_was_edited_or_deleted_are_left_out_and_told(bu
     assert "1 questions are left out: their evidence is not in version 3, word for word" in decision.reasons
 
 
-def test_a_renamed_document_is_still_compared(build, champion):
+def test_a_renamed_document_is_still_compared(decide, build, champion):
     passages, questions = tables()
     passages.loc[passages["doc_id"] == "d4", ["source", "doc_id"]] = ["moved.md", "other"]
     questions.loc[questions["doc_id"] == "d4", "doc_id"] = "other"
@@ -94,7 +122,7 @@ def test_a_renamed_document_is_still_compared(build, champion):
     assert (decision.passed, decision.findings[0].questions) == (True, 48)
 
 
-def test_a_corpus_that_hides_what_was_found_is_refused(build, champion):
+def test_a_corpus_that_hides_what_was_found_is_refused(decide, build, champion):
     """Each document says each of its sentences twice more, a word apart: what was first is now one of three."""
     passages, questions = tables()
     copies = [passages.assign(passage_id=passages["passage_id"] + mark, text=passages["text"].str.replace("checked", word))
@@ -108,7 +136,7 @@ def test_a_corpus_that_hides_what_was_found_is_refused(build, champion):
     assert decide(build(worse, questions), champion, worse, questions, max_loss=1.0).passed
 
 
-def test_many_small_losses_are_a_great_one(build, champion):
+def test_many_small_losses_are_a_great_one(stored, build, champion):
     """Four documents say their sentences twice more: less than all of them, and more than refreshes may lose together."""
     passages, questions = tables()
     questions["text"] = questions["text"].str[:45]
@@ -116,7 +144,7 @@ def test_many_small_losses_are_a_great_one(build, champion):
     copies = [some.assign(passage_id=some["passage_id"] + mark, text=some["text"].str.replace("checked", word))
               for mark, word in (("b", "inspected"), ("c", "looked after"))]  # fmt: skip
     worse = pd.concat([passages, *copies])
-    held_out, served = HeldOut(questions, worse, "document", "cpu"), build(worse, questions)
+    held_out, served = HeldOut(questions, stored(worse), "document", "cpu"), build(worse, questions)
     assert decide_refresh(served, served, "version 9", held_out, BOUNDS).passed  # the last step changed nothing
     decision = decide_since_trained(served, champion, "version 1", held_out, BOUNDS)
     assert not decision.passed
@@ -124,18 +152,19 @@ def test_many_small_losses_are_a_great_one(build, champion):
     assert decide_since_trained(served, champion, "version 1", held_out, replace(BOUNDS, great_loss=1.0)).passed
 
 
-def test_nothing_in_common_is_for_a_person_to_decide(build, champion):
+def test_nothing_in_common_is_for_a_person_to_decide(decide, stored, build, champion):
     now = tables(lambda doc, part, text: f"Now {text}")
     decision = decide(build(*now), champion, *now)
     assert not decision.passed
     assert decision.reasons[0].startswith("no test question can be answered by both: the evidence of all 48 changed")
     passages, questions = now
-    since = decide_since_trained(build(*now), champion, "version 1", HeldOut(questions, passages, "document", "cpu"), BOUNDS)
+    held_out = HeldOut(questions, stored(passages), "document", "cpu")
+    since = decide_since_trained(build(*now), champion, "version 1", held_out, BOUNDS)
     assert since.passed
     assert "changed since version 1: nothing to compare" in since.reasons[0]
 
 
-def test_a_release_of_other_tables_is_refused(champion):
+def test_a_release_of_other_tables_is_refused(decide, champion):
     now = tables(lambda doc, part, text: f"Now {text}")
     with pytest.raises(ArtefactError, match=r"does not hold the evidence of 48 test questions, such as q0\.0"):
         decide(champion, champion, *now)

@@ -31,6 +31,7 @@ from uae.retrievers.dense import encode, load_encoder
 from uae.retrievers.document_side import document_fingerprint
 from uae.retrievers.torch_encoder import TorchEncoder
 from uae.text.passage_template import PassageTemplate
+from uae.text.stored_passages import StoredPassages
 from uae.training.towers import build_student
 
 BY_RANKS = {"form": "ranks", "chosen": None}
@@ -681,10 +682,10 @@ def test_a_champion_is_measured_with_its_own_template(project, tiny_encoder):
         for n, heading in enumerate(headings)
     ]
     write_table(project / "passages.parquet", PASSAGES, passages)
-    measured = {}
+    stored, measured = StoredPassages(project / "passages.parquet"), {}
     for name, template in (("plain", "{text}"), ("headed", "{section}\n{text}")):
         build(project, tiny_encoder, out=name, read_as=PassageTemplate(template))
-        measured[name] = measure_release(project / name, pd.DataFrame(asked), passages, "corpus", "cpu", [1])["recall@1"].mean()
+        measured[name] = measure_release(project / name, pd.DataFrame(asked), stored, "corpus", "cpu", [1])["recall@1"].mean()
     assert measured == {"plain": 0.2, "headed": 1.0}  # equal texts tie, and the first id wins
 
 

@@ -203,8 +203,7 @@ def _retrieve(
     tested = list(questions["question_id"])
     more = pd.concat([questions, choosing])
     words = Words(more, passages.ids, scope, texts=passages.texts(read_as))
-    # The other documents' passages are nobody's; how rare a word is, is counted over all.
-    searched = passages if scope == "corpus" else passages.of_documents(set(more["doc_id"]))
+    searched = passages.asked_of(more, scope)  # how rare a word is, is counted over all
     ranked: dict[str, Rankings] = {BM25: cut(only(words.rankings, tested))}
     weights: dict[str, dict[str, Any]] = {UAE: released}
     untrained: dict[str, Rankings] = {}

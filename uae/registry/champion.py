@@ -8,17 +8,19 @@ import pandas as pd
 
 from uae.evaluation.answers import Context, Reader, read_answers
 from uae.evaluation.fused import as_released
-from uae.evaluation.testset import UAE, rank_with
+from uae.evaluation.testset import UAE
 from uae.io.errors import ArtefactError
 from uae.io.files import sha256_file
 from uae.io.tables import RUNS, read_table
 from uae.measures.answers import ANSWER_METRICS
 from uae.measures.fusion import Rankings
 from uae.measures.metrics import retrieval_metrics
+from uae.measures.row_rankings import Asked
 from uae.release.manifest import read_manifest
-from uae.retrievers.both import KEPT, Words, cut, rank_beside
+from uae.retrievers.both import Words, cut, rank_alone, rank_beside
 from uae.retrievers.kinds import open_dense
 from uae.text.passage_template import PassageTemplate
+from uae.text.stored_passages import StoredPassages
 from uae.vectors.store import VectorStore
 
 
@@ -51,7 +53,7 @@ def metrics_of_runs(runs: pd.DataFrame, system: str) -> pd.DataFrame:
 
 
 def rank_release(
-    folder: Path, questions: pd.DataFrame, passages: pd.DataFrame, scope: str, device: str, vectors: VectorStore | None = None
+    folder: Path, questions: pd.DataFrame, passages: StoredPassages, scope: str, device: str, vectors: VectorStore | None = None
 ) -> Rankings:
     """Rankings by a release's promoted system, as evaluation makes them.
 
@@ -60,24 +62,25 @@ def rank_release(
     Both read the passages as the release's own template says.
 
     Args:
-        questions, passages: of their schemas.
+        questions: of their schema.
+        passages: all of them; their texts stay in their table.
         vectors: where vectors of passages are kept.
     """
     manifest = read_manifest(folder)  # of whatever format this version can read
     dense, fusion = manifest.dense(), manifest.fusion()
-    read = PassageTemplate(dense.passage_template).applied(passages)
-    encoder, progress = dense.encoder_folder(folder), "champion: passages"
+    read_as, searched = PassageTemplate(dense.passage_template), passages.asked_of(questions, scope)
+    encoder, progress = open_dense(dense.encoder_folder(folder), device, vectors), "champion: passages"
     if not fusion.weight:
-        return rank_with(encoder, questions, read, scope, device, progress, vectors, KEPT)
-    words = Words(questions, read, scope)
-    found, beside = rank_beside(open_dense(encoder, device, vectors), words, questions, read, scope, progress)
+        return rank_alone(encoder, questions, searched.ids, scope, progress, searched.texts(read_as))
+    words = Words(questions, passages.ids, scope, texts=passages.texts(read_as))  # how rare a word is, is counted over all
+    found, beside = rank_beside(encoder, words, questions, searched.ids, scope, progress, texts=searched.texts(read_as))
     return cut(as_released(found, beside, fusion))
 
 
 def measure_release(
     folder: Path,
     questions: pd.DataFrame,
-    passages: pd.DataFrame,
+    passages: StoredPassages,
     scope: str,
     device: str,
     cutoffs: Sequence[int],
@@ -95,15 +98,20 @@ def measure_release(
     """
     rankings = rank_release(folder, questions, passages, scope, device, vectors)
     evidence = dict(zip(questions["question_id"], questions["evidence"], strict=True))
-    found = retrieval_metrics({q: ids for q, (ids, _) in rankings.items()}, evidence, cutoffs)
+    found = retrieval_metrics(Asked(rankings, lambda question_id: rankings[question_id][0]), evidence, cutoffs)
     if answered is None or candidate_runs is None:
         return found
-    read = PassageTemplate(read_manifest(folder).dense().passage_template).applied(passages)
-    return found.join(_answers(rankings, questions, read, candidate_runs, answered))
+    read_as = PassageTemplate(read_manifest(folder).dense().passage_template)
+    return found.join(_answers(rankings, questions, passages, read_as, candidate_runs, answered))
 
 
 def _answers(
-    rankings: Rankings, questions: pd.DataFrame, read: pd.DataFrame, runs: pd.DataFrame, answered: Answered
+    rankings: Rankings,
+    questions: pd.DataFrame,
+    passages: StoredPassages,
+    read_as: PassageTemplate,
+    runs: pd.DataFrame,
+    answered: Answered,
 ) -> pd.DataFrame:
     """Metrics of the answers. Equal prompts have equal answers, so where both found the same passages none is read again."""
     ours = metrics_of_runs(runs, UAE)
@@ -117,6 +125,7 @@ def _answers(
     if not differ:
         return ours
     asked = questions[questions["question_id"].isin(differ)]
-    of_these = {question_id: rankings[question_id] for question_id in asked["question_id"]}
+    of_these = cut({question_id: rankings[question_id] for question_id in asked["question_id"]}, number)
+    read = read_as.applied(passages.rows({passage_id for ids, _ in of_these.values() for passage_id in ids}, read_as))
     told = read_answers({UAE: of_these}, asked, read, answered.open(), answered.context, None)[UAE]
     return pd.concat([ours.drop(index=differ), told[known].astype(float)])

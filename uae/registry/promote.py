@@ -14,7 +14,7 @@ from uae.evaluation.fused import CONVEX
 from uae.evaluation.testset import BASE, SECOND_STAGE, UAE, choose_questions, test_set_hash
 from uae.io.errors import ArtefactError
 from uae.io.files import read_json
-from uae.io.tables import PASSAGES, QUESTIONS, read_table
+from uae.io.tables import QUESTIONS, read_table
 from uae.measures.answers import ANSWER_METRICS
 from uae.registry.as_served import measure_serving, served_recall
 from uae.registry.budget import next_look
@@ -52,6 +52,7 @@ from uae.registry.tracking import connect, run_of
 from uae.registry.versions import has_artefacts, release_of, version_of
 from uae.release.manifest import RERANKED, Manifest, read_manifest
 from uae.release.passages import check_same_passages
+from uae.text.stored_passages import StoredPassages
 from uae.validation.trained_on import came_since, check_not_trained_on
 from uae.vectors.store import VectorStore
 
@@ -86,7 +87,8 @@ class _Case(NamedTuple):
     evaluation: Mapping[str, Any]
     runs: pd.DataFrame
     questions: pd.DataFrame
-    passages: pd.DataFrame
+    passages: StoredPassages
+    documents: pd.DataFrame  # of the passages: doc_id and source
 
 
 def promote(judged: Judged, place: Place, promotion_path: Path, page_path: Path, bounds: Bounds, asked: Asked) -> dict[str, Any]:
@@ -104,18 +106,19 @@ def promote(judged: Judged, place: Place, promotion_path: Path, page_path: Path,
         RegistryError: MLflow does not answer, or the champion's release is lost.
     """
     evaluation, manifest = read_json(judged.evaluation), read_manifest(judged.release)
-    passages = read_table(judged.passages, PASSAGES)
+    passages = StoredPassages(judged.passages)
+    documents = passages.documents()
     questions = choose_questions(read_table(judged.questions, QUESTIONS))
     test_set = test_set_hash(questions, passages, asked.scope)
     _check_identity(judged.evaluation, evaluation, manifest.fingerprint, test_set, asked.scope)
-    check_not_trained_on(judged.release, f"release {manifest.fingerprint[:12]}", questions, passages, asked.scope)
-    check_same_passages(judged.release, [passages])
+    check_not_trained_on(judged.release, f"release {manifest.fingerprint[:12]}", questions, documents, asked.scope)
+    check_same_passages(judged.release, passages.parts(["passage_id", "text"]))
     runs = read_runs(judged.runs, evaluation.get("runs"))
     client = connect(place.uri, place.experiment, place.root)
     champion = version_of(client, place.model, place.alias)
     history = History(client, place.experiment, place.model, place.alias)
     events = history.with_unknown_moves(number_of(champion), release_tag(champion))
-    case = _Case(judged.release, manifest, evaluation, runs, questions, passages)
+    case = _Case(judged.release, manifest, evaluation, runs, questions, passages, documents)
     if champion is not None and release_tag(champion) == manifest.fingerprint and has_artefacts(champion):
         same = Decision(True, [f"this release is version {champion.version}, the {place.alias} already"])
         verdict, version = Verdict(SAME, same), champion
@@ -154,12 +157,12 @@ def _judge(
         return Verdict(FIRST, together([_first(case, bounds), *as_served]))
     name = f"version {champion.version} ({place.alias})"
     folder = release_of(champion)
-    questions, passages = case.questions, case.passages
-    check_not_trained_on(folder, f"version {champion.version} of {place.model}", questions, passages, asked.scope)
+    questions = case.questions
+    check_not_trained_on(folder, f"version {champion.version} of {place.model}", questions, case.documents, asked.scope)
     look, times = None, None
     if _same_system(read_manifest(folder), case.manifest):
         lane = REFRESHED
-        held_out = HeldOut(questions, passages, asked.scope, asked.device)
+        held_out = HeldOut(questions, case.passages, asked.scope, asked.device)
         parts = [decide_refresh(case.release, folder, name, held_out, bounds)]
         parts.append(since_trained(client, case.release, case.manifest, champion, held_out, bounds))
     else:
@@ -220,7 +223,7 @@ def _sets(case: _Case, champion: Path, name: str, bounds: Bounds, asked: Asked) 
         return QuestionSet(name, ours.loc[ids], theirs.loc[ids], documents.loc[ids])
 
     everything = list(case.questions["question_id"])
-    new = came_since(champion, case.questions, case.passages)
+    new = came_since(champion, case.questions, case.documents)
     notes = []
     if new is None:
         notes.append(f"{name} does not say which documents it knew, so there is no recent test set yet")

@@ -9,7 +9,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from uae.evaluation.testset import UAE, choose_questions, test_set_hash
 from uae.io.errors import ConfigError, InputError
-from uae.io.tables import PASSAGES, QUESTIONS, read_table
+from uae.io.tables import QUESTIONS, read_table
 from uae.measures.answers import ANSWER_METRICS
 from uae.registry.as_served import measure_serving, served_recall
 from uae.registry.champion import measure_release
@@ -23,6 +23,7 @@ from uae.registry.tracking import connect, run_of
 from uae.registry.versions import release_of, version_of
 from uae.release.manifest import RERANKED, Manifest, read_manifest
 from uae.release.rebuild import Corpus
+from uae.text.stored_passages import StoredPassages
 from uae.validation.trained_on import check_not_trained_on
 from uae.vectors.store import VectorStore
 
@@ -104,10 +105,10 @@ def promote_refreshed(
         RegistryError: MLflow does not answer.
     """
     manifest = read_manifest(release)
-    passages = read_table(corpus.passages, PASSAGES)
+    passages = StoredPassages(corpus.passages)
     questions = choose_questions(read_table(corpus.questions, QUESTIONS))
     name = f"version {champion.version.version} ({place.alias})"
-    check_not_trained_on(champion.folder, name, questions, passages, how.scope)
+    check_not_trained_on(champion.folder, name, questions, passages.documents(), how.scope)
     client = connect(place.uri, place.experiment, place.root)
     history = History(client, place.experiment, place.model, place.alias)
     events = history.with_unknown_moves(number_of(champion.version), release_tag(champion.version))
@@ -159,7 +160,7 @@ def _judge(
     champion: Champion,
     name: str,
     questions: pd.DataFrame,
-    passages: pd.DataFrame,
+    passages: StoredPassages,
     exact: float,
     bounds: Bounds,
     how: Measured,

@@ -6,7 +6,7 @@ them. What counts are the questions that both can answer: their evidence stands 
 Each refresh is compared with the champion, and with the first release of its encoder: many small losses are a great one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,32 +16,41 @@ from mlflow.entities.model_registry import ModelVersion
 
 from uae.evaluation.testset import UAE
 from uae.io.errors import ArtefactError
+from uae.io.tables import read_table, scan_table
 from uae.measures.metrics import retrieval_metrics
 from uae.registry.compared import SHARED, QuestionSet
 from uae.registry.gate import Bounds, Decision, decide_crept, decide_refreshed
 from uae.registry.versions import first_of_encoder, release_of
 from uae.release.manifest import Manifest
 from uae.release.open import Release
-from uae.release.passages import Passages
-from uae.release.tables import RELEASE_DOCUMENTS, read_arrow
-from uae.text.passage_template import PLAIN
+from uae.release.tables import RELEASE_DOCUMENTS, RELEASE_PASSAGES
+from uae.text.stored_passages import StoredPassages
 
 DEPTH = 100  # passages of a ranking that are compared
+_ROWS = 1 << 13  # of a release's table that are in memory together
 
 
 class _Served:
-    """Where texts stand in a release."""
+    """Where some texts stand in a release."""
 
-    def __init__(self, folder: Path):
-        passages = Passages(folder)
-        documents = read_arrow(folder / "documents.parquet", RELEASE_DOCUMENTS)
-        sources = dict(zip(documents["doc_id"].to_pylist(), documents["source"].to_pylist(), strict=True))
-        self.folder, self.size = folder, len(passages)
-        self.doc_of = dict(zip(passages.ids(), passages.doc_ids(), strict=True))
-        texts = passages.read(PLAIN, range(len(passages)))
-        self._by_text = {(sources[self.doc_of[id]], text): str(id) for id, text in zip(self.doc_of, texts, strict=True)}
+    def __init__(self, folder: Path, texts: Collection[str]):
+        """
+        Raises:
+            ArtefactError: a table is missing or damaged.
+        """
+        documents = read_table(folder / "documents.parquet", RELEASE_DOCUMENTS, ["doc_id", "source"])
+        sources = dict(zip(documents["doc_id"], documents["source"], strict=True))
+        self.folder, self.size = folder, 0
+        self.doc_of: dict[str, str] = {}  # of the passages that have one of the texts
+        self._by_text: dict[tuple[str | None, str], str] = {}
+        for part in scan_table(folder / "passages.parquet", RELEASE_PASSAGES, ["passage_id", "doc_id", "text"], _ROWS):
+            self.size += len(part)
+            part = part[part["text"].isin(texts)]
+            for passage_id, doc_id, text in zip(part["passage_id"], part["doc_id"], part["text"], strict=True):
+                self.doc_of[passage_id] = doc_id
+                # A passage without a document is told when the release is opened.
+                self._by_text[sources.get(doc_id), text] = passage_id
         self._anywhere = {text: passage_id for (_, text), passage_id in self._by_text.items()}
-        passages.close()
 
     def evidence(self, questions: pd.DataFrame, texts: Mapping[str, tuple[str, str]]) -> dict[str, list[str]]:
         """question_id -> its evidence as passages of this release; without the questions whose evidence it does not hold.
@@ -77,11 +86,11 @@ class HeldOut(NamedTuple):
 
     Args:
         questions: test questions with evidence, of their schema.
-        passages: of today, of their schema: they say what the questions' evidence reads.
+        passages: of today: they say what the questions' evidence reads.
     """
 
     questions: pd.DataFrame
-    passages: pd.DataFrame
+    passages: StoredPassages
     scope: str
     device: str
 
@@ -139,9 +148,11 @@ def decide_since_trained(candidate: Path, trained: Path, trained_name: str, held
 
 def _ask_both(candidate: Path, before: Path, held_out: HeldOut, bounds: Bounds) -> tuple[QuestionSet | None, int]:
     """What both answer, and how many questions are left out. None: all are."""
-    questions, passages = held_out.questions, held_out.passages
-    texts = dict(zip(passages["passage_id"], zip(passages["source"], passages["text"], strict=True), strict=True))
-    ours, theirs = _Served(candidate), _Served(before)
+    questions = held_out.questions
+    beside = held_out.passages.rows({passage_id for wanted in questions["evidence"] for passage_id in wanted})
+    texts = dict(zip(beside["passage_id"], zip(beside["source"], beside["text"], strict=True), strict=True))
+    asked_for = {text for _, text in texts.values()}
+    ours, theirs = _Served(candidate, asked_for), _Served(before, asked_for)
     evidence, evidence_before = ours.evidence(questions, texts), theirs.evidence(questions, texts)
     if missing := [question_id for question_id in questions["question_id"] if question_id not in evidence]:
         raise ArtefactError(

@@ -105,6 +105,26 @@ def rank_beside(
     return dense, words.beside(dense)
 
 
+def rank_alone(
+    encoder: Dense,
+    questions: pd.DataFrame,
+    passages: pd.DataFrame,
+    scope: str,
+    progress: str,
+    texts: Collection[str],
+    kept: int = KEPT,
+) -> RowRankings:
+    """The best of each question's scope by an encoder that nothing joins.
+
+    Args:
+        passages: columns passage_id and doc_id.
+        texts: what the encoder reads of them, in their order.
+    """
+    table = Table.of(passages["passage_id"])
+    ranked = encoder.rank_rows(questions, passages, texts, scope, kept, None, table, progress)
+    return RowRankings(table, {key: held(rows, scores) for key, rows, scores in ranked})
+
+
 def cut(rankings: Rankings, kept: int = KEPT) -> Rankings:
     """The first passages of each ranking."""
     if isinstance(rankings, RowRankings):

@@ -73,7 +73,7 @@ class Dense:
         texts: Collection[str],
         scope: str,
         depth: int | None,
-        also: Callable[[str], Rows],
+        also: Callable[[str], Rows] | None,
         table: Table,
         progress: str = "",
     ) -> Iterator[tuple[str, Rows, Floats]]:

@@ -71,6 +71,10 @@ class StoredPassages:
         """Those of the table that are of these documents."""
         return StoredPassages(self._path, documents)
 
+    def asked_of(self, questions: pd.DataFrame, scope: str) -> "StoredPassages":
+        """Those that a question may be answered from: in the scope of documents, others are nobody's."""
+        return self if scope == "corpus" else self.of_documents(set(questions["doc_id"]))
+
     def scan(self, whole_documents: bool) -> Iterator[pd.DataFrame]:
         """The passages with what templates read of them, some at a time.
 
