@@ -13,15 +13,18 @@ import pandas as pd
 
 from uae.evaluation.comparison import Measured, gains_over, summarise
 from uae.evaluation.fused import as_released
-from uae.evaluation.testset import BASE, UAE, rank_with
+from uae.evaluation.testset import BASE, UAE
 from uae.io.errors import ArtefactError
-from uae.io.tables import PASSAGES, QUESTIONS, read_table
+from uae.io.tables import QUESTIONS, read_table
 from uae.measures.fusion import Rankings
 from uae.measures.metrics import retrieval_metrics
+from uae.measures.row_rankings import Asked
 from uae.measures.statistics import Resampling
 from uae.release.manifest import DENSE, read_manifest
-from uae.retrievers.lexical import rank_bm25
+from uae.retrievers.both import Words, cut, rank_alone, rank_beside
+from uae.retrievers.kinds import open_dense
 from uae.text.passage_template import PassageTemplate
+from uae.text.stored_passages import StoredPassages
 from uae.validation.trained_on import check_not_trained_on
 from uae.vectors.store import VectorStore
 
@@ -48,7 +51,8 @@ def measure_elsewhere(
     """By name of the collection: ``scope``, ``passages``, and ``kinds``, as ``by_evidence`` gives them.
 
     The systems are the base encoder, the release's dense leg, and the release with BM25 of that collection's
-    passages. All questions with evidence are asked, of whatever split: the release learnt from none of them.
+    passages. All questions with evidence are asked, of whatever split: the release learnt from none of them. A ranking holds the
+    first ``both.KEPT`` passages; evidence behind them counts as not found.
 
     Args:
         release: its dense leg, its template, and how BM25 joins it.
@@ -60,23 +64,25 @@ def measure_elsewhere(
     """
     manifest = read_manifest(release)
     dense = manifest.dense()
-    read_as, found = PassageTemplate(dense.passage_template), {}
+    read_as, told = PassageTemplate(dense.passage_template), {}
     for each in collections:
         passages, everything = _tables(each)
         asked = everything[everything["evidence"].str.len() > 0].reset_index(drop=True)
         if asked.empty:
             raise ArtefactError(f"evaluate.also: {each.folder} has no question with evidence, so {each.name} measures nothing")
         name = f"release {manifest.fingerprint[:12]}, asked of {each.name} (evaluate.also)"
-        check_not_trained_on(release, name, asked, passages, each.scope)
-        read = read_as.applied(passages)
-        rankings: dict[str, Rankings] = {
-            system: rank_with(folder, asked, read, each.scope, device, f"{each.name}, {system}: passages", vectors)
-            for system, folder in ((BASE, base), (DENSE, dense.encoder_folder(release)))
-        }
-        rankings[UAE] = as_released(rankings[DENSE], rank_bm25(asked, read, each.scope, None), manifest.fusion())
+        check_not_trained_on(release, name, asked, passages.documents(), each.scope)
+        searched = passages.asked_of(asked, each.scope)
+        pool = asked, searched.ids, each.scope
+        texts = searched.texts(read_as)
+        untrained, trained = (open_dense(folder, device, vectors) for folder in (base, dense.encoder_folder(release)))
+        rankings: dict[str, Rankings] = {BASE: rank_alone(untrained, *pool, f"{each.name}, {BASE}: passages", texts)}
+        words = Words(asked, passages.ids, each.scope, texts=passages.texts(read_as))  # how rare a word is, is counted over all
+        found, beside = rank_beside(trained, words, *pool, f"{each.name}, {DENSE}: passages", texts=texts)
+        rankings |= {DENSE: cut(found), UAE: cut(as_released(found, beside, manifest.fusion()))}
         scores = {system: scored(ranking, asked) for system, ranking in rankings.items()}
-        found[each.name] = {"scope": each.scope, "passages": len(passages), "kinds": by_evidence(scores, asked, resampling)}
-    return found
+        told[each.name] = {"scope": each.scope, "passages": len(passages), "kinds": by_evidence(scores, asked, resampling)}
+    return told
 
 
 def scored(rankings: Rankings, asked: pd.DataFrame) -> pd.DataFrame:
@@ -87,7 +93,7 @@ def scored(rankings: Rankings, asked: pd.DataFrame) -> pd.DataFrame:
         asked: of the schema QUESTIONS.
     """
     evidence = dict(zip(asked["question_id"], asked["evidence"], strict=True))
-    return retrieval_metrics({key: ids for key, (ids, _) in rankings.items()}, evidence, [1])[["recall@1", "map"]]
+    return retrieval_metrics(Asked(rankings, lambda key: rankings[key][0]), evidence, [1])[["recall@1", "map"]]
 
 
 def by_evidence(scores: Mapping[str, pd.DataFrame], asked: pd.DataFrame, resampling: Resampling) -> dict[str, dict[str, Any]]:
@@ -115,7 +121,7 @@ def by_evidence(scores: Mapping[str, pd.DataFrame], asked: pd.DataFrame, resampl
     return found
 
 
-def _tables(collection: Collection) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _tables(collection: Collection) -> tuple[StoredPassages, pd.DataFrame]:
     paths = [collection.folder / name for name in ("passages.parquet", "questions.parquet")]
     for path in paths:
         if not path.exists():
@@ -123,4 +129,4 @@ def _tables(collection: Collection) -> tuple[pd.DataFrame, pd.DataFrame]:
                 f"evaluate.also: {path} does not exist. The folder of {collection.name} must be the data/ of a run: "
                 "uae run --until ingest --out FOLDER makes one"
             )
-    return read_table(paths[0], PASSAGES), read_table(paths[1], QUESTIONS)
+    return StoredPassages(paths[0]), read_table(paths[1], QUESTIONS)
