@@ -1,8 +1,9 @@
 """Which vectors of the store something still uses: the parameters' encoders, those of the release and of the champion."""
 
+from collections.abc import Iterable
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
-from uae.io.tables import PASSAGES, read_table
 from uae.pipeline.settings import Settings
 from uae.pipeline.student import student_folder
 from uae.pipeline.workspace import Workspace
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 class InUse(NamedTuple):
     encoders: set[str]  # keys in the vector store
-    texts: set[str]  # as the encoders read them
+    texts: Iterable[str]  # as the encoders read them; read from the table while somebody goes through them, once
 
 
 def vectors_in_use(settings: Settings, w: Workspace) -> InUse:
@@ -26,8 +27,9 @@ def vectors_in_use(settings: Settings, w: Workspace) -> InUse:
     from uae.retrievers.document_side import document_fingerprint
     from uae.retrievers.passage_vectors import store_key
     from uae.text.passage_template import PassageTemplate
+    from uae.text.stored_passages import StoredPassages
 
-    passages = read_table(w.path("passages"), PASSAGES)
+    passages = StoredPassages(w.path("passages"))
     folders = [student_folder(settings.models, w.model_cache), *(path for path in [w.path("student")] if path.exists())]
     encoders = {document_fingerprint(folder) for folder in folders}
     templates = {settings.passages.template}
@@ -35,7 +37,7 @@ def vectors_in_use(settings: Settings, w: Workspace) -> InUse:
         legs = [entry for entry in manifest.legs.values() if isinstance(entry, DenseEntry)]
         encoders |= {entry.document_encoder for entry in legs}
         templates |= {entry.passage_template for entry in legs}
-    texts = {text for template in templates for text in PassageTemplate(template).texts(passages)}
+    texts = chain.from_iterable(passages.texts(PassageTemplate(template)) for template in sorted(templates))
     return InUse(set(map(store_key, encoders)), texts)
 
 

@@ -5,7 +5,7 @@ written and read a few thousand at a time: a shard is never in memory whole.
 """
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ def key_of(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()[:16]
 
 
-def keys_of(texts: Collection[str]) -> Keys:
+def keys_of(texts: Iterable[str]) -> Keys:
     """``key_of`` each text."""
     joined = bytearray()
     for text in texts:

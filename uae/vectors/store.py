@@ -155,12 +155,12 @@ class VectorStore:
             for home in homes
         ]
 
-    def sweep(self, encoders: set[str], texts: set[str]) -> tuple[int, int]:
+    def sweep(self, encoders: set[str], texts: Iterable[str]) -> tuple[int, int]:
         """Drop the vectors of other encoders and of other texts. Returns how many vectors were dropped, and how many stay.
 
         Args:
             encoders: fingerprints that are still used.
-            texts: that are still used, as encoders read them.
+            texts: that are still used, as encoders read them, in any order. Nothing is kept of one but its key.
         """
         before = sum(held.vectors for held in self.held())
         wanted = np.unique(keys_of(texts))
