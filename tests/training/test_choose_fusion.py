@@ -1,6 +1,7 @@
 """How BM25 joins the student: which questions choose, of which student, and what comes of it."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,12 @@ import pandas as pd
 import pytest
 
 from uae.io.models import fingerprint
+from uae.io.tables import PASSAGES, write_table
 from uae.measures.fusion import SCORES
+from uae.measures.row_rankings import RowRankings
+from uae.text.passage_template import TEXT_ALONE
+from uae.text.stored_passages import StoredPassages
+from uae.training import asking_students
 from uae.training import fusion as stage
 from uae.training.examples import Example
 from uae.training.fusion import FusionTerms, choose_fusion, folds, utility_ndcg
@@ -53,15 +59,19 @@ IN_TWO = FusionTerms("auto", None, 2)
 class Data:
     """What the stage asks of ``TrainingData``. "near" is what encoders rank first; "words" shares words with the questions."""
 
-    def __init__(self, evidence: dict[str, list[str]]):
+    def __init__(self, folder: Path, evidence: dict[str, list[str]]):
         rows = [(f"t{n}", "train", f"d{n}") for n in range(4)] + [("v", "validation", "d9"), ("x", "test", "d8")]
         self.questions = pd.DataFrame(rows, columns=["question_id", "split", "doc_id"]).assign(text="the red lamp", source="s")
         self.questions["evidence"] = [evidence.get(key, []) for key in self.questions["question_id"]]
-        self.passages = pd.DataFrame({"passage_id": ["near", "words"], "doc_id": "d", "text": ["wick and oil", "red lamp"]})
+        row = {"doc_id": "d", "title": "", "source": "d", "section": "", "position": 0, "start": 0, "end": 1}
+        rows = [row | {"passage_id": "near", "text": "wick and oil"}, row | {"passage_id": "words", "text": "red lamp"}]
+        write_table(folder / "passages.parquet", PASSAGES, rows)
+        self.stored, self.read_as = StoredPassages(folder / "passages.parquet"), TEXT_ALONE
+        self.passages = self.corpus = None  # nobody needs all texts
 
     def pairs(self) -> pd.DataFrame:
         asked = self.questions[self.questions["split"] != "test"]
-        both = asked.merge(self.passages[["passage_id"]], how="cross")
+        both = asked.merge(self.stored.ids[["passage_id"]], how="cross")
         return both.assign(utility=np.where(both["passage_id"] == "words", 1.0, -1.0))
 
     def by_split(self, pairs, options):
@@ -81,14 +91,15 @@ def choose(tmp_path, monkeypatch, tiny_encoder):
         fitted.append(set(parts["train"]))
         student.mkdir(parents=True)
 
-    def ranked(retriever, questions, passages, scope, depth, progress):
-        asked.append((retriever.encoder.folder.name, set(questions["question_id"])))
-        dimensions.append(retriever.encoder.truncate_dim)
-        return {key: (["near", "words"], [0.5, 0.3]) for key in questions["question_id"]}
+    def ranked(student, words, questions, passages, scope, progress, texts):
+        asked.append((student.encoder.folder.name, set(questions["question_id"])))
+        dimensions.append(student.encoder.truncate_dim)
+        dense = RowRankings(words.table, {key: (np.arange(2), np.array([0.5, 0.3])) for key in questions["question_id"]})
+        return dense, words.beside(dense)
 
     monkeypatch.setattr(stage, "fit", fit)
     monkeypatch.setattr(stage, "identity", lambda parts, *rest, added: "-".join(sorted(parts["train"])))
-    monkeypatch.setattr(stage, "rankings", ranked)
+    monkeypatch.setattr(asking_students, "rank_beside", ranked)
     monkeypatch.setattr(
         stage,
         "open_dense",
@@ -99,9 +110,9 @@ def choose(tmp_path, monkeypatch, tiny_encoder):
 
     def run(evidence=None, terms=IN_TWO):
         found = choose_fusion(
-            Data(evidence or {}), base_path=tiny_encoder, student_path=tiny_encoder, fusion_path=tmp_path / "fusion.json",
-            terms=terms, options=SimpleNamespace(lexical_weight=0.0), teacher_temperature=1.0, scope="corpus",
-            device="cpu", seed=13,
+            Data(tmp_path, evidence or {}), base_path=tiny_encoder, student_path=tiny_encoder,
+            fusion_path=tmp_path / "fusion.json", terms=terms, options=SimpleNamespace(lexical_weight=0.0),
+            teacher_temperature=1.0, scope="corpus", device="cpu", seed=13,
         )  # fmt: skip
         assert json.loads((tmp_path / "fusion.json").read_text()) == found
         assert set(dimensions) <= {terms.dimension}

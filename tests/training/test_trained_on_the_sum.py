@@ -79,8 +79,9 @@ def test_the_sum_is_what_is_served(scope):
 
 
 def test_without_a_weight_there_is_none():
-    assert lexical_part(PASSAGES, "corpus", 0.0) is None
-    assert lexical_part(PASSAGES, "corpus", 0.5).weight == 0.5
+    """And nothing is read."""
+    assert lexical_part(None, "corpus", 0.0) is None
+    assert lexical_part(lambda: PASSAGES, "corpus", 0.5).weight == 0.5
 
 
 ROWS = {

@@ -81,7 +81,8 @@ def compare(
     """
     asked = choose_questions(data.questions, split)
     evidence = dict(zip(asked["question_id"], asked["evidence"], strict=True))
-    rank = _Ranker(folder, asked, data.passages, more.scope, device)
+    passages = data.corpus()
+    rank = _Ranker(folder, asked, passages, more.scope, device)
     base = retrieval_metrics(rank(BASE, base_path, vectors), evidence, cutoffs)
     scores, by_seed, training = {BASE: base}, {}, {}
     for contender in contenders:
@@ -100,7 +101,7 @@ def compare(
                 seed,
             )
             student = folder / "students" / one
-            added = lexical_part(data.passages, more.scope, contender.options.lexical_weight)
+            added = lexical_part(lambda: passages, more.scope, contender.options.lexical_weight)
             summaries.append(_fitted(student, prepared, base_path, contender.options, seed, device, added))
             each.append(retrieval_metrics(rank(one, student, fusion=contender.measured_with), evidence, cutoffs))
         scores[contender.name] = sum(each[1:], each[0]) / len(each)

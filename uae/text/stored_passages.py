@@ -59,6 +59,10 @@ class StoredPassages:
         """All that PASSAGES has of these passages, and of all others in their documents where ``read_as`` has neighbours."""
         return passages_beside(self._path, passage_ids, read_as.has_neighbours)
 
+    def whole(self) -> pd.DataFrame:
+        """All that PASSAGES has of them, in memory."""
+        return self._kept(read_table(self._path, PASSAGES))
+
     def parts(self, columns: Sequence[str]) -> Iterator[pd.DataFrame]:
         """All rows of the table, of whatever documents, some at a time."""
         return scan_table(self._path, PASSAGES, columns, _ROWS)

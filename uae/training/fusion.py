@@ -6,7 +6,7 @@ of a student fitted to the others. The validation questions are asked of the stu
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,10 +18,9 @@ from sklearn.model_selection import GroupKFold
 from uae.io.files import write_json
 from uae.io.models import fingerprint
 from uae.measures.best_fusion import FUSIONS, Quality, average_precision, best_fusion
-from uae.measures.fusion import ALONE, Aligned, Fusion, aligned
+from uae.measures.fusion import ALONE, Aligned, Fusion
 from uae.retrievers.kinds import open_dense
-from uae.retrievers.lexical import rank_bm25
-from uae.retrievers.retriever import rankings
+from uae.training.asking_students import Asking
 from uae.training.checkpoints import identity
 from uae.training.data import TrainingData
 from uae.training.examples import Example
@@ -29,12 +28,10 @@ from uae.training.fit import fit
 from uae.training.lexical import LexicalPart, lexical_part
 from uae.training.options import TrainOptions
 from uae.training.processes import leave, of_leader
-from uae.training.usefulness import UsefulTerms, beyond_chance, calibrate, first_passage, foreign_documents, without
+from uae.training.usefulness import UsefulTerms, beyond_chance, calibrate, first_passage
 from uae.vectors.store import VectorStore
 
 log = logging.getLogger(__name__)
-
-_ELSEWHERE = "elsewhere:"  # before the id of a question that is asked where it does not belong
 
 
 class FusionTerms(NamedTuple):
@@ -119,7 +116,7 @@ def follow_fusion(
     """What every process but the leading one does while that one calls ``choose_fusion``: take part in each fit."""
     if terms.form != "none" and terms.weight is None:
         examples = data.by_split(data.pairs(), options)
-        added = lexical_part(data.passages, scope, options.lexical_weight)
+        added = lexical_part(data.corpus, scope, options.lexical_weight)
         for seen, _ in folds(examples["train"], terms.folds):
             fitted_to = {"train": seen, "validation": examples["validation"]}
             _student_of_fold(
@@ -160,15 +157,15 @@ def _written(
 
 
 class _Asked(NamedTuple):
-    """What chooses: rankings of questions that the student asked was not trained on."""
+    """What chooses: rankings of questions that the student asked was not trained on. Rows of the passages stand for their ids."""
 
-    rankings: dict[str, Aligned]
+    rankings: Mapping[str, Aligned]
     measure: str
     quality: Quality
     folds: int  # that were asked of students of their own
-    everywhere: dict[str, Aligned]  # question_id -> all passages of its scope
-    foreign: dict[str, Aligned]  # the same questions' passages where they do not belong
-    utilities: Mapping[str, Mapping[str, float]]  # question_id -> passage_id -> nats per token
+    everywhere: Mapping[str, Aligned]  # question_id -> passages of its scope
+    foreign: Mapping[str, Aligned]  # the same questions' passages where they do not belong
+    utilities: Mapping[str, Mapping[int, float]]  # question_id -> row -> nats per token
     by_chance: float | None  # ``usefulness.beyond_chance``; None where it is not asked for, or unknown
 
     def useful(self, fusion: Fusion, terms: UsefulTerms | None) -> dict[str, Any] | None:
@@ -204,56 +201,43 @@ def _asked(
     known = labelled[labelled["evidence"].str.len() > 0]
     asked = known if len(known) else labelled
     examples = data.by_split(pairs, options)
-    folder = _folder(student_path)
-    found: dict[str, Aligned] = {}
-    foreign: dict[str, Aligned] = {}
+    folder, added = _folder(student_path), lexical_part(data.corpus, scope, options.lexical_weight)
+    parts = list(folds(examples["train"], terms.folds))
+    in_folds = {key for _, held in parts for key in held}
+    chosen = asked[(asked["split"] == "validation") | asked["question_id"].isin(in_folds)]
+    asking = Asking(chosen, data.stored, data.read_as, scope, terms.useful is not None) if len(chosen) else None
 
     def ask(student: Path, questions: pd.DataFrame, kept: VectorStore | None) -> None:
-        if not len(questions):
-            return
-        elsewhere = questions[:0] if terms.useful is None or scope == "corpus" else _elsewhere(questions, data.passages)
-        everywhere = pd.concat([questions, elsewhere], ignore_index=True)  # at once: passages are encoded once
-        opened = open_dense(student, device, kept, terms.dimension)
-        dense = rankings(opened, everywhere, data.passages, scope, None, "passages")
-        both = aligned(dense, rank_bm25(everywhere, data.passages, scope, None))
-        found.update({key: both[key] for key in questions["question_id"]})
-        foreign.update({key.removeprefix(_ELSEWHERE): both[key] for key in elsewhere["question_id"]})
-        if terms.useful is not None and scope == "corpus":
-            ids = {str(doc_id): rows["passage_id"].to_numpy(object) for doc_id, rows in data.passages.groupby("doc_id")}
-            for key, doc_id in zip(questions["question_id"], questions["doc_id"], strict=True):
-                if doc_id in ids:  # a question of no document may be answered by any
-                    foreign[key] = without(both[key], ids[doc_id])
+        if asking is not None and len(questions):
+            asking.ask(open_dense(student, device, kept, terms.dimension), questions)
 
-    ask(student_path, asked[asked["split"] == "validation"], vectors)
-    added = lexical_part(data.passages, scope, options.lexical_weight)
-    parts = list(folds(examples["train"], terms.folds))
+    ask(student_path, chosen[chosen["split"] == "validation"], vectors)
     for number, (seen, held) in enumerate(parts):
         announce(f"fold {number + 1} of {len(parts)}")
         fitted_to = {"train": seen, "validation": examples["validation"]}
         student = _student_of_fold(folder, fitted_to, base_path, options, teacher_temperature, device, seed, added)
         # Nobody asks a fold's student again: what it encodes is counted, and goes with the folder.
         of_fold = VectorStore(folder / "vectors", vectors.counted) if vectors else None
-        ask(student, asked[asked["question_id"].isin(held)], of_fold)
+        ask(student, chosen[chosen["question_id"].isin(held)], of_fold)
     leave()
     shutil.rmtree(folder, ignore_errors=True)
-    judged = {str(key): rows for key, rows in pairs.groupby("question_id")}
-    utilities = {key: dict(zip(rows["passage_id"], rows["utility"], strict=True)) for key, rows in judged.items()}
     by_chance = None
     if terms.useful is not None and terms.useful.least_utility is None:
         by_chance = beyond_chance(pairs, data.candidates)
-    told = (found, foreign, utilities, by_chance)
-    if len(known):
-        return _Asked(found, "map", average_precision(_evidence(asked)), len(parts), *told)
-    some = {key: _only(of_one, judged[key]["passage_id"]) for key, of_one in found.items()}
-    return _Asked(some, "utility_ndcg", utility_ndcg(judged), len(parts), *told)
-
-
-def _elsewhere(questions: pd.DataFrame, passages: pd.DataFrame) -> pd.DataFrame:
-    """The questions, asked of documents that they are not about, under other ids."""
-    documents = foreign_documents(questions, passages)
-    return questions.loc[documents.index].assign(
-        doc_id=documents, question_id=_ELSEWHERE + questions.loc[documents.index, "question_id"]
-    )
+    measure = "map" if len(known) else "utility_ndcg"
+    judged = {str(key): rows for key, rows in pairs.groupby("question_id")}
+    quality = average_precision(_evidence(asked)) if len(known) else utility_ndcg(judged)
+    if asking is None:
+        return _Asked({}, measure, quality, len(parts), {}, {}, {}, by_chance)
+    rows = asking.rows(set(pairs["passage_id"]))
+    row_of = dict(zip(asking.ids(rows), rows.tolist(), strict=True))
+    utilities = {
+        key: {row_of[one]: utility for one, utility in zip(of["passage_id"], of["utility"], strict=True) if one in row_of}
+        for key, of in judged.items()
+    }
+    some = asking.found if len(known) else {key: _only(of_one, utilities[key]) for key, of_one in asking.found.items()}
+    by_id: Quality = lambda ranked: quality({key: asking.ids(rows) for key, rows in ranked.items()})  # noqa: E731
+    return _Asked(some, measure, by_id, len(parts), asking.found, asking.foreign, utilities, by_chance)
 
 
 def folds(train: Mapping[str, Example], number: int) -> Iterator[tuple[dict[str, Example], set[str]]]:
@@ -291,8 +275,8 @@ def utility_ndcg(judged: Mapping[str, pd.DataFrame]) -> Quality:
     return of
 
 
-def _only(question: Aligned, passage_ids: "pd.Series[str]") -> Aligned:
-    kept = np.isin(question.ids.astype(str), passage_ids.to_numpy(dtype=str))
+def _only(question: Aligned, rows: Collection[int]) -> Aligned:
+    kept = np.isin(question.ids, list(rows))
     return Aligned(question.ids[kept], question.cosines[kept], question.lexical[kept])
 
 

@@ -3,7 +3,7 @@
 As in CLEAR (Gao et al., ECIR 2021, arXiv 2004.13969), with the sum that a release serves in place of a residual margin.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +47,10 @@ class LexicalPart:
         return np.minimum(combined(np.zeros(len(own)), own, highest, self.weight), self.weight)
 
 
-def lexical_part(passages: pd.DataFrame, scope: str, weight: float) -> LexicalPart | None:
-    """None where BM25 has no weight: no index is built. Arguments as ``LexicalPart``."""
-    return LexicalPart(passages, scope, weight) if weight else None
+def lexical_part(passages: Callable[[], pd.DataFrame], scope: str, weight: float) -> LexicalPart | None:
+    """None where BM25 has no weight: no index is built, and no passage is read. Arguments as ``LexicalPart``.
+
+    Args:
+        passages: gives them.
+    """
+    return LexicalPart(passages(), scope, weight) if weight else None

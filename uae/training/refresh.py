@@ -97,7 +97,7 @@ class Refresher:
         judged = set(zip(known["question_id"], known["passage_id"], strict=True))
         with full_precision(encoder):
             found = Dense(encoder).rank(
-                questions, self.data.passages, self.more.scope, self.options.refresh.top_k, "refreshing candidates"
+                questions, self.data.corpus(), self.more.scope, self.options.refresh.top_k, "refreshing candidates"
             )
         return [
             {"question_id": ranking.question_id, "passage_id": passage_id, "source": "refreshed", "rank": place, "score": score}

@@ -16,7 +16,7 @@ from uae.training.callbacks import Log
 from uae.training.checkpoints import checkpoints_beside
 from uae.training.curve import changed_most, learning_curve
 from uae.training.data import TrainingData
-from uae.training.examples import Example, evidence_texts
+from uae.training.examples import Example
 from uae.training.fit import Fitted, fit
 from uae.training.lexical import lexical_part
 from uae.training.options import TrainOptions
@@ -69,8 +69,7 @@ def prepare(
         with leader_first():  # the others read what it has fitted
             pairs, quality = denoised_utilities(pairs, base_path, reward_path, options.reward, device, seed)
     if options.calibrate_temperature:
-        known = evidence_texts(data.questions, data.passages)
-        teacher_temperature = calibrated_temperature(pairs[pairs["split"] == "validation"], known)
+        teacher_temperature = calibrated_temperature(pairs[pairs["split"] == "validation"], data.evidence())
     examples = data.by_split(pairs, options)
     refresher = None
     if options.refresh.rounds:
@@ -126,7 +125,7 @@ def train(
     prepared = prepare(data, base_path, options, teacher_temperature, reward_path, more, device, seed)
     teacher_temperature, examples = prepared.teacher_temperature, prepared.examples
     checkpoints = checkpoints_beside(student_path)
-    added = lexical_part(data.passages, more.scope, options.lexical_weight)
+    added = lexical_part(data.corpus, more.scope, options.lexical_weight)
     fitted = fit(
         examples, base_path, student_path, checkpoints / "student", options, teacher_temperature, device, seed, log_metrics,
         prepared.refresher, vectors, added,
@@ -171,7 +170,7 @@ def follow(
     """
     prepared = prepare(data, base_path, options, teacher_temperature, reward_path, more, device, seed)
     checkpoints, temperature = checkpoints_beside(student_path), prepared.teacher_temperature
-    added = lexical_part(data.passages, more.scope, options.lexical_weight)
+    added = lexical_part(data.corpus, more.scope, options.lexical_weight)
 
     def take_part(examples: dict[str, dict[str, Example]], name: str, own: TrainOptions, refresher: Refresher | None) -> None:
         place = student_path  # which only the leading process writes

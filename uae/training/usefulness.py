@@ -104,11 +104,11 @@ def calibrate(
     }
 
 
-def first_passage(ranked: Aligned, fusion: Fusion, utilities: Mapping[str, float], judged_only: bool) -> First | None:
+def first_passage(ranked: Aligned, fusion: Fusion, utilities: Mapping[Any, float], judged_only: bool) -> First | None:
     """The first of a question's passages under a fusion.
 
     Args:
-        utilities: passage_id -> nats per token, of those that were judged for this question.
+        utilities: what ``ranked`` knows a passage by -> nats per token, of those that were judged for this question.
         judged_only: the first of those; None where there is none.
     """
     for passage_id in ranked.fused(fusion)[0]:
@@ -136,7 +136,7 @@ def foreign_documents(questions: pd.DataFrame, passages: pd.DataFrame) -> "pd.Se
     return pd.Series(chosen, dtype=object)
 
 
-def without(ranked: Aligned, ids: npt.NDArray[np.object_]) -> Aligned:
-    """A question's passages less those with the given ids."""
-    kept = ~np.isin(ranked.ids.astype(str), ids.astype(str))
+def without(ranked: Aligned, rows: npt.NDArray[Any]) -> Aligned:
+    """A question's passages less the given ones. Rows stand for ids (``fusion.aligned_rows``)."""
+    kept = ~np.isin(ranked.ids, rows)
     return Aligned(ranked.ids[kept], ranked.cosines[kept], ranked.lexical[kept])

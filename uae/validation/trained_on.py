@@ -30,7 +30,8 @@ def write_trained_on(path: Path, questions: pd.DataFrame, passages: pd.DataFrame
     What was there and held out is noted, too: later one can tell which test documents came since (``came_since``).
 
     Args:
-        questions, passages: of their schemas.
+        questions: of its schema.
+        passages: columns doc_id and source, of each document at least once.
         encoder: fingerprint of what learnt from them, for ``check_is_of``; "": it is not told.
     """
     learnt = questions[questions["split"].isin(_SPLITS)]

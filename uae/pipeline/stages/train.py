@@ -88,7 +88,7 @@ def _train(p: TrainParameters, w: Workspace, device: str) -> dict[str, Any]:
             log_examples=lambda rows: mlflow.log_dict({"examples": rows}, "validation_examples.json"),
             vectors=vectors,
         )
-        write_trained_on(w.path("trained_on"), data.questions, data.passages, summary["fingerprint"])
+        write_trained_on(w.path("trained_on"), data.questions, data.stored.documents(), summary["fingerprint"])
         mlflow.set_tag(ENCODER_TAG, summary["fingerprint"])
         mlflow.log_metrics({name: summary[name] for name in ("seconds_per_step", "peak_memory_mb", "teacher_temperature")})
     return summary | vectors.counts() | {"run_id": run.info.run_id}
