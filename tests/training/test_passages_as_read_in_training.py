@@ -27,10 +27,11 @@ def test_pairs_hold_what_the_student_reads_of_a_passage(labelled):
 
 
 def add_passages(folder: Path) -> None:
-    """That no pair and no evidence names: one after each other passage, in its document."""
+    """That no pair and no evidence names: one behind each passage of a document."""
     rows = read_table(folder / "passages.parquet", PASSAGES)
-    more = rows.assign(passage_id="x" + rows["passage_id"], position=rows["position"] + 100, text="Nobody asks for this one.")
-    write_table(folder / "passages.parquet", PASSAGES, pd.concat([rows, more]).sort_values(["doc_id", "position"]))
+    more = rows.assign(passage_id=rows["passage_id"] + "x", text="Nobody asks for this one.")
+    both = pd.concat([rows, more]).sort_values(["doc_id", "passage_id"])
+    write_table(folder / "passages.parquet", PASSAGES, both.assign(position=both.groupby("doc_id").cumcount()))
 
 
 def test_training_holds_the_texts_that_pairs_and_evidence_name_and_no_others(labelled):
