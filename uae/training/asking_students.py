@@ -50,7 +50,7 @@ class Asking:
         """Have a student rank some of the questions."""
         elsewhere = self._elsewhere(questions)
         everywhere = pd.concat([questions, elsewhere], ignore_index=True)  # at once: passages are encoded once
-        near = self._stored if self._scope == "corpus" else self._stored.of_documents(set(everywhere["doc_id"]))
+        near = self._stored.asked_of(everywhere, self._scope)
         dense, words = rank_beside(
             student, self._words, everywhere, near.ids, self._scope, "passages", texts=near.texts(self._read_as)
         )
