@@ -1,9 +1,11 @@
 """Tiny models with random weights, made on the spot: the tests need no download and no network."""
 
 import os
+import resource
 import shutil
 import tempfile
 import uuid
+from contextlib import contextmanager
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -179,3 +181,19 @@ def mapped_bytes():
         return next(int(line.split()[1]) for line in said.splitlines() if line.startswith("RssFile")) << 10
 
     return told
+
+
+@pytest.fixture
+def files_of_at_most():
+    """Gives a context in which no file may have more bytes: this machine's disk, full at a place of one's choice."""
+
+    @contextmanager
+    def limited(size: int):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited

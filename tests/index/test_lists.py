@@ -44,13 +44,11 @@ def test_no_block_of_rows_is_small():
     assert list(lists._blocks(0)) == []
 
 
-def test_a_full_disk_is_said(tmp_path, monkeypatch):
-    def full(*place):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(lists.os, "posix_fallocate", full)
-    with pytest.raises(ArtefactError, match=r"No space left.*Free some space"):
-        write_built(unit(100, 8), "IVF4,SQ8", tmp_path / "written")
+@pytest.mark.parametrize("factory", ["IVF4,SQ8", "Flat", "HNSW8", "IVF4,PQ8x4,Refine(SQ8)"])
+@pytest.mark.parametrize("most", [0, 500, 4000])
+def test_a_full_disk_is_said(tmp_path, files_of_at_most, factory, most):
+    with files_of_at_most(most), pytest.raises(ArtefactError, match=r"cannot write .*written: File too large.*Free some space"):
+        write_built(unit(1000, 32), factory, tmp_path / "written")
 
 
 def test_an_unknown_factory_is_named(tmp_path):

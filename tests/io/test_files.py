@@ -11,6 +11,7 @@ import pytest
 import uae
 from uae.io.errors import ArtefactError
 from uae.io.files import atomic_path, read_json, sha256_bytes, sha256_tree, write_json, write_text
+from uae.retrievers.dense import load_encoder
 
 
 def names(folder):
@@ -251,6 +252,23 @@ def test_a_disk_that_takes_nothing_is_named_with_what_to_do(tmp_path, code):
     assert "Free some space or fix the permissions" in str(caught.value)
     assert (tmp_path / "x.txt").read_text() == "old"
     assert names(tmp_path) == ["x.txt"]
+
+
+@pytest.mark.parametrize("said", ["write error in model: 4051 != 3200000 ({})", "I/O error: {} (os error 28)"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG])
+def test_a_full_disk_that_a_library_tells_of_in_its_own_way_is_named(tmp_path, code, said):
+    with pytest.raises(ArtefactError, match=f"cannot write .*x.txt: {os.strerror(code)}.*Free some space"):
+        fail_halfway(tmp_path / "x.txt", error=RuntimeError(said.format(os.strerror(code))))
+    with pytest.raises(RuntimeError, match="Permission denied"):  # who knows for what
+        fail_halfway(tmp_path / "x.txt", error=RuntimeError("Permission denied"))
+    assert names(tmp_path) == []
+
+
+def test_a_model_on_a_full_disk_is_named(tmp_path, tiny_encoder, files_of_at_most):
+    student = load_encoder(tiny_encoder, "cpu")
+    with files_of_at_most(5000), pytest.raises(ArtefactError, match=r"cannot write .*student: File too large.*Free some space"):
+        fail_halfway(tmp_path / "student", lambda partial: student.save(str(partial), create_model_card=False))
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("place", ["file", "file/x.txt", "file/deeper/x.txt", "folder"])

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -703,17 +702,7 @@ def test_a_reader_is_not_troubled_by_a_labeller_that_merges_parts(filled, monkey
 # A full disk
 
 
-@contextlib.contextmanager
-def files_of_at_most(size: int):
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_a_full_disk_leaves_the_store_as_it_was(filled):
+def test_a_full_disk_leaves_the_store_as_it_was(filled, files_of_at_most):
     before = contents(filled)
     store = LabelStore(filled, 10)
     with store.writing():
@@ -724,7 +713,7 @@ def test_a_full_disk_leaves_the_store_as_it_was(filled):
     assert numbers(LabelStore(filled)) == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_disk_too_full_to_merge_keeps_every_batch(folder):
+def test_a_disk_too_full_to_merge_keeps_every_batch(folder, files_of_at_most):
     """The append's own batch too: it was on the disk before the merge began."""
     store = LabelStore(folder, 1000)
     with store.writing():

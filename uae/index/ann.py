@@ -15,6 +15,7 @@ from uae.index.lists import LISTED, write_lists
 from uae.index.nearest import MOST_BREADTH, search, search_parameters
 from uae.index.stored import Rows, Vectors
 from uae.io.errors import ConfigError
+from uae.io.files import disk_errors
 from uae.io.mapped import drop_pages_of
 
 __all__ = [
@@ -135,11 +136,14 @@ def write_built(vectors: Vectors, factory: str, path: Path) -> None:
     """
     with _told(factory, len(vectors)):
         index = _learnt(vectors, factory)
-        if isinstance(index, faiss.IndexIVF) and type(index) in LISTED:
-            write_lists(index, vectors, path)
-            return
-        _fill(index, vectors, factory)
-    faiss.write_index(index, str(path))
+        listed = isinstance(index, faiss.IndexIVF) and type(index) in LISTED
+        if not listed:
+            _fill(index, vectors, factory)
+    if listed:
+        write_lists(index, vectors, path)
+        return
+    with disk_errors(path):
+        faiss.write_index(index, str(path))
 
 
 def _learnt(vectors: Vectors, factory: str) -> faiss.Index:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from uae.index.stored import Rows, Vectors
-from uae.io.files import disk_error
+from uae.io.files import disk_errors
 from uae.io.mapped import drop_pages
 
 # The kinds of index whose lists end their file, and whose codes are made by ``encode_vectors`` alone.
@@ -47,7 +47,7 @@ def write_lists(index: faiss.IndexIVF, vectors: Vectors, path: Path) -> None:
     index.ntotal = len(vectors)
     index.direct_map.type = faiss.DirectMap.Array  # type: ignore[attr-defined]  # not in FAISS's stubs
     faiss.copy_array_to_vector(lists.astype(np.int64) << 32 | ranks, index.direct_map.array)
-    try:
+    with disk_errors(path):
         faiss.write_index(index, str(path))
         with open(path, "r+b") as file:
             begin = _announce(file, index, sizes)
@@ -57,8 +57,6 @@ def write_lists(index: faiss.IndexIVF, vectors: Vectors, path: Path) -> None:
             _put(index, vectors, found, lists, ranks, sizes)
             found.flush()
             drop_pages(found)
-    except OSError as error:
-        raise disk_error(path, error) from error
 
 
 def _blocks(n: int) -> Iterator[tuple[int, int]]:

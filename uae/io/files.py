@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from uae.io.errors import ArtefactError
+from uae.io.errors import ArtefactError, UaeError
 
 _DISK = "Free some space or fix the permissions"
 _KIND = "A file stands where a folder is needed, there or above, or a folder where a file is: move it away or name another place"
@@ -20,6 +20,7 @@ _DISK_ERRORS = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ERO
     errno.ELOOP: "Its links lead in a circle: mend them or name another place",
 }
 _FULL = {errno.ENOSPC, errno.EDQUOT}  # others may make room again
+_TOLD = (*_FULL, errno.EFBIG, errno.EROFS)  # what a text alone is believed of: others it may say of something else
 _OVERTAKEN = {errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST}
 
 
@@ -34,7 +35,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         ArtefactError: the disk is full, the folder cannot be written to, or another process replaces the same folder.
     """
     path = Path(path)
-    try:
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
         partial = path.parent / f".{path.name}.partial-{os.getpid()}"
@@ -52,8 +53,25 @@ def atomic_path(path: Path) -> Iterator[Path]:
                 raise
         finally:
             _remove(partial)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """What is raised while ``path`` is written: where the disk or the place is at fault, as an ArtefactError with advice.
+
+    FAISS, safetensors and ONNX tell of a full disk by errors of their own. These are known by their text.
+    """
+    try:
+        yield
     except OSError as error:
         raise disk_error(path, error) from error
+    except UaeError:
+        raise
+    except Exception as error:
+        code = next((code for code in _TOLD if os.strerror(code) in str(error)), None)
+        if code is None:
+            raise
+        raise disk_error(path, OSError(code, os.strerror(code))) from error
 
 
 def disk_error(path: Path, error: OSError) -> Exception:
