@@ -1,6 +1,7 @@
 """A deleted document is forgotten: nothing that is served, installed, registered or kept holds it or brings it back."""
 
 import json
+import shutil
 from datetime import UTC, datetime
 
 import pytest
@@ -8,7 +9,7 @@ from test_refresh import ADDED, Project
 
 import uae.pipeline.forget
 from uae.io.errors import ArtefactError, InputError
-from uae.io.files import sha256_bytes, write_text
+from uae.io.files import sha256_bytes, write_json, write_text
 from uae.pipeline.forget import forget
 from uae.registry.rollback import roll_back
 from uae.registry.versions import release_of, version_numbered
@@ -129,3 +130,22 @@ def test_a_copy_of_the_release_cannot_be_brought_back(project):
     version = version_numbered(project.client(), result["model"], str(result["version"]))
     with pytest.raises(ArtefactError, match=r"holds passages of documents/renamed.md that were forgotten \(uae forget\)"):
         project.store.install(release_of(version), None)
+
+
+def test_a_call_that_has_nothing_left_to_forget_says_so(project):
+    """As the docs have it made again, after what an earlier call could not reach was mended."""
+    for name in ("release", "refreshed_release"):
+        shutil.rmtree(project.workspace.path(name), ignore_errors=True)
+    for each in project.store.installed():
+        if not each.is_active:
+            project.store.remove(each.fingerprint)
+    earlier = call(project)["passages"]
+    receipts = project.workspace.path("refresh").parent / "forgotten"
+    assert earlier == [sha256_bytes(text) for text in (ADDED,)]
+    clean = call(project)
+    assert (clean["passages"], clean["releases_in_store"], clean["unreached"]) == (earlier, [], [])
+
+    last = max(receipts.iterdir())
+    write_json(last, json.loads(last.read_text()) | {"unsearched": ["files of the run 7 cannot be read"]})
+    for _ in range(2):  # nobody knows its texts any more, so it is said each time
+        assert call(project)["unreached"] == ["files of the run 7 cannot be read"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uae.io.errors import ArtefactError, InputError
-from uae.io.files import sha256_bytes, write_json
+from uae.io.files import read_json, sha256_bytes, write_json
 from uae.pipeline.settings import Settings
 from uae.pipeline.workspace import Workspace
 
@@ -48,10 +48,10 @@ def forget(
 
     Returns:
         The receipt, which is also a file in ``reports/forgotten``. It holds no text of the document. ``unreached`` says where the
-        document may still be.
+        document may still be. Where an earlier call left nothing to forget, it says that.
 
     Raises:
-        InputError: nothing holds such a document, or there is no champion.
+        InputError: nothing holds such a document and nothing ever did, or there is no champion.
         ArtefactError: the champion still holds it.
         RegistryError: MLflow does not answer.
     """
@@ -81,7 +81,8 @@ def forget(
         kept = set().union(*served.values())
         gone = set().union(*(passage_texts(folder).get(source_key, ()) for folder in folders)) - kept
         data = _forget_in_dvc(w.root, source_key) if in_dvc else {}
-        if not gone and not data.get("found") and not unreached and not data.get("unreached"):
+        earlier = _last_receipt(w, source_key)
+        if not gone and not data.get("found") and not unreached and not data.get("unreached") and not earlier:
             raise InputError(f"no release holds texts of {source_key!r} alone: there is nothing to forget (uae release list)")
         read = set().union(*(as_read(folder, gone, [settings.passages.template]) for folder in folders))
         remember_forgotten(store_folder, gone)
@@ -101,17 +102,20 @@ def forget(
         removed = remove_releases(client, names.model, [each for each in registered if holds(each.folder)])
     standing = [f"{path} of this project holds it, and dvc.lock names that: run the chain (dvc repro), then uae forget again"
                 for path in data.get("standing", ())]  # fmt: skip
+    # With the releases went the texts: what could not be read then cannot be searched any more.
+    unsearched = [*left, *(earlier.get("unsearched", ()) if not gone else ())]
     receipt = {
         "source": source_key,
         "at": at.isoformat(timespec="seconds"),
         "who": who,
-        "passages": sorted(sha256_bytes(text) for text in gone),
+        "passages": sorted({*earlier.get("passages", ()), *(sha256_bytes(text) for text in gone)}),
         "releases_in_store": from_store,
         "versions": {"removed": removed.versions, "places": removed.places},
         "files_of_runs": files,
         **cleaned,
         "dvc": {"removed": data.get("removed", {}), "versions": data.get("versions", {})},
-        "unreached": [*unreached, *left, *removed.unreached, *data.get("unreached", ()), *standing],
+        "unsearched": unsearched,
+        "unreached": [*unreached, *unsearched, *removed.unreached, *data.get("unreached", ()), *standing],
         "open": [*_OPEN, *([] if in_dvc else [_NO_DVC])],
     }
     write_json(_receipts(w) / f"{at:%Y%m%dT%H%M%S}-{sha256_bytes(source_key)[:8]}.json", receipt)
@@ -120,6 +124,12 @@ def forget(
 
 def _receipts(w: Workspace) -> Path:
     return w.path("refresh").parent / "forgotten"
+
+
+def _last_receipt(w: Workspace, source_key: str) -> dict[str, Any]:
+    """Of an earlier call for this document; {}: there is none."""
+    newest_first = sorted(_receipts(w).glob(f"*-{sha256_bytes(source_key)[:8]}.json"), reverse=True)
+    return next((found for path in newest_first if (found := read_json(path)).get("source") == source_key), {})
 
 
 def _on_this_disk(store: "ReleaseStore", w: Workspace) -> list[Path]:
