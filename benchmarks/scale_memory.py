@@ -3,7 +3,14 @@
 Every stage runs in a process of its own, through the functions that the chain calls. Reported are the peak of all resident
 memory (``rss_mb``), and of the part that no file stands behind (``anon_mb``): what the system cannot give back by itself.
 ``cpu_s`` is processor time, which other work on the machine distorts less than ``wall_s``. Encoder and language model are tiny
-ones with random weights; the encoder's vectors have 384 numbers. Questions are asked of the whole corpus.
+ones with random weights; the encoder's vectors have 384 numbers. Questions are asked of the whole corpus, or with
+``--scope document`` within their documents.
+
+The chain's settings are its own, but for these. Queries alone are trained for (``train.towers``), and no fold is trained to fuse
+(``fusion.folds``): so the corpus is embedded once, in ``embed``. The student's, and each fold's, would be embedded as it is
+there. The reader answers two questions. The gate lets everything pass, so that the second release finds a
+champion: ``ingest_again`` reads the corpus with every hundredth document changed, over the ledger of the first run, and
+``refresh`` builds a release of it and compares the two.
 
 A line through the processor seconds of the smaller sizes predicts the largest. ``fit_error`` is how far off it is, as a share of
 what was measured. ``predicted_1m_error`` is the same where the largest is a million, else null. ``extrapolated_1m_seconds`` is
@@ -29,14 +36,23 @@ import typer
 
 SIZES = [10_000, 30_000, 100_000]
 _MILLION = 1_000_000
-STAGES = ("nothing", "ingest", "validate", "embed", "candidates", "label", "index", "evaluate")
+_AGAIN = "_again"  # the same stage, over the changed corpus
+STAGES = (
+    "nothing", "ingest", "validate", "embed", "candidates", "label", "train", "fuse", "index", "evaluate", "promote",
+    f"ingest{_AGAIN}", f"validate{_AGAIN}", "refresh",
+)  # fmt: skip
 QUESTIONS = 300
 DIMENSION = 384
 _SECTIONS, _SENTENCES, _WORDS = 10, 5, 12  # a document's sections, a section's sentences, a sentence's words
 _VOCABULARY = 30_000
+_CHANGED = 100  # of so many documents one is changed
 _SETTINGS = [
-    "scope=corpus", "ingest.format=jsonl", "label.check_questions=0", "index.base=false", "index.min_cosine=0.5",
-    "index.max_recall_loss=1", "compute.device=cpu",
+    "ingest.format=jsonl", "label.check_questions=0", "index.base=false", "index.min_cosine=0.5", "index.max_recall_loss=1",
+    "compute.device=cpu", "train.towers=query", "fusion.folds=0", "evaluate.reader_passages=[1]",
+    "evaluate.reader_orders=[best_first]", "evaluate.reader_questions=2", "evaluate.reader_new_tokens=2",
+    "evaluate.llm.questions=0", "evaluate.resamples=100", "promote.guarded=[]", "promote.min_gain=-1", "promote.max_loss=1",
+    "promote.great_loss=1", "promote.min_cosine=0", "promote.max_serving_loss=1", "promote.max_index_loss=1",
+    "promote.max_slowdown=1000",
 ]  # fmt: skip
 
 
@@ -61,8 +77,12 @@ def documents(passages: int, seed: int) -> Iterator[list[list[str]]]:
         yield [[" ".join(sentence).capitalize() + "." for sentence in section] for section in drawn]
 
 
-def write_corpus(folder: Path, passages: int, questions: int, seed: int) -> None:
-    """documents.jsonl and questions.jsonl, as the format ``jsonl`` has them; nothing of it is kept in memory."""
+def write_corpus(folder: Path, passages: int, questions: int, seed: int, changed: bool = False) -> None:
+    """documents.jsonl and questions.jsonl, as the format ``jsonl`` has them; nothing of it is kept in memory.
+
+    Args:
+        changed: of every hundredth document each section ends with other words. No question asks for them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     every = max(1, passages // _SECTIONS // questions)
     rng = np.random.default_rng(seed + 1)
@@ -72,6 +92,8 @@ def write_corpus(folder: Path, passages: int, questions: int, seed: int) -> None
     ):
         left = questions
         for number, sections in enumerate(documents(passages, seed)):
+            if changed and not number % _CHANGED:
+                sections = [[*section[:-1], " ".join(reversed(section[-1].split()))] for section in sections]
             parts = [{"title": f"Part {place}", "text": " ".join(section)} for place, section in enumerate(sections, 1)]
             texts.write(json.dumps({"id": f"d{number}", "title": f"Document {number}", "sections": parts}) + "\n")
             if number % every or not left:
@@ -118,64 +140,26 @@ def run(stage: str, root: Path, settings: Sequence[str]) -> None:
         import sentence_transformers  # noqa: F401  # the floor that each stage with an encoder stands on
     elif stage == "embed":
         _embed(w, read)
-    elif stage == "index":
-        _index(w, read)
-    elif stage == "evaluate":
-        _evaluate(w, read)
+    elif stage == "refresh":
+        from uae.pipeline.refresh import refresh
+
+        refresh(read, w)
     else:
-        run_stage(CHAIN[stage], read, w)
-
-
-def _encoder(w, read) -> Path:
-    from uae.pipeline.student import student_folder
-
-    return student_folder(read.models, w.model_cache)
+        run_stage(CHAIN[stage.removesuffix(_AGAIN)], read, w)
 
 
 def _embed(w, read) -> None:
-    """Every passage's vector into the store, as the first stage that needs one does it."""
+    """Every passage's vector by the base encoder into the store, as the first stage that needs one does it."""
+    from uae.pipeline.student import student_folder
     from uae.retrievers.dense import load_encoder
     from uae.retrievers.passage_vectors import PassageVectors
     from uae.text.passage_template import PassageTemplate
     from uae.text.stored_passages import StoredPassages
     from uae.vectors.store import VectorStore
 
-    folder = _encoder(w, read)
+    folder = student_folder(read.models, w.model_cache)
     texts = StoredPassages(w.path("passages")).texts(PassageTemplate(read.passages.template))
     PassageVectors(load_encoder(folder, "cpu"), folder, VectorStore(w.vectors))(texts, "")
-
-
-def _index(w, read) -> None:
-    from uae.release.build import IndexRecipe, build_release
-    from uae.text.passage_template import PassageTemplate
-    from uae.vectors.store import VectorStore
-
-    build_release(
-        documents_path=w.path("documents"), passages_path=w.path("passages"), questions_path=w.path("questions"),
-        encoder_path=_encoder(w, read), base_path=None, release_path=w.path("release"),
-        recipe=IndexRecipe(**read.index.model_dump(exclude={"base"})), scope=read.scope, passage_words=read.ingest.passage_words,
-        device="cpu", read_as=PassageTemplate(read.passages.template), vectors=VectorStore(w.vectors),
-    )  # fmt: skip
-
-
-def _evaluate(w, read) -> None:
-    """Retrieval by every system and its figures; a reader that answers two questions."""
-    from uae.evaluation.contexts import Answering
-    from uae.evaluation.evaluate import Inputs, Written, evaluate
-    from uae.io.models import resolve
-    from uae.measures.statistics import Resampling
-    from uae.vectors.store import VectorStore
-
-    w.path("training_curve").write_text("step,train_loss,validation_ndcg\n1,1.0,0.5\n", encoding="utf-8")
-    evaluate(
-        Inputs(
-            passages=w.path("passages"), questions=w.path("questions"), base=_encoder(w, read), release=w.path("release"),
-            rivals={}, readers={"reader": resolve(read.models.reader, w.model_cache)}, training_curve=w.path("training_curve"),
-        ),
-        Written(w.path("evaluation"), w.path("query_cost"), w.path("evaluation_page"), w.path("runs"), w.path("recall_curve")),
-        scope="corpus", cutoffs=[1, 5], answering=Answering((1,), ("best_first",), 2, 0, 2, 2),
-        resampling=Resampling(0.95, 100, 0), llm=None, device="cpu", dtype="float32", vectors=VectorStore(w.vectors),
-    )  # fmt: skip
 
 
 def measured(command: Sequence[str]) -> dict:
@@ -211,7 +195,14 @@ def measured(command: Sequence[str]) -> dict:
     }
 
 
-def measure(out: Path, sizes: Sequence[int] = SIZES, stages: Sequence[str] = STAGES, seed: int = 0, keep: bool = False) -> dict:
+def measure(
+    out: Path,
+    sizes: Sequence[int] = SIZES,
+    stages: Sequence[str] = STAGES,
+    seed: int = 0,
+    keep: bool = False,
+    scope: str = "corpus",
+) -> dict:
     """Peaks and seconds by stage and size, the growth of each from size to size, and the fit.
 
     Args:
@@ -225,12 +216,12 @@ def measure(out: Path, sizes: Sequence[int] = SIZES, stages: Sequence[str] = STA
     found: dict[str, dict[int, dict]] = {stage: {} for stage in stages}
     for size in sizes:
         root, source = out / f"run-{size}", out / f"corpus-{size}"
-        settings = [*_SETTINGS, *models, f"ingest.path={source}"]
+        settings = [*_SETTINGS, *models, f"scope={scope}", f"ingest.path={source}", f"tracking.uri=sqlite:///{root}/mlflow.db"]
         for stage in stages:
             kept = out / f"{size}-{stage}.json"
             if not kept.exists():
-                if not (source / "questions.jsonl").exists():
-                    write_corpus(source, size, QUESTIONS, seed)
+                if stage == f"ingest{_AGAIN}" or not (source / "questions.jsonl").exists():
+                    write_corpus(source, size, QUESTIONS, seed, changed=stage == f"ingest{_AGAIN}")
                 result = measured([sys.executable, __file__, "--stage", stage, "--out", str(root), *_pairs(settings)])
                 kept.write_text(json.dumps(result), encoding="utf-8")
                 print(f"{size} {stage}: {result}", file=sys.stderr, flush=True)
@@ -297,13 +288,14 @@ def main(
     stages: Annotated[list[str] | None, typer.Option(help="All, where none is named.")] = None,
     seed: int = 0,
     keep: Annotated[bool, typer.Option(help="Leave the tables of each size in place.")] = False,
+    scope: Annotated[str, typer.Option(help="corpus or document. Use another --out for each.")] = "corpus",
     stage: Annotated[str, typer.Option(hidden=True)] = "",
     set: Annotated[list[str] | None, typer.Option(hidden=True)] = None,
 ) -> None:
     if stage:
         run(stage, out, set or [])
         return
-    print(json.dumps(measure(out, sizes, stages or STAGES, seed, keep)))
+    print(json.dumps(measure(out, sizes, stages or STAGES, seed, keep, scope)))
 
 
 if __name__ == "__main__":

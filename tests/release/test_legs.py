@@ -201,6 +201,7 @@ def _other_words(folder: Path, manifest: dict) -> None:
     path.write_text(json.dumps(vocabulary))
 
 
+@pytest.mark.parametrize("mapped", [False, True])
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -217,9 +218,9 @@ def _other_words(folder: Path, manifest: dict) -> None:
         (lambda folder, manifest: (folder / "legs" / "bm25" / "data.csc.index.npy").unlink(), "holds no BM25 index"),
     ],
 )
-def test_a_lexical_leg_that_is_damaged_or_of_other_passages_is_refused_by_name(releases, tmp_path, change, said):
+def test_a_lexical_leg_that_is_damaged_or_of_other_passages_is_refused_by_name(releases, tmp_path, change, said, mapped):
     with pytest.raises(ArtefactError, match=said):
-        Release(forged(releases[FUSIONS[0]], tmp_path / "forged", change), "cpu")
+        Release(forged(releases[FUSIONS[0]], tmp_path / "forged", change), "cpu", mapped=mapped)
 
 
 def test_an_array_with_objects_is_never_unpickled(releases, tmp_path):

@@ -15,7 +15,7 @@ from uae.io.errors import ConfigError, ModelError
 from uae.io.tables import DOCUMENTS, PASSAGES, QUESTIONS, write_table
 from uae.release.build import IndexRecipe, build_release
 from uae.release.legs.dense import DenseEntry
-from uae.release.parity import Corpus, lowest_cosine, measure_parity, recall_at_1, rows_of
+from uae.release.parity import Corpus, lowest_cosine, measure_parity, recall_at_1
 from uae.retrievers.dense import encode, load_encoder
 
 ROWS = np.eye(4, dtype=np.float32)  # the passages' vectors: p0 ... p3, two a document
@@ -25,7 +25,7 @@ ROWS = np.eye(4, dtype=np.float32)  # the passages' vectors: p0 ... p3, two a do
 def corpus() -> Corpus:
     index = faiss.IndexFlatIP(4)
     index.add(ROWS)
-    return Corpus(np.array([b"p0", b"p1", b"p2", b"p3"]), np.array(["a", "a", "b", "b"]), index, "")
+    return Corpus(pd.DataFrame({"passage_id": ["p0", "p1", "p2", "p3"], "doc_id": ["a", "a", "b", "b"]}), index, "")
 
 
 def asked(*rows: tuple[str, list[str]]) -> pd.DataFrame:
@@ -45,7 +45,7 @@ def test_recall_is_of_the_evidence_and_within_the_scope(corpus):
 
 
 def test_equal_scores_are_ordered_by_passage_id(corpus):
-    shuffled = replace(corpus, passage_ids=np.array([b"p3", b"p2", b"p1", b"p0"]))
+    shuffled = replace(corpus, ids=corpus.ids.assign(passage_id=["p3", "p2", "p1", "p0"]))
     vectors = np.stack([unit(1, 1, 1, 1)])
     assert recall_at_1(vectors, asked(("a", ["p0"])), shuffled, "corpus") == 1.0
 
@@ -61,11 +61,6 @@ def test_parity(corpus):
     assert parity.questions == 3
     unknown = measure_parity(trained, served, asked(("a", []), ("a", []), ("b", [])), corpus, "document")
     assert (unknown.trained_recall, unknown.recall_loss) == (None, 0.0)
-
-
-def test_rows_of_documents():
-    found = rows_of(np.array(["b", "a", "b", "c"]))
-    assert {doc: rows.tolist() for doc, rows in found.items()} == {"a": [1], "b": [0, 2], "c": [3]}
 
 
 def test_lowest_cosine_takes_stored_vectors_of_any_length(corpus):

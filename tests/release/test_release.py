@@ -656,10 +656,12 @@ def test_neighbouring_sentences_are_read_in_a_release_as_in_the_corpus(project, 
     table = pd.read_parquet(project / "passages.parquet")
     expected = read_as.by_id(table)
     opened = Release(project / "release", "cpu")  # compares vectors of what it reads with the index
-    assert opened.passages.read(read_as.template, range(len(TEXTS))) == [expected[name] for name in opened.passages.ids()]
+    assert opened.passages.read(read_as.template, range(len(TEXTS))) == [
+        expected[name] for name in opened.passages.ids["passage_id"]
+    ]
     assert len(expected) > len(set(expected.values()) & set(TEXTS))  # most have neighbours
     some = [len(TEXTS) - 1, 0]  # rows of their own, as a probe asks
-    assert opened.passages.read(read_as.template, some) == [expected[opened.passages.ids()[row]] for row in some]
+    assert opened.passages.read(read_as.template, some) == [expected[opened.passages.ids["passage_id"][row]] for row in some]
 
 
 def test_a_release_is_opened_only_with_its_own_template(project, tiny_encoder):

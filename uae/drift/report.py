@@ -47,7 +47,7 @@ def drift_report(options: DriftOptions, release_path: Path, device: str, seed: i
     folder = Path(options.log)
     remove_expired(folder)
     queries = read_queries(folder).to_pandas()
-    release = Release(release_path, device)
+    release = Release(release_path, device, mapped=True)
     try:
         return assess(queries, release, options, seed)
     finally:

@@ -91,7 +91,7 @@ def with_llm(
         found[name] = rerank(chosen[BASE])
     found[UAE_LLM] = rerankers[QUERY_LIKELIHOOD](chosen[UAE])
     if llm.timed_queries:
-        release = Release(release_path, llm.device)
+        release = Release(release_path, llm.device, mapped=True)
         systems = {
             "bm25": lexical_search(words(), asked, scope, _FOUND),
             UAE: vector_search(release, asked, scope, _FOUND),

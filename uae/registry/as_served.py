@@ -7,7 +7,7 @@ import pandas as pd
 
 from uae.evaluation.testset import UAE
 from uae.index.ann import Reconstructed, index_recall
-from uae.measures.ranking import compact
+from uae.io.mapped import drop_pages_of
 from uae.registry.gate import RECALL_AT
 from uae.release.legs.dense import read_index
 from uae.release.manifest import Manifest
@@ -34,12 +34,13 @@ def measure_serving(
     encoder = load_encoder(dense.encoder_folder(folder), device)
     trained = encode(encoder, texts, "query")
     served = open_encoder(folder / dense.folder, dense.serving.backend, device, None).encode(texts, "query")
-    passages = Passages(folder)
-    index, described = read_index(dense.index_path(folder)), dense.index
-    corpus = Corpus(compact(pd.Series(passages.ids(), dtype=str)), passages.doc_ids(), index, described.parameters)
+    passages, path, described = Passages(folder), dense.index_path(folder), dense.index
+    index = read_index(path, mapped=True)
+    corpus = Corpus(passages.ids, index, described.parameters, path)
     parity = measure_parity(trained, served, questions, corpus, scope)
+    drop_pages_of(path)
     if described.dtype == "float32":
-        vectors: Vectors | Reconstructed = Reconstructed(index)  # they are as they were put in
+        vectors: Vectors | Reconstructed = Reconstructed(index, path)  # they are as they were put in
     else:
         texts_read = passages.read_all(dense.passage_template)
         vectors = PassageVectors(encoder, dense.encoder_folder(folder), kept)(texts_read, "passages, for exact search")
@@ -52,12 +53,13 @@ def served_recall(folder: Path, questions: pd.DataFrame, scope: str, device: str
     Args:
         questions: with evidence, as QUESTIONS.
     """
-    release = Release(folder, device)
+    release = Release(folder, device, mapped=True)
     try:
         found = []
         for text, doc_id, evidence in zip(questions["text"], questions["doc_id"], questions["evidence"], strict=True):
             (hits,) = release.search([text], 1, doc_id if scope == "document" else None, system)
             found.append(sum(hit.passage_id in set(evidence) for hit in hits) / len(evidence))
+            release.drop_pages()
         return float(np.mean(found))
     finally:
         release.close()

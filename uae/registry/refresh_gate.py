@@ -69,13 +69,14 @@ class _Served:
         self, questions: pd.DataFrame, evidence: Mapping[str, Sequence[str]], scope: str, device: str
     ) -> dict[str, list[str]]:
         """question_id -> what the release serves, best first. Scope document: from the document that holds the evidence."""
-        release = Release(self.folder, device)
+        release = Release(self.folder, device, mapped=True)
         try:
             found = {}
             for question_id, text in zip(questions["question_id"], questions["text"], strict=True):
                 within = self.doc_of[evidence[question_id][0]] if scope == "document" else None
                 (hits,) = release.search([text], min(DEPTH, self.size), within)
                 found[question_id] = [hit.passage_id for hit in hits]
+                release.drop_pages()
             return found
         finally:
             release.close()

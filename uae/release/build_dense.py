@@ -13,7 +13,6 @@ from uae.io.errors import ConfigError, ModelError, UaeError
 from uae.io.files import sha256_file, sha256_parts
 from uae.io.mapped import drop_pages_of
 from uae.io.models import fingerprint
-from uae.measures.ranking import compact
 from uae.release.choose_form import Gate, Trial, choose_form, copy_encoder
 from uae.release.legs.dense import DenseEntry, IndexEntry, IndexRecall, Probe, ServingEntry, checked_vectors, read_index
 from uae.release.legs.protocol import probe_rows
@@ -136,8 +135,7 @@ def build_dense(
     # promotion to see.
     tuned = tune(index, Reconstructed(index, path), asked, _RECALL_AT, recipe.recall_target)
     drop_pages_of(path)
-    passages = material.passages.ids
-    corpus = Corpus(compact(passages["passage_id"]), passages["doc_id"].to_numpy(dtype=object), index, tuned.parameters, path)
+    corpus = Corpus(material.passages.ids, index, tuned.parameters, path)
     trial = Trial(material.questions, corpus, material.scope, probed)
     gate = Gate(recipe.serving, recipe.max_recall_loss, recipe.min_cosine)
     serving = choose_form(encoder, how.encoder_path, folder, asked, trial, gate, how.device)

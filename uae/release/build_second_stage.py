@@ -113,13 +113,14 @@ def _asked(questions: pd.DataFrame) -> pd.DataFrame:
 
 def _first_passages(release: Path, questions: pd.DataFrame, scope: str, depth: int, device: str) -> "Rankings":
     """What the promoted system finds first for each question; a question that finds nothing is left out."""
-    opened = Release(release, device)
+    opened = Release(release, device, mapped=True)
     try:
         found = {}
         for question_id, text, doc_id in zip(questions["question_id"], questions["text"], questions["doc_id"], strict=True):
             (hits,) = opened.search([text], depth, doc_id if scope == "document" else None, UAE)
             if hits:
                 found[question_id] = [hit.passage_id for hit in hits], [hit.score for hit in hits]
+            opened.drop_pages()
         return found
     finally:
         opened.close()

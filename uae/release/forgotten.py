@@ -28,8 +28,7 @@ def passage_texts(release: Path) -> dict[str, set[str]]:
     passages = Passages(release)
     try:
         found: dict[str, set[str]] = {}
-        texts = passages.read(PLAIN, range(len(passages)))
-        for source, text in zip(passages.sources(), texts, strict=True):
+        for source, text in zip(passages.sources(), passages.read_all(PLAIN), strict=True):
             found.setdefault(source, set()).add(text)
         return found
     finally:
@@ -56,12 +55,16 @@ def refuse_forgotten(store: Path, release: Path) -> None:
     forgotten = _read(store)
     if not forgotten:
         return
-    for source, texts in passage_texts(release).items():
-        if any(sha256_bytes(text) in forgotten for text in texts):
-            raise ArtefactError(
-                f"{release} holds passages of {source} that were forgotten (uae forget): it may not be served. Take a release "
-                "that was built since"
-            )
+    passages = Passages(release)
+    try:
+        for source, text in zip(passages.sources(), passages.read_all(PLAIN), strict=True):
+            if sha256_bytes(text) in forgotten:
+                raise ArtefactError(
+                    f"{release} holds passages of {source} that were forgotten (uae forget): it may not be served. "
+                    "Take a release that was built since"
+                )
+    finally:
+        passages.close()
 
 
 def _read(store: Path) -> set[str]:
@@ -83,8 +86,7 @@ def as_read(release: Path, texts: Container[str], templates: Iterable[str]) -> s
     wanted = {PLAIN, *templates, *templates_of(release)}
     passages = Passages(release)
     try:
-        plain = passages.read(PLAIN, range(len(passages)))
-        rows = [row for row, text in enumerate(plain) if text in texts]
+        rows = [row for row, text in enumerate(passages.read_all(PLAIN)) if text in texts]
         return {text for template in wanted for text in passages.read(template, rows)}
     finally:
         passages.close()

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from uae.io.errors import InputError
+from uae.io.mapped import drop_pages_of
 from uae.measures.usefulness import Usefulness
-from uae.release.legs.dense import DenseLeg
+from uae.release.legs.dense import DenseEntry, DenseLeg
 from uae.release.legs.fused import FusedLegs
 from uae.release.legs.kinds import KINDS
 from uae.release.legs.lexical import LexicalLeg
@@ -34,26 +35,41 @@ class Answer(NamedTuple):
 class Release:
     """An opened release: encodes texts with its own encoders and searches its own indexes. Several threads may use it."""
 
-    def __init__(self, folder: Path, device: str = "auto", threads: int | None = None, vectors: VectorSource | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        device: str = "auto",
+        threads: int | None = None,
+        vectors: VectorSource | None = None,
+        mapped: bool = False,
+    ):
         """
         Args:
             device: of torch, where torch serves the release.
             threads: of ONNX Runtime, where that does; None: as many as there are cores.
             vectors: where the vectors of its passages are asked for; None: in its own indexes.
+            mapped: its texts and indexes stay in files, whatever their size: memory does not grow with them. For what looks at a
+                release beside other work. Else they are in memory, where a service has them at hand.
 
         Raises:
-            ArtefactError: the folder's parts do not belong together, or ``vectors`` has none of this release.
+            ArtefactError: the folder's parts do not belong together, or ``vectors`` has none of this release. Or ``mapped``, and
+                the disk of temporary files (TMPDIR) cannot take the texts.
             DatabaseError: ``vectors`` does not answer.
         """
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder)
-        self.passages = Passages(self.folder)
+        self.passages = Passages(self.folder, mapped)
+        self._in_files = [
+            entry.index_path(self.folder)
+            for entry in self.manifest.legs.values()
+            if mapped and vectors is None and isinstance(entry, DenseEntry)
+        ]
         self._legs: dict[str, Leg] = {}
         self._second: SecondStage | None = None
         try:
             for name, entry in self.manifest.legs.items():
                 opening = Opening(
-                    name, self.folder, self.fingerprint, self.manifest.files, self.passages, device, threads, vectors
+                    name, self.folder, self.fingerprint, self.manifest.files, self.passages, device, threads, vectors, mapped
                 )
                 self._legs[name] = KINDS[entry.kind].open(entry, opening)
             if self.manifest.second_stage is not None:
@@ -62,6 +78,7 @@ class Release:
             self.close()
             raise
         self._systems = {name: self._opened_system(name) for name in self.manifest.systems}
+        self.drop_pages()
 
     @property
     def fingerprint(self) -> str:
@@ -208,6 +225,12 @@ class Release:
         rows = None if doc_id is None else self.rows({"doc_id": doc_id})
         vectors = self.encode(queries, "query", system) if self.has_vectors(system) else None
         return self.find(Queries(queries, vectors), k, rows, system=system)
+
+    def drop_pages(self) -> None:
+        """Give back the memory that takes what was read of mapped files. What is read again comes from the disk or its cache."""
+        self.passages.drop_pages()
+        for path in self._in_files:
+            drop_pages_of(path)
 
     def close(self) -> None:
         """Let go of models, indexes and tables. Nothing can be asked afterwards."""

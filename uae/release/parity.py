@@ -10,13 +10,12 @@ from typing import NamedTuple, Protocol
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from uae.index.nearest import search
-from uae.index.stored import Readable, Rows
+from uae.index.stored import Readable
 from uae.io.mapped import drop_pages_of
-from uae.measures.ranking import Ids, places, rows_by_id, strings
+from uae.measures.ranking import Table, rows_by_document, strings
 from uae.retrievers.protocol import Side, Vectors
 
 _HAIR = 1e-9
@@ -49,8 +48,7 @@ class Parity(NamedTuple):
 class Corpus:
     """What is searched, in the index's order."""
 
-    passage_ids: Ids
-    doc_ids: npt.NDArray[np.object_]
+    ids: pd.DataFrame  # passage_id, and doc_id as a category
     index: faiss.Index
     parameters: str  # as ``ann.tune`` gives them
     mapped: Path | None = None  # the file that the index is read from; None: it is in memory
@@ -73,28 +71,18 @@ def measure_parity(trained: Vectors, served: Vectors, questions: pd.DataFrame, c
 
 def recall_at_1(vectors: Vectors, questions: pd.DataFrame, corpus: Corpus, scope: str) -> float:
     """Recall@1, searched as it is served: the mean share of a question's evidence that the first passage is."""
-    by_id = places(rows_by_id(corpus.passage_ids)).astype(np.int64)
-    scopes: dict[str, Rows] = {}
-    if scope == "document":
-        wanted = set(questions["doc_id"])
-        scopes = {doc: rows for doc, rows in rows_of(corpus.doc_ids).items() if doc in wanted}
+    table = Table.of(corpus.ids["passage_id"])
+    by_id = table.by_id.astype(np.int64)
+    scopes = rows_by_document(corpus.ids["doc_id"]) if scope == "document" else {}
     recall = np.zeros(len(questions))
     for number, (doc_id, evidence) in enumerate(zip(questions["doc_id"], questions["evidence"], strict=True)):
-        rows = scopes.get(doc_id, np.empty(0, dtype=np.int64)) if scope == "document" else None
+        rows = np.asarray(scopes.get(doc_id, ()), np.int64) if scope == "document" else None
         _, found = search(corpus.index, vectors[number : number + 1], 1, rows, corpus.parameters, by_id)
-        best = set(strings(corpus.passage_ids[found[0]]))
+        best = set(strings(table.ids[found[0]]))
         recall[number] = len(best & set(evidence)) / len(evidence)
         if corpus.mapped is not None and not number % _DROPPED:
             drop_pages_of(corpus.mapped)
     return float(recall.mean())
-
-
-def rows_of(doc_ids: npt.NDArray[np.object_]) -> dict[str, Rows]:
-    """doc_id -> its rows, ascending."""
-    names, numbers = np.unique(doc_ids, return_inverse=True)
-    order = np.argsort(numbers, kind="stable")
-    ends = np.cumsum(np.bincount(numbers, minlength=len(names)))
-    return dict(zip(names, np.split(order, ends[:-1]), strict=True))
 
 
 class Encodes(Protocol):

@@ -1,5 +1,6 @@
 """The passages of an opened release, with their documents: what legs read, what filters let through, what a search gives back."""
 
+import itertools
 import json
 import math
 import operator
@@ -16,13 +17,15 @@ import pyarrow.compute as pc
 from uae.index.filters import DocumentFilter, read_metadata
 from uae.io.errors import ArtefactError
 from uae.io.files import sha256_bytes, sha256_parts
+from uae.io.mapped_table import MappedTable
 from uae.io.tables import scan_table
-from uae.release.tables import RELEASE_DOCUMENTS, RELEASE_PASSAGES, read_arrow
+from uae.release.tables import RELEASE_DOCUMENTS, RELEASE_PASSAGES, map_arrow, read_arrow
 from uae.text.neighbours import NONE, neighbour_rows
 from uae.text.passage_template import PLAIN, PassageTemplate, sentences_around
 
 _COLUMNS = ("passage_id", "doc_id", "section", "start", "end", "text")
 _SLICE = 1000  # passages rendered together: their texts are Python objects for that long only
+_WALKED = 16 * _SLICE  # passages of those that are all gone through, after which their pages are given back
 
 
 class Hit(NamedTuple):
@@ -43,18 +46,30 @@ class Hit(NamedTuple):
 class Passages:
     """Passages and documents of a release folder. Several threads may use it."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, mapped: bool = True):
         """
+        Args:
+            mapped: their texts lie in temporary files, and what was read of them does not stay; else in memory, as a service
+                has them, which may have no disk.
+
         Raises:
-            ArtefactError: a table is missing or damaged, a passage has no document, or metadata are no JSON object.
+            ArtefactError: a table is missing or damaged, a passage has no document, or metadata are no JSON object. Or the disk
+                of temporary files (TMPDIR) cannot take the tables.
         """
-        passages = read_arrow(folder / "passages.parquet", RELEASE_PASSAGES)
-        documents = read_arrow(folder / "documents.parquet", RELEASE_DOCUMENTS)
+        self._mapped: list[MappedTable] = []
+
+        def read(name: str, schema: pa.Schema) -> pa.Table:
+            if not mapped:
+                return read_arrow(folder / name, schema)
+            self._mapped.append(map_arrow(folder / name, schema))
+            return self._mapped[-1].table
+
+        passages, documents = read("passages.parquet", RELEASE_PASSAGES), read("documents.parquet", RELEASE_DOCUMENTS)
         self._columns = {name: passages[name] for name in _COLUMNS}
         self._titles, self._sources, self._metadata = documents["title"], documents["source"], documents["metadata"]
         _check_metadata(folder / "documents.parquet", self._metadata)
-        doc_ids = documents["doc_id"].to_pylist()
-        positions = pc.index_in(passages["doc_id"], pa.array(doc_ids, pa.string()))
+        self._doc_ids = doc_ids = documents["doc_id"].to_pylist()
+        positions = pc.index_in(passages["doc_id"], pa.array(doc_ids, passages["doc_id"].type))
         if positions.null_count:
             orphan = passages["doc_id"].filter(pc.is_null(positions))[0].as_py()
             raise ArtefactError(f"{folder}: passages.parquet has passages of document {orphan!r}, documents.parquet has it not")
@@ -66,6 +81,7 @@ class Passages:
         # Each row's place in the order of passage_ids. It orders equal scores.
         self.places: npt.NDArray[np.int64] = np.empty(len(passages), dtype=np.int64)
         self.places[pc.sort_indices(passages["passage_id"]).to_numpy()] = np.arange(len(passages))
+        self.drop_pages()
 
     def __len__(self) -> int:
         return len(self._documents)
@@ -78,23 +94,21 @@ class Passages:
         """
         return self._filter.rows(filters)
 
-    def ids(self) -> npt.NDArray[np.object_]:
-        """Every row's passage_id."""
-        return np.asarray(self._columns["passage_id"].to_pylist(), dtype=object)
+    @property
+    def ids(self) -> pd.DataFrame:
+        """Columns passage_id and doc_id of every row. No id is a Python object, doc_ids are a category."""
+        doc_ids = pd.Categorical.from_codes(self._documents, pd.Index(self._doc_ids, dtype="str"))
+        return pd.DataFrame({"passage_id": self._columns["passage_id"].to_pandas(), "doc_id": doc_ids})
 
     def ids_of(self, rows: Sequence[int]) -> list[str]:
         """The passage_ids of some rows."""
         found: list[str] = self._columns["passage_id"].take(pa.array(rows, pa.int64())).to_pylist()
         return found
 
-    def doc_ids(self) -> npt.NDArray[np.object_]:
-        """Every row's doc_id."""
-        return np.asarray(self._columns["doc_id"].to_pylist(), dtype=object)
-
-    def sources(self) -> list[str]:
+    def sources(self) -> Iterator[str]:
         """The source key of every row's document."""
         keys = self._sources.to_pylist()
-        return [keys[document] for document in self._documents]
+        return (keys[document] for document in self._documents)
 
     def hit(self, row: int, score: float) -> Hit:
         values = {name: column[row].as_py() for name, column in self._columns.items()}
@@ -117,10 +131,17 @@ class Passages:
             self._read_hashes[template] = sha256_parts(self.read_all(template))
         return self._read_hashes[template]
 
+    def drop_pages(self) -> None:
+        """Give back the memory that takes what was read of mapped tables; where they are in memory, nothing."""
+        for table in self._mapped:
+            table.drop_pages()
+
     def close(self) -> None:
         """Let go of the tables."""
         self._columns.clear()
-        del self._titles, self._sources, self._metadata, self._filter, self._documents, self._positions, self._around, self.places
+        self._mapped.clear()
+        del self._titles, self._sources, self._doc_ids, self._metadata, self._filter, self._documents, self._positions
+        del self._around, self.places
 
     def rendered(self, template: PassageTemplate, rows: Sequence[int]) -> Iterator[str]:
         """As ``read``, one by one."""
@@ -182,7 +203,8 @@ def _summed(parts: Iterable[pd.DataFrame]) -> tuple[int, int]:
 
 def _check_metadata(path: Path, column: pa.ChunkedArray) -> None:
     """Once, when the release is opened: later an answer could not be written, or would be no JSON."""
-    for text in pc.unique(column).to_pylist():
+    parts = (pc.unique(column.slice(start, _SLICE)).to_pylist() for start in range(0, len(column), _SLICE))
+    for text in itertools.chain.from_iterable(parts):
         try:
             sound = isinstance(json.loads(text, parse_float=_finite, parse_constant=_finite), dict)
         except (TypeError, ValueError, RecursionError):
@@ -208,7 +230,9 @@ class _Read(Collection[str]):
         return len(self._passages)
 
     def __iter__(self) -> Iterator[str]:
-        return self._passages.rendered(self._template, range(len(self)))
+        for start in range(0, len(self), _WALKED):
+            yield from self._passages.rendered(self._template, range(start, min(start + _WALKED, len(self))))
+            self._passages.drop_pages()
 
     def __contains__(self, text: object) -> bool:
         return any(each == text for each in self)

@@ -114,7 +114,7 @@ def _of_index(path: Path, keys: Keys, texts: list[str]) -> Vectors:
     """
     order = np.argsort(keys, kind="stable")
     rows = order[np.searchsorted(keys, keys_of(texts), sorter=order)]
-    vectors: Vectors = read_index(path).reconstruct_batch(rows)
+    vectors: Vectors = read_index(path, mapped=True).reconstruct_batch(rows)
     return vectors
 
 

@@ -36,7 +36,7 @@ _LIBRARIES = ("bm25s", "PyStemmer", "regex")
 # Sums of the same numbers in another order differ in their last bits, and must tie.
 _DECIMALS = 9
 _LARGE = {"data": "data.csc.index.npy", "indices": "indices.csc.index.npy"}  # arrays with an entry for each word of each text
-_SAVED = 1 << 20  # numbers that are written together
+_SAVED = 1 << 20  # numbers that are written or looked at together
 _FILES = ("data.csc.index.npy", "indices.csc.index.npy", "indptr.csc.index.npy", "vocab.index.json", "params.index.json")
 logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to DEBUG, whatever the program says
 
@@ -74,8 +74,11 @@ class Bm25Index:
         return cls(index, found.texts)
 
     @classmethod
-    def load(cls, folder: Path, texts: int) -> "Bm25Index":
+    def load(cls, folder: Path, texts: int, mapped: bool = False) -> "Bm25Index":
         """An index that ``save`` wrote.
+
+        Args:
+            mapped: its lists stay in their files, and what a query reads of them does not stay in memory; else they are in it.
 
         Raises:
             ArtefactError: the files are no such index, or it is one of more or fewer texts.
@@ -83,7 +86,7 @@ class Bm25Index:
         if not any((folder / name).exists() for name in _FILES):
             return cls(None, texts)
         try:
-            index = bm25s.BM25.load(folder, show_progress=False)
+            index = bm25s.BM25.load(folder, show_progress=False, mmap=mapped)
             _check(index, texts)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtefactError(f"{folder} holds no BM25 index over {texts} texts ({error}): build it again") from None
@@ -146,10 +149,14 @@ def _check(index: bm25s.BM25, texts: int) -> None:
         raise ValueError(f"it is of {index.scores['num_docs']} texts")
     if ends[0] != 0 or ends[-1] != len(data) or len(rows) != len(data) or (np.diff(ends) < 0).any():
         raise ValueError("its lists do not fit together")
-    if len(rows) and (rows.min() < 0 or rows.max() >= texts):
-        raise ValueError("its lists name texts that there are not")
-    if not np.isfinite(data).all() or (data < 0).any():
-        raise ValueError("a score is no number of 0 or more")
+    for start in range(0, len(rows), _SAVED):
+        some, values = rows[start : start + _SAVED], data[start : start + _SAVED]
+        if some.min() < 0 or some.max() >= texts:
+            raise ValueError("its lists name texts that there are not")
+        if not np.isfinite(values).all() or (values < 0).any():
+            raise ValueError("a score is no number of 0 or more")
+        drop_pages(rows)
+        drop_pages(data)
     # bm25s gives the empty word a place behind the last list; no query holds it.
     places = [place for word, place in index.vocab_dict.items() if word]
     if any(not isinstance(place, int) or not 0 <= place < len(ends) - 1 for place in places):

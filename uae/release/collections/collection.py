@@ -9,6 +9,7 @@ from uae.index.pgvector import PgvectorRows, Place
 from uae.index.stored import Rows, Stored
 from uae.io.errors import ArtefactError, UaeError
 from uae.io.postgres import Connection, Database
+from uae.measures.ranking import compact
 from uae.release.collections.tables import (
     Names,
     Publication,
@@ -106,7 +107,8 @@ class Collection:
 
     def _ids(self, connection: Connection, version: int, found: PublishedLeg, passages: Passages) -> Rows:
         """The table's id of each row of the release's passages."""
-        wanted = passages.ids()[np.argsort(passages.places)]  # in the order of passage_ids, which is the order of bytes
+        ids = compact(passages.ids["passage_id"])
+        wanted = ids[np.argsort(passages.places)]  # in the order of passage_ids, which is the order of bytes
         in_order = np.empty(len(wanted), np.int64)
         statement = self.names.fill(
             "select id, passage_id from {table} where since <= %(version)s and until > %(version)s"
@@ -117,12 +119,12 @@ class Collection:
         with connection.cursor("passages") as cursor:  # on the server: they are as many as there are passages
             cursor.itersize = _FETCHED
             for each, passage_id in cursor.execute(statement, {"version": version}):
-                if count >= len(wanted) or passage_id != wanted[count]:
-                    raise self._other_passages(version, passage_id if count >= len(wanted) else wanted[count])
+                if count >= len(wanted) or passage_id != wanted[count].decode():
+                    raise self._other_passages(version, passage_id if count >= len(wanted) else wanted[count].decode())
                 in_order[count] = each
                 count += 1
         if count != len(wanted):
-            raise self._other_passages(version, wanted[count])
+            raise self._other_passages(version, wanted[count].decode())
         return in_order[passages.places]
 
     def _other_passages(self, version: int, first: str) -> ArtefactError:

@@ -36,7 +36,7 @@ def publish(folder: Path, collection: Collection, method: Method = "auto") -> Pu
         ConfigError: "hnsw", and it does not reach the recall target, or takes no vectors of this size.
         DatabaseError: the database does not answer, refuses, has no pgvector, or another process changes the collection.
     """
-    release = Release(folder, "cpu", threads=1)
+    release = Release(folder, "cpu", threads=1, mapped=True)
     try:
         with collection.database.transaction() as connection:
             names, where = collection.names, collection.where

@@ -62,7 +62,7 @@ class LexicalLeg:
                 f"{folder} (leg {opening.name!r}) was built over other passages than {opening.release / 'passages.parquet'} "
                 "holds: copy the release again as a whole"
             )
-        self._index = Bm25Index.load(folder, len(passages))
+        self._index = Bm25Index.load(folder, len(passages), opening.mapped)
         self._places = passages.places
         rows = probe_rows(len(passages))
         found = probe(self._index, passages.read(entry.passage_template, rows), rows)

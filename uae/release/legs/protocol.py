@@ -86,6 +86,7 @@ class Opening(NamedTuple):
     device: str  # of torch
     threads: int | None  # of ONNX Runtime; None: as many as there are cores
     vectors: VectorSource | None  # None: the release's own files
+    mapped: bool  # indexes stay in their files; else those below a size are in memory
 
 
 class Queries(NamedTuple):
