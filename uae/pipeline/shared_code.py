@@ -22,6 +22,7 @@ RELEASE = (
     "uae/release/tables.py",
     *READ_AS,
     "uae/io/mapped.py",
+    "uae/io/mapped_table.py",
     "uae/measures/fusion.py",
     "uae/measures/ranking.py",
     "uae/measures/row_rankings.py",

@@ -75,6 +75,7 @@ STAGE = Stage(
         *MODELS,
         "uae/io/compute.py",
         "uae/io/mapped.py",
+        "uae/io/mapped_table.py",
         "uae/text/stored_passages.py",
         *TABLES,
         "uae/pipeline/stages/index.py",
