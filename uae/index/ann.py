@@ -13,7 +13,7 @@ import numpy as np
 from uae.index.learning import drawn, learn_lists
 from uae.index.lists import LISTED, write_lists
 from uae.index.nearest import MOST_BREADTH, search, search_parameters
-from uae.index.stored import Rows, Vectors
+from uae.index.stored import Rows, Stored, Vectors
 from uae.io.errors import ConfigError
 from uae.io.files import disk_errors
 from uae.io.mapped import drop_pages_of
@@ -200,9 +200,9 @@ def _told(factory: str, vectors: int) -> Iterator[None]:
 
 
 class Reconstructed:
-    """What an index gives back of its vectors, read when it is asked for. It stands where an array of them would."""
+    """What an index, or a table, gives back of its vectors, read when it is asked for. It stands where an array of them would."""
 
-    def __init__(self, index: faiss.Index, mapped: Path | None = None):
+    def __init__(self, index: faiss.Index | Stored, mapped: Path | None = None):
         """
         Args:
             mapped: the file that the index is read from, whose pages are given back after each block; None: it is in memory.

@@ -5,6 +5,7 @@ A table keeps the vectors of several releases that one encoder made. The version
 what FAISS finds is: so equal vectors give equal scores, in the same order.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -56,15 +57,18 @@ class PgvectorRows:
         ids: Rows,
         dimension: int,
         breadth: int | None,
+        others: int = 0,
     ):
         """
         Args:
             run: calls a function with a connection (``uae.io.postgres.Database.run``).
             where: what the place is called in messages.
             ids: the table's id of each row of the release, shape (rows,).
-            breadth: ef_search of the table's HNSW; None: every search is exact.
+            breadth: ef_search of the table's HNSW, were these its only rows; None: every search is exact.
+            others: rows of other releases in the table. A search goes over them and leaves them out, so it gets more places.
         """
-        self._run, self._where, self._version, self._ids, self._breadth = run, where, place.version, ids, breadth
+        self._run, self._where, self._version, self._ids = run, where, place.version, ids
+        self._breadth = None if breadth is None else math.ceil(breadth * (1 + others / max(len(ids), 1)))
         self._dimension = dimension
         self._by_id = np.argsort(ids, kind="stable")
         self._sorted = ids[self._by_id]

@@ -78,19 +78,24 @@ class Database:
                 return result
 
     @contextlib.contextmanager
+    def session(self) -> Iterator[Connection]:
+        """A connection of its own in autocommit. What it has locked is free at the end.
+
+        Raises:
+            DatabaseError: as ``run``.
+        """
+        with self._explained(), contextlib.closing(self._open()) as connection:
+            yield connection
+
+    @contextlib.contextmanager
     def transaction(self) -> Iterator[Connection]:
         """A connection in a transaction, which is committed at the end, or rolled back where something was raised.
 
         Raises:
             DatabaseError: as ``run``.
         """
-        with self._explained():
-            connection = self._open()
-            try:
-                with connection.transaction():
-                    yield connection
-            finally:
-                connection.close()
+        with self.session() as connection, connection.transaction():
+            yield connection
 
     def ping(self) -> None:
         """

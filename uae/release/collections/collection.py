@@ -17,6 +17,7 @@ from uae.release.collections.tables import (
     check,
     legs,
     publications,
+    row_count,
     space_of,
     vectors_table,
 )
@@ -63,9 +64,9 @@ class Collection:
             ArtefactError: it does not.
             DatabaseError: the database does not answer, or refuses.
         """
-        version, found, ids = self.database.run(lambda connection: self._found(connection, release, leg, entry, passages))
+        version, found, ids, rows = self.database.run(lambda connection: self._found(connection, release, leg, entry, passages))
         place = Place(self.names.schema, vectors_table(found.space), version)
-        return PgvectorRows(self.database.run, self.where, place, ids, entry.dimension, found.breadth)
+        return PgvectorRows(self.database.run, self.where, place, ids, entry.dimension, found.breadth, rows - len(ids))
 
     def _publications(self, connection: Connection) -> list[Publication]:
         check(connection, self.names, self.where)
@@ -73,7 +74,8 @@ class Collection:
 
     def _found(
         self, connection: Connection, release: str, leg: str, entry: DenseEntry, passages: Passages
-    ) -> tuple[int, PublishedLeg, Rows]:
+    ) -> tuple[int, PublishedLeg, Rows, int]:
+        """Version, how it is searched, the table's id of each passage, and how many rows the table has."""
         with connection.transaction():
             published = self._publications(connection)
             version = next((each.version for each in published if each.release == release), None)
@@ -87,7 +89,8 @@ class Collection:
             if found is None:
                 raise ArtefactError(f"{self.where} has release {release[:12]} without its leg {leg!r}: publish it again")
             self._check_space(release, leg, entry, found)
-            return version, found, self._ids(connection, version, found, passages)
+            rows = row_count(connection, self.names, found.space)
+            return version, found, self._ids(connection, version, found, passages), rows
 
     def _check_space(self, release: str, leg: str, entry: DenseEntry, found: PublishedLeg) -> None:
         ours = space_of(entry)

@@ -12,9 +12,10 @@ from uae.index.stored import Rows, Vectors
 from uae.io.errors import ArtefactError
 from uae.io.files import sha256_bytes
 from uae.io.postgres import Connection
+from uae.release.collections import graph
 from uae.release.collections.collection import Collection
 from uae.release.collections.method import Method, choose_method
-from uae.release.collections.tables import ALIVE, Names, space_of, vectors_table
+from uae.release.collections.tables import ALIVE, Names, row_count, space_of, vectors_table
 from uae.release.legs.dense import DenseLeg
 from uae.release.legs.protocol import probe_rows
 from uae.release.open import Release
@@ -121,6 +122,8 @@ class _Loading:
         ended = self._connection.execute(self._fill(_END), self._values).rowcount
         new = [place for (place,) in self._connection.execute(self._fill(_MISSING), self._values)]
         self._write(new)
+        graph.count(self._connection, self._names, self._space, len(new))
+        others = row_count(self._connection, self._names, self._space) - len(self._passages)
         self._connection.execute(self._fill("analyze {table}"))
         ids = self._ids()
         self._connection.execute("drop table staged")
@@ -128,7 +131,7 @@ class _Loading:
 
         def searched(breadth: int | None) -> PgvectorRows:
             where = self._collection.where
-            return PgvectorRows(lambda work: work(self._connection), where, place, ids, self._leg.dimension, breadth)
+            return PgvectorRows(lambda work: work(self._connection), where, place, ids, self._leg.dimension, breadth, others)
 
         self._check_kept(searched(None), set(new))
         how = choose_method(self._connection, self._names, self._space, self._leg, self._passages, searched, method)

@@ -1,16 +1,30 @@
-"""Publishing a release into a collection, going back, and taking old ones out. Each is one transaction: all of it, or nothing."""
+"""Publishing a release into a collection, going back, and taking old ones out. Each is one transaction: all of it, or nothing.
+
+Taking out ends with work on the tables that is no part of it: graphs that have aged are built anew, and tables vacuumed.
+"""
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from uae.io.errors import ArtefactError, InputError
 from uae.io.postgres import Connection
+from uae.release.collections import graph
 from uae.release.collections.collection import Collection
 from uae.release.collections.load import Change, load
 from uae.release.collections.method import Method
-from uae.release.collections.tables import ALIVE, Names, Publication, check, ensure, legs, lock, publications
+from uae.release.collections.tables import (
+    ALIVE,
+    Names,
+    Publication,
+    check,
+    count_changes,
+    ensure,
+    hold_graphs,
+    legs,
+    lock,
+    publications,
+)
 from uae.release.open import Release
 
 
@@ -37,9 +51,12 @@ def publish(folder: Path, collection: Collection, method: Method = "auto") -> Pu
         DatabaseError: the database does not answer, refuses, has no pgvector, or another process changes the collection.
     """
     release = Release(folder, "cpu", threads=1, mapped=True)
+    names, where = collection.names, collection.where
     try:
         with collection.database.transaction() as connection:
-            names, where = collection.names, collection.where
+            lock(connection, names, where)
+            count_changes(connection, names, where)
+        with collection.database.transaction() as connection:
             lock(connection, names, where)
             ensure(connection, names, where)
             there = publications(connection, names)
@@ -47,6 +64,7 @@ def publish(folder: Path, collection: Collection, method: Method = "auto") -> Pu
             known = next((each for each in there if each.release == release.fingerprint), None)
             changes: dict[str, Change] = {}
             if known is None:
+                hold_graphs(connection, names, where, until="transaction")
                 version = 1 + max((each.version for each in there), default=0)
                 changes = load(connection, collection, release, version, method)
             else:
@@ -84,8 +102,10 @@ def rollback(collection: Collection) -> str:
 def prune(collection: Collection, keep: int) -> list[str]:
     """Take out all but the ``keep`` newest releases; the active one and the one before always stay.
 
-    The rows that none of the others has are deleted, and so are tables that nobody needs. Then the tables are vacuumed. For rows
-    that were changed or deleted stay in the graph until then, and take the place of others in a search with the same effort.
+    The rows that none of the others has are deleted, and so are tables that nobody needs. Where as many rows as ``graph.AGED``
+    says have changed, a graph is built anew, beside the old one. Then the tables are vacuumed. For rows that were changed or
+    deleted stay in the graph until then, and take the place of others in a search with the same effort. Meanwhile searches go on,
+    and ``rollback`` works. A publication is refused.
 
     Returns:
         The fingerprints taken out.
@@ -93,29 +113,39 @@ def prune(collection: Collection, keep: int) -> list[str]:
     Raises:
         ArtefactError, DatabaseError: as ``rollback``.
     """
-    with collection.database.transaction() as connection:
-        names, where = collection.names, collection.where
-        lock(connection, names, where)
-        check(connection, names, where)
-        gone = [each for each in publications(connection, names)[keep:] if not (each.is_active or each.is_before)]
-        versions = [each.version for each in gone]
-        connection.execute(names.fill("delete from {publications} where version = any(%s)"), (versions,))
-        connection.execute(
-            names.fill(
-                "update {collection} set before = array("
-                "select each from unnest(before) with ordinality as b(each, place) where each <> all(%s) order by place)"
-            ),
-            (versions,),
-        )
-        spaces = [space for (space,) in connection.execute(names.fill("select space from {spaces}"))]
-        left = [space for space in spaces if _prune_space(connection, names, space)]
-    for space in left:  # no transaction may hold it, and a killed one does no harm: the server does it by and by, too
-        collection.database.run(partial(_vacuum, names=names, space=space))
-    return [each.release for each in gone]
+    names, where = collection.names, collection.where
+    with collection.database.session() as connection:
+        hold_graphs(connection, names, where, until="session")
+        with connection.transaction():
+            lock(connection, names, where)
+            count_changes(connection, names, where)
+        with connection.transaction():
+            lock(connection, names, where)
+            check(connection, names, where)
+            gone, left = _take_out(connection, names, keep)
+        # A client that was killed is noticed while the server works. What is half done then does no harm.
+        connection.execute("select set_config('client_connection_check_interval', '2s', false)")
+        for space in left:  # no transaction may hold these. Repairing a graph takes as long as building one: that comes first
+            graph.renew(connection, names, space)
+            connection.execute(names.fill("vacuum (index_cleanup on, analyze) {table}", table=names.vectors(space)))
+    return gone
 
 
-def _vacuum(connection: Connection, names: Names, space: int) -> None:
-    connection.execute(names.fill("vacuum (index_cleanup on, analyze) {table}", table=names.vectors(space)))
+def _take_out(connection: Connection, names: Names, keep: int) -> tuple[list[str], list[int]]:
+    """Fingerprints of the releases that went, and the spaces that are left."""
+    gone = [each for each in publications(connection, names)[keep:] if not (each.is_active or each.is_before)]
+    versions = [each.version for each in gone]
+    connection.execute(names.fill("delete from {publications} where version = any(%s)"), (versions,))
+    connection.execute(
+        names.fill(
+            "update {collection} set before = array("
+            "select each from unnest(before) with ordinality as b(each, place) where each <> all(%s) order by place)"
+        ),
+        (versions,),
+    )
+    spaces = [space for (space,) in connection.execute(names.fill("select space from {spaces}")).fetchall()]
+    left = [space for space in spaces if _prune_space(connection, names, space)]
+    return [each.release for each in gone], left
 
 
 def _prune_space(connection: Connection, names: Names, space: int) -> bool:
@@ -127,14 +157,15 @@ def _prune_space(connection: Connection, names: Names, space: int) -> bool:
         connection.execute(names.fill("delete from {spaces} where space = %s"), (space,))
         return False
     versions = [version for (version,) in left]
-    connection.execute(
+    deleted = connection.execute(
         names.fill(
             "delete from {table} where not exists (select from unnest(%s::bigint[]) as kept(version) "
             "where since <= version and until > version)",
             table=table,
         ),
         (versions,),
-    )
+    ).rowcount
+    graph.count(connection, names, space, deleted)
     # What only a release ended that is gone now, the next one may keep.
     connection.execute(
         names.fill("update {table} set until = %(alive)s where until > %(last)s and until < %(alive)s", table=table),

@@ -1,7 +1,8 @@
 """The tables of a collection. A collection is a schema of a database; it holds the vectors of releases, and says which is active.
 
 collection      one row: the number of this form, the active version, and the versions that rollback goes back to, the last first
-spaces          one row for vectors that compare: encoder of the passages, what it reads of them, and how a number is stored
+spaces          one row for vectors that compare: encoder of the passages, what it reads of them, and how a number is stored; how
+                many rows went in or out since the table's graph was built, null where an earlier version built it
 vectors_SPACE   a passage's id, a hash of what was read of it, its vector; the versions from ``since`` to before ``until`` have it
 publications    one row a version: the release's fingerprint
 legs            of each version: a dense leg, its space, how it is searched
@@ -10,7 +11,7 @@ A publication is one transaction. So a reader sees all of it or nothing, and a k
 grow. Two versions share the rows that both have, so a refresh writes what it changes and nothing else.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from psycopg import sql
 
@@ -29,7 +30,8 @@ create table {collection} (
     active bigint, before bigint[] not null default '{{}}');
 create table {spaces} (
     space integer generated always as identity primary key, document_encoder text not null, passage_template text not null,
-    dimension integer not null, dtype text not null, unique (document_encoder, passage_template, dimension, dtype));
+    dimension integer not null, dtype text not null, changed bigint default 0,
+    unique (document_encoder, passage_template, dimension, dtype));
 create table {publications} (
     version bigint primary key, release text not null unique, passages bigint not null,
     published_at timestamptz not null default now());
@@ -38,6 +40,8 @@ create table {legs} (
     read_texts text not null, breadth integer, recall real not null, primary key (version, leg));
 insert into {collection} (form) values ({form});
 """
+# Earlier versions do not count changes, and read and write a table that does.
+_COUNTED = "alter table {spaces} add column changed bigint; alter table {spaces} alter column changed set default 0"
 
 
 class Space(NamedTuple):
@@ -108,6 +112,25 @@ def ensure(connection: Connection, names: Names, where: str) -> None:
         connection.execute(names.fill(_CREATE, form=sql.Literal(FORM)))
 
 
+def count_changes(connection: Connection, names: Names, where: str) -> None:
+    """Make a collection of an earlier version one that counts changes, in a short transaction: readers wait for that.
+
+    Raises:
+        ArtefactError: as ``check``, where there is something of this name.
+    """
+    if not _exists(connection, names.schema):
+        return
+    check(connection, names, where)
+    counted = connection.execute(
+        "select 1 from pg_catalog.pg_attribute a join pg_catalog.pg_class c on c.oid = a.attrelid"
+        " join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
+        " where n.nspname = %s and c.relname = 'spaces' and a.attname = 'changed' and not a.attisdropped",
+        (names.schema,),
+    ).fetchone()
+    if counted is None:
+        connection.execute(names.fill(_COUNTED))
+
+
 def check(connection: Connection, names: Names, where: str) -> None:
     """
     Raises:
@@ -138,12 +161,28 @@ def lock(connection: Connection, names: Names, where: str) -> None:
     Raises:
         DatabaseError: another one is at work.
     """
-    row = connection.execute(
-        "select pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended('uae collection ' || %s::text, 0))",
-        (names.schema,),
-    ).fetchone()
-    if not row or not row[0]:
+    if not _locked(connection, "pg_try_advisory_xact_lock", f"uae collection {names.schema}"):
         raise DatabaseError(f"{where} is being changed by another process: wait for it to end", transient=True)
+
+
+def hold_graphs(connection: Connection, names: Names, where: str, until: Literal["transaction", "session"]) -> None:
+    """Keep everybody else out who would load rows or build a graph, until the transaction or the session ends.
+
+    Raises:
+        DatabaseError: another one is at work.
+    """
+    how = "pg_try_advisory_xact_lock" if until == "transaction" else "pg_try_advisory_lock"
+    if not _locked(connection, how, f"uae graphs {names.schema}"):
+        raise DatabaseError(
+            f"{where} is being changed by another process, or its graph is built anew (uae release prune): wait for it to end",
+            transient=True,
+        )
+
+
+def _locked(connection: Connection, how: str, what: str) -> bool:
+    statement = sql.SQL("select pg_catalog.{}(pg_catalog.hashtextextended(%s::text, 0))").format(sql.Identifier(how))
+    row = connection.execute(statement, (what,)).fetchone()
+    return bool(row and row[0])
 
 
 def publications(connection: Connection, names: Names) -> list[Publication]:
@@ -169,6 +208,12 @@ def legs(connection: Connection, names: Names, version: int) -> dict[str, Publis
         (version,),
     )
     return {leg: PublishedLeg(space, Space(*space_row), read, breadth) for leg, space, *space_row, read, breadth in rows}
+
+
+def row_count(connection: Connection, names: Names, space: int) -> int:
+    """Rows of a table, of whatever release."""
+    row = connection.execute(names.fill("select count(*) from {table}", table=names.vectors(space))).fetchone()
+    return int(row[0]) if row else 0
 
 
 def _exists(connection: Connection, schema: str) -> bool:
