@@ -114,15 +114,16 @@ def prune(collection: Collection, keep: int) -> list[str]:
         ArtefactError, DatabaseError: as ``rollback``.
     """
     names, where = collection.names, collection.where
-    with collection.database.session() as connection:
+    database = collection.database
+    with database.session() as connection:
         hold_graphs(connection, names, where, until="session")
-        with connection.transaction():
-            lock(connection, names, where)
-            count_changes(connection, names, where)
-        with connection.transaction():
-            lock(connection, names, where)
-            check(connection, names, where)
-            gone, left = _take_out(connection, names, keep)
+        with database.transaction() as changing:
+            lock(changing, names, where)
+            count_changes(changing, names, where)
+        with database.transaction() as changing:
+            lock(changing, names, where)
+            check(changing, names, where)
+            gone, left = _take_out(changing, names, keep)
         # A client that was killed is noticed while the server works. What is half done then does no harm.
         connection.execute("select set_config('client_connection_check_interval', '2s', false)")
         for space in left:  # no transaction may hold these. Repairing a graph takes as long as building one: that comes first
