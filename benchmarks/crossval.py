@@ -10,8 +10,9 @@ python benchmarks/crossval.py --run runs/covidqa --out runs/crossval --contender
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pandas as pd
 import typer
@@ -31,6 +32,8 @@ from uae.pipeline.student import student_folder
 from uae.pipeline.workspace import Workspace
 from uae.text.passage_template import PassageTemplate
 
+TOLD = ("recall@1", "recall@5", "map")
+
 
 def held_out_folds(questions: pd.DataFrame, folds: int) -> list[pd.DataFrame]:
     """The labelled questions, once a fold, with that fold's documents as the validation split and the others as train."""
@@ -42,6 +45,23 @@ def held_out_folds(questions: pd.DataFrame, folds: int) -> list[pd.DataFrame]:
         table.loc[held, "split"] = "validation"
         tables.append(table)
     return tables
+
+
+def compared(
+    tables: Mapping[str, pd.DataFrame], names: Sequence[str], documents: pd.Series, resampling: Resampling
+) -> dict[str, Any]:
+    """Means of every system, and what the others of ``names`` have over the first.
+
+    Args:
+        tables: system -> its metrics by question.
+        documents: question_id -> doc_id.
+    """
+    first, *others = names
+    gains = {name: gains_over(tables[first], tables[name], documents, resampling) for name in others}
+    return {
+        "systems": {name: {m: round(float(v), 4) for m, v in table.mean().items()} for name, table in tables.items()},
+        f"over_{first}": {name: {metric: brief(gain[metric]) for metric in TOLD} for name, gain in gains.items()},
+    }
 
 
 def main(
@@ -83,17 +103,8 @@ def main(
     pooled = {name: pd.concat(parts) for name, parts in tables.items()}
     documents = read_table(workspace.path("questions"), QUESTIONS).set_index("question_id")["doc_id"]
     resampling = Resampling(settings.evaluate.confidence, settings.evaluate.resamples, settings.seed)
-    gains = {name: gains_over(pooled[names[0]], pooled[name], documents, resampling) for name in names[1:]}
-    line = {
-        "n_questions": len(pooled[BASE]),
-        "folds": folds,
-        "seeds": seeds,
-        "systems": {name: {m: round(float(v), 4) for m, v in table.mean().items()} for name, table in pooled.items()},
-        f"over_{names[0]}": {
-            name: {metric: brief(gain[metric]) for metric in ("recall@1", "recall@5", "map")} for name, gain in gains.items()
-        },
-    }
-    print(json.dumps(line))
+    line = {"n_questions": len(pooled[BASE]), "folds": folds, "seeds": seeds}
+    print(json.dumps(line | compared(pooled, names, documents, resampling)))
 
 
 if __name__ == "__main__":

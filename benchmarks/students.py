@@ -19,7 +19,8 @@ import typer
 
 from uae.evaluation.cost import time_queries, vector_search
 from uae.evaluation.testset import choose_questions
-from uae.experiments.contenders import Contender, compare
+from uae.experiments.compare import contender_of
+from uae.experiments.contenders import compare
 from uae.io.errors import UaeError
 from uae.io.models import resolve
 from uae.io.tables import QUESTIONS, read_table
@@ -38,12 +39,11 @@ NAME = "uae"
 def fitted(name: str, base: Path, settings: Settings, workspace: Workspace, out: Path, seeds: int) -> dict[str, Any]:
     """See ``uae.experiments.contenders.compare``, with this one recipe."""
     p, e = TrainParameters.of(settings), settings.evaluate
-    recipe = Contender(NAME, p.train, p.utility.temperature, p.utility.aggregation())
     return compare(
         data=training_data(p, workspace, workspace.path("questions")),
         base_path=base,
         folder=out / name,
-        contenders=[recipe],
+        contenders=[contender_of(NAME, settings)],
         seeds=range(settings.seed, settings.seed + seeds),
         more=more_labels(p, workspace, out / name / "refreshed_labels"),
         split="test",

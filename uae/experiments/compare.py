@@ -2,15 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from uae.io.errors import ConfigError
-from uae.pipeline.settings import EvaluateSettings, load_settings
+from uae.pipeline.settings import EvaluateSettings, Settings, load_settings
 from uae.pipeline.stage import Key, Parameters
 from uae.pipeline.stages.train import TrainParameters, more_labels, training_data
 from uae.pipeline.workspace import Workspace
 from uae.retrievers.prompts import Prompts
 from uae.training.objectives import OBJECTIVES
+
+if TYPE_CHECKING:
+    from uae.experiments.contenders import Contender
 
 
 class CompareParameters(Parameters):
@@ -46,8 +49,7 @@ def compare_recipes(
     Raises:
         ConfigError: a contender cannot be read, or two have one name.
     """
-    from uae.experiments.contenders import Contender, compare
-    from uae.measures.fusion import Fusion
+    from uae.experiments.contenders import compare
     from uae.measures.statistics import Resampling
     from uae.retrievers.prompts import base_encoder
     from uae.vectors.store import VectorStore
@@ -56,11 +58,7 @@ def compare_recipes(
     entered = []
     for text in contenders or OBJECTIVES:
         name, changes = parse_contender(text)
-        its_own_settings = load_settings(params, [*overrides, *changes])
-        its_own = TrainParameters.of(its_own_settings)
-        how = its_own_settings.fusion
-        fusion = None if how.weight is None else Fusion(how.form, how.weight)
-        entered.append(Contender(name, its_own.train, its_own.utility.temperature, its_own.utility.aggregation(), fusion))
+        entered.append(contender_of(name, load_settings(params, [*overrides, *changes])))
     names = [contender.name for contender in entered]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError(f"two contenders have the name {sorted(twice)[0]!r}: give each its own")
@@ -80,6 +78,16 @@ def compare_recipes(
         announce=announce,
         vectors=VectorStore(workspace.vectors),
     )
+
+
+def contender_of(name: str, settings: Settings) -> "Contender":
+    """The recipe of these settings, under a name."""
+    from uae.experiments.contenders import Contender
+    from uae.measures.fusion import Fusion
+
+    p, how = TrainParameters.of(settings), settings.fusion
+    fusion = None if how.weight is None else Fusion(how.form, how.weight)
+    return Contender(name, p.train, p.utility.temperature, p.utility.aggregation(), fusion)
 
 
 def parse_contender(text: str) -> tuple[str, list[str]]:

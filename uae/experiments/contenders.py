@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -67,7 +67,8 @@ def compare(
     Holm and intervals by Bonferroni, over the contenders of a family, each metric by itself.
 
     Args:
-        vectors: where vectors of passages are kept: the base encoder's. Students of a comparison are asked once.
+        vectors: where vectors of passages are kept: the base encoder's, which some students leave as they are. The others'
+            are not kept: students of a comparison are asked once.
         resampling: its confidence holds for one interval; in ``corrected`` for all of a family together.
 
     Returns:
@@ -89,21 +90,11 @@ def compare(
         each, summaries = [], []
         for seed in seeds:
             announce(f"{contender.name}, seed {seed}")
-            one = f"{contender.name}-{seed}"
-            prepared = prepare(
-                replace(data, aggregation=contender.aggregation),
-                base_path,
-                contender.options,
-                contender.teacher_temperature,
-                folder / "reward_models" / one,
-                replace(more, candidates_path=folder / "refreshed_candidates" / f"{one}.parquet"),
-                device,
-                seed,
+            student, prepared, summary = fit_contender(
+                contender, seed, data, base_path, folder, more, device, lambda: passages, vectors
             )
-            student = folder / "students" / one
-            added = lexical_part(lambda: passages, more.scope, contender.options.lexical_weight)
-            summaries.append(_fitted(student, prepared, base_path, contender.options, seed, device, added))
-            each.append(retrieval_metrics(rank(one, student, fusion=contender.measured_with), evidence, cutoffs))
+            summaries.append(summary)
+            each.append(retrieval_metrics(rank(student.name, student, fusion=contender.measured_with), evidence, cutoffs))
         scores[contender.name] = sum(each[1:], each[0]) / len(each)
         by_seed[contender.name] = {metric: [float(table[metric].mean()) for table in each] for metric in base.columns}
         questions = len(prepared.examples["train"])
@@ -159,6 +150,57 @@ def _family(
     return gains
 
 
+class FittedContender(NamedTuple):
+    """A contender's student of one seed."""
+
+    student: Path
+    prepared: Prepared
+    summary: dict[str, Any]  # what the run was like
+
+
+def fit_contender(
+    contender: Contender,
+    seed: int,
+    data: TrainingData,
+    base_path: Path,
+    folder: Path,
+    more: MoreLabels,
+    device: str,
+    corpus: Callable[[], pd.DataFrame],
+    vectors: VectorStore | None = None,
+) -> FittedContender:
+    """Fit a contender with one seed, into ``folder/students/NAME-SEED``. The very same student is not fitted twice.
+
+    Args:
+        more: as ``compare`` takes it. What a refreshing contender has judged then is at ``refreshed_path``.
+        corpus: gives all passages with what the student reads, for the few contenders that need them.
+        vectors: as ``fit`` takes it.
+
+    Raises:
+        ArtefactError: labels are missing, or there is nothing to be fitted to.
+    """
+    one = f"{contender.name}-{seed}"
+    prepared = prepare(
+        replace(data, aggregation=contender.aggregation),
+        base_path,
+        contender.options,
+        contender.teacher_temperature,
+        folder / "reward_models" / one,
+        replace(more, candidates_path=refreshed_path(folder, one)),
+        device,
+        seed,
+    )
+    student = folder / "students" / one
+    added = lexical_part(corpus, more.scope, contender.options.lexical_weight)
+    summary = _fitted(student, prepared, base_path, contender.options, seed, device, added, vectors)
+    return FittedContender(student, prepared, summary)
+
+
+def refreshed_path(folder: Path, name: str) -> Path:
+    """Where all pairs of a student that refreshed its candidates are."""
+    return folder / "refreshed_candidates" / f"{name}.parquet"
+
+
 def _fitted(
     student: Path,
     prepared: Prepared,
@@ -167,6 +209,7 @@ def _fitted(
     seed: int,
     device: str,
     added: LexicalPart | None,
+    vectors: VectorStore | None,
 ) -> dict[str, Any]:
     """Fit a student unless the very same one is there. Returns what the run was like."""
     stamp = student.with_name(f"{student.name}.json")
@@ -177,7 +220,10 @@ def _fitted(
         if kept["identity"] == run and kept["fingerprint"] == fingerprint(student):
             return kept
     checkpoints = checkpoints_beside(student)
-    fitted = fit(examples, base_path, student, checkpoints, options, temperature, device, seed, refresher=refresher, added=added)
+    fitted = fit(
+        examples, base_path, student, checkpoints, options, temperature, device, seed, refresher=refresher, vectors=vectors,
+        added=added,
+    )  # fmt: skip
     write_text(student.with_name(f"{student.name}.csv"), learning_curve(fitted.before, fitted.history))
     summary = {
         "identity": run,

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datasets import Dataset
@@ -100,7 +100,9 @@ def fit(
         shard(encoder, device)
     frozen = None
     if frozen_documents(encoder):
-        frozen = FrozenVectors(encoder, encoded=PassageVectors(encoder, base_path, vectors))
+        stay = PassageVectors(encoder, base_path, vectors)
+        frozen = FrozenVectors(encoder, encoded=stay)
+        refresher = refresher and replace(refresher, passage_vectors=stay)
     evaluator = OfLeader(Agreement(examples["validation"], teacher_temperature, objective.evidence_in_target, frozen, added))
     collator = UtilityCollator(
         preprocess_fn=encoder.preprocess,

@@ -3,7 +3,7 @@
 After ADORE and STAR (Zhan et al., SIGIR 2021), whose negatives come from the model in training; here they come with labels.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from sentence_transformers import SentenceTransformer
 from uae.io.tables import CANDIDATES, read_table, write_table
 from uae.io.torchrun import leads
 from uae.retrievers.cosine import Dense
+from uae.retrievers.protocol import Vectors
 from uae.training.data import TrainingData
 from uae.training.device import full_precision
 from uae.training.examples import Example
@@ -45,12 +46,14 @@ class Refresher:
         data: the pairs judged before training.
         keys: question_ids of the train examples; others are not asked about.
         options: ``options.refresh`` says how often and how much; the others say what becomes an example.
+        passage_vectors: gives the passages' vectors where training leaves them as they are; None: the model encodes them.
     """
 
     data: TrainingData
     keys: frozenset[str]
     options: TrainOptions
     more: MoreLabels
+    passage_vectors: Callable[[Collection[str], str], Vectors] | None = None
 
     @property
     def terms(self) -> tuple[int, int]:
@@ -96,7 +99,7 @@ class Refresher:
         questions = self.data.questions[self.data.questions["question_id"].isin(self.keys)].reset_index(drop=True)
         judged = set(zip(known["question_id"], known["passage_id"], strict=True))
         with full_precision(encoder):
-            found = Dense(encoder).rank(
+            found = Dense(encoder, self.passage_vectors).rank(
                 questions, self.data.corpus(), self.more.scope, self.options.refresh.top_k, "refreshing candidates"
             )
         return [
