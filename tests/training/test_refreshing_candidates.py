@@ -1,4 +1,4 @@
-"""Refreshing candidates: which students encode the passages anew for it."""
+"""Which students encode the passages anew to refresh their candidates."""
 
 import pytest
 from small_training import finds_nothing_useful, run
