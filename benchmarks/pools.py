@@ -241,7 +241,11 @@ def main(
     found = {}
     for system in (f"{scope} {kind}" for scope in SCOPES for kind in ("dense", "with_bm25")):
         pooled = {name: pd.concat([tables[system] for tables in parts]) for name, parts in measured.items()}
-        found[system] = compared(pooled, names, documents, resampling)
+        found[system] = {
+            name: value
+            for over in (names, [BASE, *names])
+            for name, value in compared(pooled, over, documents, resampling).items()
+        }
         asked = documents.loc[pooled[BASE].index]
     print(json.dumps({"n_questions": len(asked), "n_documents": int(asked.nunique())} | counts | found))
 
