@@ -6,7 +6,6 @@ it does not matter how passages are cut.
 """
 
 from array import array
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -57,14 +56,18 @@ def recognise(known: Sequence[Known], present: Mapping[str, Content]) -> dict[st
     there. A new key is a known document if at least half of its sentences stand there.
     """
     own = {entry.source: place for place, entry in enumerate(known) if entry.source}
-    texts: dict[str, list[int]] = defaultdict(list)
-    for place, entry in enumerate(known):
-        texts[entry.content.content].append(place)
     found = {
         key: Found(own[key])
         for key, content in present.items()
-        if key in own and _stays(known, own[key], content, texts, present)
+        if key in own and known[own[key]].content.content == content.content
     }
+    other = [key for key in present if key not in found]  # few, where the corpus was read before: of these alone more is kept
+    texts: dict[str, list[int]] = {present[key].content: [] for key in other}
+    if texts:
+        for place, entry in enumerate(known):
+            if (places := texts.get(entry.content.content)) is not None:
+                places.append(place)
+    found |= {key: Found(own[key]) for key in other if key in own and _stays(known, own[key], present[key], texts, present)}
     taken = {each.known for each in found.values()}
     for _, place, key in sorted(_likenesses(known, texts, present, dict.fromkeys(key for key in present if key not in found))):
         if key not in found:
@@ -77,13 +80,10 @@ def recognise(known: Sequence[Known], present: Mapping[str, Content]) -> dict[st
 def _stays(
     known: Sequence[Known], own: int, content: Content, texts: Mapping[str, Sequence[int]], present: Mapping[str, Content]
 ) -> bool:
-    """Whether the document under a key is the one that was there before, with at most half of it new."""
-    mine = known[own].content
-    if content.content == mine.content:
-        return True
+    """Whether the document under a key, whose text changed, is the one that was there before, with at most half of it new."""
     if any(known[place].source not in present for place in texts.get(content.content, ())):
         return False  # word for word a document whose key is gone
-    return _share(content.sketch, mine.sketch, frozenset()) >= _SAME
+    return _share(content.sketch, known[own].content.sketch, frozenset()) >= _SAME
 
 
 def _likenesses(
