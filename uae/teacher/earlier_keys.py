@@ -4,7 +4,7 @@ In format 1 of the label store a reading's key held the ids of its question and 
 document. The tables tell what each id was, where the document stands as it stood then. So an upgrade asks no teacher again.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -30,30 +30,41 @@ class EarlierKeys:
 
     @classmethod
     def of(
-        cls, documents: pd.DataFrame, passages: pd.DataFrame, questions: pd.DataFrame, teachers: Iterable[Asked]
+        cls,
+        documents: Iterable[pd.DataFrame],
+        passages: Iterable[pd.DataFrame],
+        questions: pd.DataFrame,
+        teachers: Iterable[Asked],
+        wanted: Collection[str],
     ) -> "EarlierKeys":
         """
         Args:
-            documents, passages, questions: of their schemas, as ingest makes them today.
+            documents, passages, questions: of their schemas, as ingest makes them today; the first two some rows at a time, all
+                passages of a document together. No text is kept.
             teachers: whose templates say what was read of a passage.
+            wanted: earlier passage_ids; of others nothing is kept.
         """
-        columns = [documents[name] for name in ("doc_id", "source", "title", "version", "text")]
-        docs = {doc_id: sha256_bytes(*parts)[:24] for doc_id, *parts in zip(*columns, strict=True)} | {"": ""}
+        docs = {"": ""}
+        for part in documents:
+            columns = [part[name] for name in ("doc_id", "source", "title", "version", "text")]
+            docs |= {doc_id: sha256_bytes(*parts)[:24] for doc_id, *parts in zip(*columns, strict=True)}
         asked = {
             sha256_bytes(docs[doc_id], text)[:24]: text_key(text)
             for doc_id, text in zip(questions["doc_id"], questions["text"], strict=True)
             if doc_id in docs
         }
-        columns = [passages[name] for name in ("passage_id", "doc_id", "start", "end", "text", "section")]
-        then = {
-            passage_id: sha256_bytes(docs[doc_id], str(start), str(end), text, *([section] if section else []))[:24]
-            for passage_id, doc_id, start, end, text, section in zip(*columns, strict=True)
-            if doc_id in docs
-        }
-        read = {}
-        for template in _templates(teachers):
-            texts = template.passages(passages)
-            read[template.hash] = {id: text_key(texts[passage_id]) for passage_id, id in then.items()} | {NO_PASSAGE: NO_PASSAGE}
+        templates = _templates(teachers)
+        read = {template.hash: {NO_PASSAGE: NO_PASSAGE} for template in templates}
+        for part in passages:
+            columns = [part[name] for name in ("passage_id", "doc_id", "start", "end", "text", "section")]
+            then = {
+                passage_id: sha256_bytes(docs[doc_id], str(start), str(end), text, *([section] if section else []))[:24]
+                for passage_id, doc_id, start, end, text, section in zip(*columns, strict=True)
+                if doc_id in docs
+            }
+            for template in templates:
+                texts = template.passages(part)
+                read[template.hash] |= {id: text_key(texts[today]) for today, id in then.items() if id in wanted}
         return cls(asked, read)
 
     def __call__(self, table: pa.Table) -> pa.Table:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from uae.io.errors import ArtefactError
-from uae.io.tables import CANDIDATES, DOCUMENTS, PASSAGES, QUESTIONS, read_table
+from uae.io.tables import CANDIDATES, DOCUMENTS, PASSAGES, QUESTIONS, read_table, scan_table
 from uae.teacher.asking import Asked, sample, wanted
 from uae.teacher.budget import affordable
 from uae.teacher.earlier_keys import EarlierKeys
@@ -21,13 +21,14 @@ from uae.teacher.parts import KEY
 from uae.teacher.prompts import Template
 from uae.teacher.protocol import Pair, PromptBatch, Teacher, read_all
 from uae.teacher.store import LabelStore, stored_keys
-from uae.text.stored_passages import passages_beside
+from uae.text.stored_passages import StoredPassages, passages_beside
 
 log = logging.getLogger(__name__)
 
 # So many pairs are planned at once. They are enough to fill batches well, and few enough for the memory, whatever the size of
 # the corpus. A finished window is passed over without tokenising it.
 WINDOW_PAIRS = 4096
+_DOCUMENTS = 256  # whose texts are in memory together
 
 
 def label(
@@ -86,7 +87,8 @@ def ask(
         budget: the most readings that are asked for now (``uae.teacher.budget``); None: all. The counts say how many wait.
     """
     candidates = read_table(candidates_path, CANDIDATES)
-    passages = passages_beside(passages_path, candidates["passage_id"], any(asked.reads_neighbours for asked in teachers))
+    reads_neighbours = any(asked.reads_neighbours for asked in teachers)
+    passages = passages_beside(passages_path, candidates["passage_id"], reads_neighbours)
     questions = read_table(questions_path, QUESTIONS).set_index("question_id")
     work = [
         (asked, template, list(wanted(asked, template, table, questions, template.passages(passages), answers_per_question)))
@@ -95,8 +97,10 @@ def ask(
     store = LabelStore(store_path, readings_per_part)
 
     def earlier(table: pa.Table) -> pa.Table:
-        documents = read_table(documents_path, DOCUMENTS) if documents_path else pd.DataFrame(columns=DOCUMENTS.names)
-        return EarlierKeys.of(documents, read_table(passages_path, PASSAGES), questions.reset_index(), teachers)(table)
+        documents = scan_table(documents_path, DOCUMENTS, rows=_DOCUMENTS) if documents_path else ()
+        parts = StoredPassages(passages_path).scan(reads_neighbours, PASSAGES.names)
+        ids = set(table["passage_id"].to_pylist())
+        return EarlierKeys.of(documents, parts, questions.reset_index(), teachers, ids)(table)
 
     with store.writing(earlier):
         asked_for = {pair.key for _, _, pairs in work for pair in pairs}

@@ -13,6 +13,7 @@ from uae.io.tables import PASSAGES, count_rows, read_table, scan_table
 from uae.text.passage_template import TEXT_ALONE, PassageTemplate
 
 _ROWS = 1 << 13  # whose texts are in memory together
+_READ = ("doc_id", "title", "section", "position", "text")
 
 
 class StoredPassages:
@@ -79,13 +80,13 @@ class StoredPassages:
         """Those that a question may be answered from: in the scope of documents, others are nobody's."""
         return self if scope == "corpus" else self.of_documents(set(questions["doc_id"]))
 
-    def scan(self, whole_documents: bool) -> Iterator[pd.DataFrame]:
+    def scan(self, whole_documents: bool, columns: Sequence[str] = _READ) -> Iterator[pd.DataFrame]:
         """The passages with what templates read of them, some at a time.
 
         Args:
             whole_documents: passages that stand together and are of one document come together.
+            columns: of PASSAGES, doc_id among them.
         """
-        columns = ["doc_id", "title", "section", "position", "text"]
         parts = map(self._kept, scan_table(self._path, PASSAGES, columns, _ROWS))
         if not whole_documents:
             yield from parts
