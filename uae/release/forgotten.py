@@ -55,7 +55,7 @@ def refuse_forgotten(store: Path, release: Path) -> None:
     forgotten = _read(store)
     if not forgotten:
         return
-    passages = Passages(release)
+    passages = Passages(release, mapped=False)  # beside a service, in a container that has little disk
     try:
         for source, text in zip(passages.sources(), passages.read_all(PLAIN), strict=True):
             if sha256_bytes(text) in forgotten:

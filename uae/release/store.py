@@ -246,8 +246,8 @@ class ReleaseStore:
 
     def _open_once(self, fingerprint: str) -> None:
         refuse_forgotten(self.folder, self.path(fingerprint))
-        # One thread, and no memory for its texts and indexes: the service beside us needs the others.
-        Release(self.path(fingerprint), "cpu", threads=1, mapped=True).close()
+        # One thread: the service beside us needs the others. In memory, as a service opens it: a container has little else.
+        Release(self.path(fingerprint), "cpu", threads=1).close()
 
     def _changing(self) -> FileLock:
         self.folder.mkdir(parents=True, exist_ok=True)
