@@ -16,7 +16,7 @@ from uae.index.nearest import MOST_BREADTH, search, search_parameters
 from uae.index.stored import Rows, Stored, Vectors
 from uae.io.errors import ConfigError
 from uae.io.files import disk_errors
-from uae.io.mapped import drop_pages_of
+from uae.io.mapped import drop_pages, drop_pages_of
 
 __all__ = [
     "Plan", "Reconstructed", "Tuned", "build_index", "built_with", "dtype", "index_recall", "plan", "plan_factory", "search",
@@ -34,7 +34,7 @@ _ID = 16  # bytes of a vector's number in a list, and of its place
 REFINED = 8  # as many times k are compared by the coarse codes before finer ones choose
 _ROWS = 1 << 14  # of vectors that are read back from an index together
 POINTS_PER_LIST = 64  # that k-means learns a list's centre from; FAISS asks for 39 to 256, and its time grows with them
-_SEARCHED = 32  # queries that a mapped index is asked together: what they read of it is in memory meanwhile
+_SEARCHED = 32  # queries that are asked together: what they read of a mapped index, or of mapped vectors, is in memory meanwhile
 TIE = 1e-6  # a row whose score is this near the k-th best is as good
 _DTYPES = {
     faiss.ScalarQuantizer.QT_8bit: "int8",
@@ -210,10 +210,6 @@ class Reconstructed:
         self._index, self._mapped = index, mapped
         self.shape = (index.ntotal, index.d)
 
-    @property
-    def is_mapped(self) -> bool:
-        return self._mapped is not None
-
     def __len__(self) -> int:
         return self.shape[0]
 
@@ -258,7 +254,14 @@ def dtype(index: faiss.Index) -> str:
     return "pq" if hasattr(inner, "pq") else type(inner).__name__
 
 
-def index_recall(index: faiss.Index, vectors: Vectors | Reconstructed, queries: Vectors, k: int, parameters: str) -> float:
+def index_recall(
+    index: faiss.Index,
+    vectors: Vectors | Reconstructed,
+    queries: Vectors,
+    k: int,
+    parameters: str,
+    mapped: Path | None = None,
+) -> float:
     """Recall@k against exact search: the mean share of the first ``k`` that are as near as the exact ``k``.
 
     A row counts if its exact score is at least that of the exact k-th row. So any of several equal passages is right.
@@ -266,8 +269,9 @@ def index_recall(index: faiss.Index, vectors: Vectors | Reconstructed, queries: 
     Args:
         vectors: what was indexed, unit vectors of shape (n, dim), in the index's order.
         queries: unit vectors, shape (m, dim).
+        mapped: the file that the index is read from; None: it is in memory.
     """
-    return recall_above(index, vectors, queries, kth_scores(vectors, queries, k), k, parameters)
+    return recall_above(index, vectors, queries, kth_scores(vectors, queries, k), k, parameters, mapped)
 
 
 def kth_scores(vectors: Vectors | Reconstructed, queries: Vectors, k: int) -> Vectors:
@@ -280,20 +284,30 @@ def kth_scores(vectors: Vectors | Reconstructed, queries: Vectors, k: int) -> Ve
         block = np.ascontiguousarray(vectors[start : start + _ROWS])
         scores = faiss.knn(queries, block, min(k, len(block)), metric=faiss.METRIC_INNER_PRODUCT)[0]
         best = -np.sort(-np.concatenate([best, scores], axis=1), axis=1)[:, :k]
+        drop_pages(block)
     return best[:, -1]
 
 
 def recall_above(
-    index: faiss.Index, vectors: Vectors | Reconstructed, queries: Vectors, kth: Vectors, k: int, parameters: str
+    index: faiss.Index,
+    vectors: Vectors | Reconstructed,
+    queries: Vectors,
+    kth: Vectors,
+    k: int,
+    parameters: str,
+    mapped: Path | None = None,
 ) -> float:
     """``index_recall``, with the exact ``kth_scores`` at hand: they are what takes the time."""
     reached = []
-    step = _SEARCHED if isinstance(vectors, Reconstructed) and vectors.is_mapped else max(len(queries), 1)
-    for start in range(0, len(queries), step):
-        part = slice(start, start + step)
+    for start in range(0, len(queries), _SEARCHED):
+        part = slice(start, start + _SEARCHED)
         _, found = search(index, queries[part], k, None, parameters)
         scores = np.einsum("nd,nkd->nk", queries[part], vectors[found])
         reached.append(scores >= kth[part, None] - TIE)
+        if isinstance(vectors, np.ndarray):
+            drop_pages(vectors)
+        if mapped is not None:
+            drop_pages_of(mapped)
     return float(np.concatenate(reached).mean())
 
 

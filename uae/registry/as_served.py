@@ -44,7 +44,7 @@ def measure_serving(
     else:
         texts_read = passages.read_all(dense.passage_template)
         vectors = PassageVectors(encoder, dense.encoder_folder(folder), kept)(texts_read, "passages, for exact search")
-    return parity, index_recall(index, vectors, served, RECALL_AT, described.parameters)
+    return parity, index_recall(index, vectors, served, RECALL_AT, described.parameters, path)
 
 
 def served_recall(folder: Path, questions: pd.DataFrame, scope: str, device: str, system: str = UAE) -> float:
