@@ -136,11 +136,11 @@ def write_built(vectors: Vectors, factory: str, path: Path) -> None:
     """
     with _told(factory, len(vectors)):
         index = _learnt(vectors, factory)
-        listed = isinstance(index, faiss.IndexIVF) and type(index) in LISTED
-        if not listed:
+        lists = index if isinstance(index, faiss.IndexIVF) and type(index) in LISTED else None
+        if lists is None:
             _fill(index, vectors, factory)
-    if listed:
-        write_lists(index, vectors, path)
+    if lists is not None:
+        write_lists(lists, vectors, path)
         return
     with disk_errors(path):
         faiss.write_index(index, str(path))
