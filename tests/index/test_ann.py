@@ -105,9 +105,9 @@ def test_one_query_with_many_ties_does_not_widen_the_search_of_the_others(vector
     index, asked = build_index(copied, "Flat"), np.vstack([queries, far])
     whole, searched = uae.index.nearest.exhaustive, []
 
-    def noted(index, vectors, width, rows):
+    def noted(index, vectors, width, rows, mapped):
         searched.append((len(vectors), width))
-        return whole(index, vectors, width, rows)
+        return whole(index, vectors, width, rows, mapped)
 
     monkeypatch.setattr(uae.index.nearest, "exhaustive", noted)
     _, rows = search(index, asked, K, None, "")
@@ -303,3 +303,18 @@ def test_the_plan_goes_by_size_recall_memory_and_change_and_says_why():
     none = plan(100_000, 384, 0.95, memory=1_000_000)
     assert "nothing is smaller: it takes 11 MB" in none.why
     assert plan(10_000_000, 384, 0.95, memory=8_000_000_000).factory == "IVF8192,SQ8"
+
+
+@pytest.mark.parametrize("kind", ["IVF16,Flat", "IVF16,SQ8", "IVF16,PQ2x4"])
+@pytest.mark.parametrize("rows", [None, np.arange(3, 800, 5)])
+def test_a_mapped_index_is_searched_a_few_lists_at_a_time(vectors, queries, tmp_path, monkeypatch, kind, rows):
+    index, path = build_index(vectors, kind), tmp_path / "index.faiss"
+    faiss.write_index(index, str(path))
+    mapped = dense.read_index(path, mapped=True)
+    monkeypatch.setattr(uae.index.nearest, "_TURNS", 5)  # lists do not divide by it
+    scores, found = uae.index.nearest.exhaustive(mapped, queries, 30, rows, path)
+    expected = uae.index.nearest.exhaustive(index, queries, 30, rows)
+    assert np.array_equal(scores, expected[0])
+    above = scores > scores[:, -1:]  # of those that tie for the last place any may be found
+    assert above.any()
+    assert all(set(o[a]) == set(t[a]) for o, t, a in zip(found, expected[1], above, strict=True))

@@ -5,10 +5,13 @@ be seen and broken by a given order. A query gets the same scores alone and in a
 paths. And it gets the same scores from another index that holds the same vectors.
 """
 
+from pathlib import Path
+
 import faiss
 import numpy as np
 
 from uae.index.stored import Readable, Rows, Stored, Vectors
+from uae.io.mapped import drop_pages_of
 
 # A filter that allows this many rows is answered by comparing all of them; with more the graph or the lists are used.
 # From benchmarks/index.py; see docs/decisions.md.
@@ -17,6 +20,7 @@ _SPARE = 8  # more than asked for, so that ties at the end are seen
 _TIE = 1e-6  # scores of unit vectors nearer than this may be equal: float32 sums of different order
 # Reading one row out of codes or lists takes as long as passing over this many. From benchmarks/index.py.
 _READ_BY_ROW = 500
+_TURNS = 8  # in which all lists of a mapped index are gone through
 _RANKED_BYTES = 8_000_000  # of stored vectors in double precision at once: ties can be as many as the index has rows
 # A graph's queue is searched through at each step: its time grows with the square of efSearch.
 MOST_BREADTH = 4096
@@ -27,12 +31,13 @@ _SCANS = (faiss.IndexFlat, faiss.IndexScalarQuantizer)
 class InMemory:
     """A FAISS index with the parameters of its searches. Implements ``stored.Stored``."""
 
-    def __init__(self, index: faiss.Index, parameters: str):
+    def __init__(self, index: faiss.Index, parameters: str, mapped: Path | None = None):
         """
         Args:
             parameters: as ``ann.tune`` gives them, such as "nprobe=8"; "": the index's own.
+            mapped: the file that it is read from, of which no search may have all in memory; None: it is there.
         """
-        self._index, self._parameters = index, parameters
+        self._index, self._parameters, self._mapped = index, parameters, mapped
 
     @property
     def ntotal(self) -> int:
@@ -47,7 +52,7 @@ class InMemory:
         return is_exhaustive(self._index)
 
     def exhaustive(self, vectors: Vectors, k: int, rows: Rows | None) -> tuple[Vectors, Rows]:
-        return exhaustive(self._index, vectors, k, rows)
+        return exhaustive(self._index, vectors, k, rows, self._mapped)
 
     def approximate(self, vectors: Vectors, k: int, rows: Rows | None) -> Rows:
         return approximate(self._index, vectors, k, rows, self._parameters)
@@ -158,8 +163,14 @@ def approximate(index: faiss.Index, vectors: Vectors, k: int, rows: Rows | None,
     return index.search(vectors, k, params=search_parameters(index, selector, parameters, effort))[1]
 
 
-def exhaustive(index: faiss.Index, vectors: Vectors, k: int, rows: Rows | None) -> tuple[Vectors, Rows]:
-    """Scores and rows of the best ``k`` of all allowed rows (at least ``k``), whatever the kind of index."""
+def exhaustive(
+    index: faiss.Index, vectors: Vectors, k: int, rows: Rows | None, mapped: Path | None = None
+) -> tuple[Vectors, Rows]:
+    """Scores and rows of the best ``k`` of all allowed rows (at least ``k``), whatever the kind of index.
+
+    Args:
+        mapped: the file that it is read from: inverted lists are gone through some at a time, and their pages given back.
+    """
     inner = faiss.downcast_index(index)
     if isinstance(inner, faiss.IndexHNSW):
         inner = faiss.downcast_index(inner.storage)
@@ -169,6 +180,8 @@ def exhaustive(index: faiss.Index, vectors: Vectors, k: int, rows: Rows | None) 
         selector = None if rows is None else _bitmap(rows, index.ntotal)
         if isinstance(inner, _SCANS):
             return inner.search(vectors, k, params=None if selector is None else _selecting(selector))
+        if isinstance(inner, _FILTERABLE_LISTS) and mapped is not None:
+            return _lists_in_turn(inner, vectors, k, selector, mapped)
         if isinstance(inner, _FILTERABLE_LISTS):
             everything = f"nprobe={inner.nlist}"
             return inner.search(vectors, k, params=search_parameters(inner, selector, everything))
@@ -176,6 +189,27 @@ def exhaustive(index: faiss.Index, vectors: Vectors, k: int, rows: Rows | None) 
     rows = np.arange(index.ntotal) if rows is None else rows
     scores, places = faiss.knn(vectors, index.reconstruct_batch(rows), k, metric=faiss.METRIC_INNER_PRODUCT)
     return scores, rows[places]
+
+
+def _lists_in_turn(
+    index: faiss.IndexIVF, vectors: Vectors, k: int, selector: faiss.IDSelector | None, mapped: Path
+) -> tuple[Vectors, Rows]:
+    """What a search of all lists at once finds."""
+    near, lists = index.quantizer.search(vectors, index.nlist)
+    scores, found = np.empty((len(vectors), 0), np.float32), np.empty((len(vectors), 0), np.int64)
+    step = -(-index.nlist // _TURNS)
+    for start in range(0, index.nlist, step):
+        some, their = (np.ascontiguousarray(each[:, start : start + step]) for each in (lists, near))
+        how = faiss.SearchParametersIVF(nprobe=some.shape[1], sel=selector)  # type: ignore[call-arg]  # as in _selecting
+        values, rows = np.empty((len(vectors), k), np.float32), np.empty((len(vectors), k), np.int64)
+        pointers = map(faiss.swig_ptr, (some, their, values, rows))
+        whole = len(vectors), faiss.swig_ptr(vectors), k, *pointers, False, how
+        index.search_preassigned_c(*whole)  # type: ignore[attr-defined]  # the wrapper that is declared takes no filter
+        drop_pages_of(mapped)
+        scores, found = np.concatenate([scores, values], axis=1), np.concatenate([found, rows], axis=1)
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        scores, found = np.take_along_axis(scores, best, axis=1), np.take_along_axis(found, best, axis=1)
+    return scores, found
 
 
 def _selecting(selector: faiss.IDSelector) -> faiss.SearchParameters:

@@ -232,7 +232,8 @@ _MAPPED = faiss.IO_FLAG_MMAP_IFC  # lists, codes and vectors of every kind
 def _stored(entry: DenseEntry, opening: Opening) -> Stored:
     if opening.vectors is not None:
         return opening.vectors.stored(opening.fingerprint, opening.name, entry, opening.passages)
-    return InMemory(read_index(entry.index_path(opening.release), opening.mapped), entry.index.parameters)
+    path = entry.index_path(opening.release)
+    return InMemory(read_index(path, opening.mapped), entry.index.parameters, path if opening.mapped else None)
 
 
 def read_index(path: Path, mapped: bool = False) -> faiss.Index:
