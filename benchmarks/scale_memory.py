@@ -9,7 +9,7 @@ ones with random weights; the encoder's vectors have 384 numbers. Questions are 
 The chain's settings are its own, but for these. Queries alone are trained for (``train.towers``), and no fold is trained to fuse
 (``fusion.folds``): so the corpus is embedded once, in ``embed``. The student's, and each fold's, would be embedded as it is
 there. The reader answers two questions. The gate lets everything pass, so that the second release finds a
-champion: ``ingest_again`` reads the corpus with every hundredth document changed, over the ledger of the first run, and
+champion. ``ingest_again`` reads the corpus with every hundredth document changed, over the ledger of the first run, and
 ``refresh`` builds a release of it and compares the two.
 
 A line through the processor seconds of the smaller sizes predicts the largest. ``fit_error`` is how far off it is, as a share of

@@ -20,6 +20,7 @@ _SPARE = 8  # more than asked for, so that ties at the end are seen
 _TIE = 1e-6  # scores of unit vectors nearer than this may be equal: float32 sums of different order
 # Reading one row out of codes or lists takes as long as passing over this many. From benchmarks/index.py.
 _READ_BY_ROW = 500
+_ROWS = 1 << 10  # of a mapped index that are read together: the system maps far more than each
 _TURNS = 8  # in which all lists of a mapped index are gone through
 _RANKED_BYTES = 8_000_000  # of stored vectors in double precision at once: ties can be as many as the index has rows
 # A graph's queue is searched through at each step: its time grows with the square of efSearch.
@@ -58,7 +59,13 @@ class InMemory:
         return approximate(self._index, vectors, k, rows, self._parameters)
 
     def reconstruct_batch(self, rows: Rows, /) -> Vectors:
-        return self._index.reconstruct_batch(rows)
+        if self._mapped is None or len(rows) <= _ROWS:
+            return self._index.reconstruct_batch(rows)
+        read = np.empty((len(rows), self.d), np.float32)
+        for start in range(0, len(rows), _ROWS):
+            read[start : start + _ROWS] = self._index.reconstruct_batch(rows[start : start + _ROWS])
+            drop_pages_of(self._mapped)
+        return read
 
 
 def search(

@@ -25,6 +25,7 @@ from uae.text.passage_template import PLAIN, PassageTemplate, sentences_around
 
 _COLUMNS = ("passage_id", "doc_id", "section", "start", "end", "text")
 _SLICE = 1000  # passages rendered together: their texts are Python objects for that long only
+_HITS = 16  # after so many their pages are given back: the system maps megabytes around each
 _WALKED = 16 * _SLICE  # passages of those that are all gone through, after which their pages are given back
 
 
@@ -57,6 +58,7 @@ class Passages:
                 of temporary files (TMPDIR) cannot take the tables.
         """
         self._mapped: list[MappedTable] = []
+        self._hits = 0  # that were given, about: threads may count at once
 
         def read(name: str, schema: pa.Schema) -> pa.Table:
             if not mapped:
@@ -115,6 +117,9 @@ class Passages:
         document = int(self._documents[row])
         metadata = read_metadata(values["doc_id"], self._metadata[document].as_py())
         named = {"source": self._sources[document].as_py(), "title": self._titles[document].as_py()}
+        self._hits += 1
+        if not self._hits % _HITS:
+            self.drop_pages()
         return Hit(**values, **named, score=score, metadata=metadata)
 
     def read(self, template: str, rows: Sequence[int]) -> list[str]:
