@@ -1,7 +1,8 @@
 """What the teacher's readings are worth: students fitted to parts of a run's labelled pairs, or with another recipe.
 
 A case says which part: ``questions=120`` are so many train questions, ``candidates.top_k=3`` is what the stage candidates finds
-with that amount. Other keys are a recipe's, as ``uae compare`` takes them. Folds of whole documents are held out in turns, as in
+with that amount, ``labels=runs/two`` are the pairs and labels of another run of the same questions, such as one with more
+templates. Other keys are a recipe's, as ``uae compare`` takes them. Folds of whole documents are held out in turns, as in
 ``crossval.py``: test questions are not looked at. A held-out question is asked of its own document and of all held-out documents
 together, of the student alone and of its sum with BM25. Finished fits are kept in --out. Prints one JSON line last.
 
@@ -39,7 +40,7 @@ from uae.text.passage_template import PassageTemplate
 from uae.vectors.store import VectorStore
 
 SCOPES = ("document", "corpus")
-QUESTIONS_KEY, POOL_KEY = "questions=", "candidates."
+QUESTIONS_KEY, LABELS_KEY, POOL_KEY = "questions=", "labels=", "candidates."
 Tables = dict[str, pd.DataFrame]  # "SCOPE dense" or "SCOPE with_bm25" -> metrics by question
 
 
@@ -47,6 +48,7 @@ Tables = dict[str, pd.DataFrame]  # "SCOPE dense" or "SCOPE with_bm25" -> metric
 class Case:
     name: str
     questions: int | None  # train questions of a fold; None: all
+    labels: Path | None  # the run whose labels it is taught; None: --run
     pool: tuple[str, ...]  # overrides of section candidates; empty: all labelled pairs
     recipe: tuple[str, ...]  # other overrides
 
@@ -59,14 +61,17 @@ def parse_case(text: str) -> Case:
     """
     name, _, changes = (part.strip() for part in text.partition(":"))
     keys = changes.split()
-    numbers = [key.removeprefix(QUESTIONS_KEY) for key in keys if key.startswith(QUESTIONS_KEY)]
-    if not name.replace("-", "").replace("_", "").isalnum() or len(numbers) > 1 or not all(map(str.isdecimal, numbers)):
-        raise ConfigError(f"--case {text!r}: expected NAME or 'NAME: questions=NUMBER candidates.KEY=VALUE KEY=VALUE ...'")
+    numbers, runs = ([key.removeprefix(of) for key in keys if key.startswith(of)] for of in (QUESTIONS_KEY, LABELS_KEY))
+    is_name = name.replace("-", "").replace("_", "").isalnum()
+    if not is_name or max(len(numbers), len(runs)) > 1 or not all(map(str.isdecimal, numbers)) or not all(runs):
+        raise ConfigError(
+            f"--case {text!r}: expected NAME or 'NAME: questions=NUMBER labels=FOLDER candidates.KEY=VALUE KEY=VALUE ...'"
+        )
     pool = tuple(key for key in keys if key.startswith(POOL_KEY))
-    recipe = [key for key in keys if not key.startswith((QUESTIONS_KEY, POOL_KEY))]
+    recipe = [key for key in keys if not key.startswith((QUESTIONS_KEY, LABELS_KEY, POOL_KEY))]
     if recipe:
         parse_contender(f"{name}: {' '.join(recipe)}")  # refuses keys that are no recipe's
-    return Case(name, int(numbers[0]) if numbers else None, pool, tuple(recipe))
+    return Case(name, int(numbers[0]) if numbers else None, Path(runs[0]) if runs else None, pool, tuple(recipe))
 
 
 def first(question_ids: Collection[str], number: int | None) -> frozenset[str]:
@@ -213,7 +218,8 @@ def main(
             print(f"fold {number}: {each.name}", file=sys.stderr, flush=True)
             its_own = load_settings(params, [*overrides, *each.recipe])
             p = TrainParameters.of(its_own)
-            data = training_data(p, workspace, folder / "questions.parquet")
+            labelled = Workspace(each.labels, Path("models"), flat_reports=True) if each.labels else workspace
+            data = training_data(p, labelled, folder / "questions.parquet")
             kept = taught(data.candidates, questions, each.questions, pools[each.name], choosing)
             its_data = replace(data, candidates=kept)
             pairs = its_data.pairs()

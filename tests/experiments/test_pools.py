@@ -75,14 +75,24 @@ def test_what_questions_are_taught_from():
 
 
 def test_a_case_is_a_name_with_a_part_and_a_recipe():
-    assert parse_case("all") == Case("all", None, (), ())
+    assert parse_case("all") == Case("all", None, None, (), ())
+    assert parse_case("two: labels=runs/two") == Case("two", None, Path("runs/two"), (), ())
     assert parse_case("few: questions=120 candidates.top_k=3 train.epochs=4") == Case(
-        "few", 120, ("candidates.top_k=3",), ("train.epochs=4",)
+        "few", 120, None, ("candidates.top_k=3",), ("train.epochs=4",)
     )
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a/b", "few: questions=some", "few: questions=-1", "few: questions=1 questions=2", "late: label.compile=true"]
+    "text",
+    [
+        "",
+        "a/b",
+        "few: questions=some",
+        "few: questions=-1",
+        "few: questions=1 questions=2",
+        "two: labels=",
+        "late: label.compile=true",
+    ],
 )
 def test_what_is_no_case_is_refused(text):
     with pytest.raises(ConfigError):
