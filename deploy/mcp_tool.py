@@ -45,12 +45,12 @@ class ToolPassage(BaseModel):
     title: str
     section: str
     text: str
-    score: float = Field(description="cosine similarity")
+    score: float = Field(description="what it is, score_is says")
 
 
 class ToolResult(BaseModel):
     release: str = Field(description="fingerprint of the one release that all passages come from")
-    score_is: str = Field(description="the formula of the scores")
+    score_is: str = Field(description="the formula of the scores, such as cosine + 0.4 * bm25 / highest bm25")
     useful: bool | None = Field(description="false: probably none of these passages helps to answer; null: not known")
     useful_probability: float | None = Field(description="that the first passage helps to answer")
     passages: list[ToolPassage] = Field(description="best first")

@@ -139,7 +139,10 @@ def _search_fields(config: Config) -> dict[str, Any]:
             examples=[{"source": ["manual.md", "faq.md"], "year": {"gte": 2020}}],
         ),
     ]
-    about = "a name of /v1/models: uae is the promoted whole, dense and bm25 its parts, base the encoder before training"
+    about = (
+        "a name of /v1/models: uae is the promoted whole, dense and bm25 its parts, uae_reranked the whole with a second stage, "
+        "base the encoder before training"
+    )
     least = "the least score of a passage, in what the system's scores are: see score_is of /v1/models"
     return {
         "k": (Annotated[int, Field(ge=1, le=config.max_k, description="passages a query")] | None, 5),

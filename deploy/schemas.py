@@ -64,7 +64,8 @@ class QueryResult(BaseModel):
 class SearchResponse(BaseModel):
     release: str = Field(description="fingerprint of the one release that all passages come from")
     system: System = Field(
-        description="that answered: uae is the promoted whole, dense and bm25 its parts, base what it replaced"
+        description="that answered: uae is the promoted whole, dense and bm25 its parts, uae_reranked the whole with a second "
+        "stage, base what it replaced"
     )
     score_is: str = Field(description="the formula of the scores, such as cosine + 0.4 * bm25 / highest bm25")
     results: list[QueryResult] = Field(description="one a query, in the order of the queries")

@@ -6,6 +6,7 @@ const OTHERS = {
   base: ["Base encoder", "before training", "the base encoder"],
   dense: ["Dense leg", "UAE’s encoder alone", "the dense leg"],
   bm25: ["BM25", "words alone", "BM25"],
+  uae_reranked: ["Second stage", "UAE’s first passages, re-ranked", "the second stage"],
 };
 const SIDES = { ...OTHERS, uae: ["UAE", "trained on utility", "UAE"] };
 const BATCH = 64; // sentences in one request for embeddings

@@ -264,6 +264,9 @@ def test_each_system_of_a_release_answers_by_its_name_and_says_what_its_scores_a
         assert (reply.status_code == 200) is models[name]["embeds"] is (name != "bm25")
     reply = client.post("/v1/embeddings", json={"model": "bm25", "input": "x"})
     assert (reply.status_code, reply.json()["error"]["code"]) == (400, "no_vectors")
+    (fingerprint,) = set(models) - {"uae", "dense", "bm25", "base"}
+    answer = client.post("/v1/search", json={"query": QUESTION, "k": 3, "system": fingerprint}).json()
+    assert (answer["system"], answer["release"]) == ("uae", fingerprint)
 
 
 def test_an_unknown_system_is_told_which_there_are(serve):

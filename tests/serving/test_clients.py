@@ -73,8 +73,9 @@ def asked(url: str, **body: Any) -> dict:
 def expected(url: str, **body: Any) -> list[tuple[str, dict]]:
     """What the documents must hold: (text, metadata)."""
     reply = asked(url, **body)
+    about = {name: reply[name] for name in ("release", "score_is")}
     return [
-        (passage["text"], {name: value for name, value in passage.items() if name != "text"} | {"release": reply["release"]})
+        (passage["text"], {name: value for name, value in passage.items() if name != "text"} | about)
         for passage in reply["results"][0]["passages"]
     ]
 

@@ -61,9 +61,8 @@ def test_nodes_are_what_the_service_found(url):
     for node, passage in zip(nodes, reply["results"][0]["passages"], strict=True):
         assert (node.text, node.score, node.node_id) == (passage["text"], passage["score"], passage["passage_id"])
         assert node.node.ref_doc_id == passage["doc_id"]
-        assert node.metadata == {name: passage[name] for name in passage if name not in ("text", "score")} | {
-            "release": reply["release"]
-        }
+        about = {name: reply[name] for name in ("release", "score_is")}
+        assert node.metadata == {name: passage[name] for name in passage if name not in ("text", "score")} | about
     assert asyncio.run(retriever.aretrieve(QUESTION)) == nodes
     (node,) = LlamaIndexRetriever(url, KEY, similarity_top_k=1, filters={"doc_id": "b"}).retrieve(QUESTION)
     assert node.node.ref_doc_id == "b"

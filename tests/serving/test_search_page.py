@@ -286,11 +286,11 @@ def test_page_is_small_and_whole():
 
 def test_uae_can_be_shown_beside_another_of_its_parts(page, tmp_path):
     """A release with several systems: the choice stands in the address, and what is said names what is compared."""
-    with service(tmp_path, PASSAGES, systems=("uae", "dense", "bm25", "base")) as url:
+    with service(tmp_path, PASSAGES, systems=("uae", "dense", "bm25", "base", "uae_reranked")) as url:
         page.goto(url)
         ask(page, QUESTION)
         assert shown(page, "base") == [hit["passage_id"] for hit in found(url, "base")]
-        assert page.locator("#against option").all_inner_texts() == ["Base encoder", "Dense leg", "BM25"]
+        assert page.locator("#against option").all_inner_texts() == ["Base encoder", "Dense leg", "BM25", "Second stage"]
         page.select_option("#against", "bm25")
         expect(page.locator(".bm25 li").first).to_be_visible()
         marked(page)

@@ -40,7 +40,7 @@ class Hit(NamedTuple):
     start: int  # offsets into the document's text, in characters
     end: int
     text: str
-    score: float  # cosine similarity
+    score: float  # what it is, ``Release.score`` says of the system
     metadata: dict[str, Any]  # the document's
 
 

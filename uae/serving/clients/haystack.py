@@ -16,12 +16,12 @@ except ModuleNotFoundError as error:
 class UaeRetriever:
     """Passages of a release, most useful first.
 
-    Each document's ``content`` is the passage and its ``score`` the cosine similarity. Its ``meta`` holds:
+    Each document's ``content`` is the passage. Its ``score`` is what ``score_is`` says. Its ``meta`` holds:
 
     - passage_id, doc_id, title and section;
     - source: the document's file, or its id in a file;
     - start and end: characters in the document;
-    - score;
+    - score, and score_is: the formula of the scores, such as "cosine + 0.4 * bm25 / highest bm25";
     - release: the fingerprint that answered;
     - metadata: the document's own.
     """
@@ -43,6 +43,8 @@ class UaeRetriever:
             api_key: e.g. ``Secret.from_env_var("UAE_API_KEY")``; a pipeline with one given as text cannot be saved.
             filters: ``{"field": value}``, ``{"field": [values]}`` or ``{"field": {"gte": x, "lte": y}}``; a field is ``doc_id``,
                 ``source`` or one of the document's metadata. They are the service's own, not Haystack's language of filters.
+            min_score: the least score, of the kind that ``score_is`` names.
+            system: a name of ``GET /v1/models``.
             timeout: seconds.
             attempts: how often a request is sent at most, where the service is busy (429, 503) or the connection breaks.
 

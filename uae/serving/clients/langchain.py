@@ -26,7 +26,7 @@ class UaeRetriever(BaseRetriever):
     - passage_id, doc_id, title and section;
     - source: the document's file, or its id in a file;
     - start and end: characters in the document;
-    - score: cosine similarity;
+    - score, and score_is: the formula of the scores, such as "cosine + 0.4 * bm25 / highest bm25";
     - release: the fingerprint that answered;
     - metadata: the document's own.
 
@@ -42,7 +42,9 @@ class UaeRetriever(BaseRetriever):
     """``{"field": value}``, ``{"field": [values]}`` or ``{"field": {"gte": x, "lte": y}}``; a field is ``doc_id``, ``source``
     or one of the document's metadata."""
     min_score: float | None = None
+    """The least score, of the kind that ``score_is`` names."""
     system: str = "uae"
+    """A name of ``GET /v1/models``."""
     timeout: float = Field(default=30.0, gt=0)
     """Seconds."""
     attempts: int = Field(default=4, ge=1)

@@ -19,9 +19,9 @@ _SHOWN = frozenset(["source", "title", "section"])
 class UaeRetriever(BaseRetriever):
     """Passages of a release, most useful first.
 
-    Each node's ``text`` is the passage and its ``score`` the cosine similarity. The node's ``metadata`` holds passage_id, doc_id,
-    source, title, section, start and end (characters in the document), release (the fingerprint that answered) and metadata (the
-    document's own). A model is shown source, title and section of it.
+    Each node's ``text`` is the passage, and ``score`` what ``score_is`` says. The node's ``metadata`` holds passage_id, doc_id,
+    source, title, section, start and end (characters in the document), release (the fingerprint that answered), score_is (the
+    formula of the scores) and metadata (the document's own). A model is shown source, title and section of it.
     """
 
     def __init__(
@@ -41,6 +41,8 @@ class UaeRetriever(BaseRetriever):
             url: where the service is, e.g. ``http://localhost:3000``.
             filters: ``{"field": value}``, ``{"field": [values]}`` or ``{"field": {"gte": x, "lte": y}}``. A field is ``doc_id``,
                 ``source`` or one of the document's metadata. They are the service's own, not LlamaIndex's ``MetadataFilters``.
+            min_score: the least score, of the kind that ``score_is`` names.
+            system: a name of ``GET /v1/models``.
             timeout: seconds.
             attempts: how often a request is sent at most, where the service is busy (429, 503) or the connection breaks.
 

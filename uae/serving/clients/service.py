@@ -45,10 +45,11 @@ class Found(NamedTuple):
     passages: list[dict[str, Any]]  # best first, as the service sent them
     useful: bool | None = None  # whether the first one is likely to help; None: the service does not say
     useful_probability: float | None = None
+    score_is: str | None = None  # the formula of the scores; None: the service, of an earlier version, does not say
 
     def about(self) -> dict[str, Any]:
-        """What a client says of each passage beside what the service does: ``release``, and ``useful`` where that is known."""
-        known = {"useful": self.useful, "useful_probability": self.useful_probability}
+        """What a client says of each passage beside what the service does: ``release``, and the rest where it is known."""
+        known = {"score_is": self.score_is, "useful": self.useful, "useful_probability": self.useful_probability}
         return {"release": self.release} | {name: value for name, value in known.items() if value is not None}
 
 
@@ -149,7 +150,8 @@ class SearchService:
         try:
             body = response.json()
             (result,) = body["results"]
-            return Found(body["release"], result["passages"], result.get("useful"), result.get("useful_probability"))
+            useful, likely = result.get("useful"), result.get("useful_probability")
+            return Found(body["release"], result["passages"], useful, likely, body.get("score_is"))
         except (ValueError, KeyError, TypeError) as error:
             reason = f"{self._shown}/v1/search answered, but not as this service does: {response.text[:200]!r}"
             raise ServiceError(reason) from error
