@@ -59,6 +59,8 @@ def print_summary(workspace: Workspace) -> None:
     evaluation, promotion = read_json(workspace.path("evaluation")), read_json(workspace.path("promotion"))
     package = read_json(workspace.path("bento") / "package.json")
     console.print(_table(evaluation))
+    if told := over_untrained(evaluation):
+        console.print(f"{told}\n", soft_wrap=True)
     answered, asked = evaluation["counts"]["answered_questions"], evaluation["counts"]["test_questions"]
     console.print(
         f"{asked} test questions about {evaluation['counts']['test_documents'] or 'all'} documents, {answered} of them answered "
@@ -362,6 +364,25 @@ def _table(evaluation: dict[str, Any]) -> Table:
     if not table.row_count:
         raise ArtefactError("the evaluation holds no metric to show: run the evaluate stage again")
     return table
+
+
+def over_untrained(evaluation: dict[str, Any]) -> str | None:
+    """UAE against what needs no training, the base encoder and BM25 in their best form; None where that was not measured."""
+    from uae.evaluation.comparison import decisive
+
+    gains = evaluation.get("gains_over", {}).get("convex_base", {}).get("uae")
+    if not gains:
+        return None
+    told = []
+    for metric in (metric for metric in _METRICS if metric in gains):
+        base, gain = evaluation["systems"]["convex_base"][metric]["mean"], decisive(gains[metric])
+        told.append(f"{_NAMES.get(metric, metric.capitalize())} {base:.3f}, {_gain(gain)}, p {_p_value(gain['p_value'])}")
+    return f"UAE over BM25 and the base encoder in their best form (convex_base): {'; '.join(told)}."
+
+
+def _gain(gain: dict[str, Any]) -> str:
+    """In points where the other's mean is 0."""
+    return _relative(gain) if gain["relative"] else "{mean:+.3f} [{low:+.3f}, {high:+.3f}]".format(**gain["absolute"])
 
 
 def _relative(gain: dict[str, Any]) -> str:
