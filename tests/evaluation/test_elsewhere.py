@@ -67,7 +67,9 @@ def test_the_gate_refuses_a_loss_elsewhere(dense, passed):
 
 
 def test_few_questions_decide_nothing_and_null_guards_nothing():
-    assert decide_elsewhere(measured(0.5, 0.1, questions=29), BOUNDS) == (True, [], ())
+    passed, (reason,), _ = decide_elsewhere(measured(0.5, 0.1, questions=29), BOUNDS)
+    assert passed
+    assert reason == "papers (evidence passages: several) is not guarded: it has 29 questions, and 30 are the fewest"
     assert decide_elsewhere(measured(0.5, 0.1), replace(BOUNDS, max_loss_elsewhere=None)) == (True, [], ())
     assert decide_elsewhere({}, BOUNDS) == (True, [], ())
 

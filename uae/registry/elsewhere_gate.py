@@ -14,8 +14,8 @@ _FEWEST = 30  # questions of a kind that are enough to decide by
 def decide_elsewhere(also: Mapping[str, Mapping[str, Any]], bounds: Bounds) -> Decision:
     """Pass if the trained encoder loses no more than it may in any other collection, against the untrained one.
 
-    Means decide, of questions with one evidence passage and of those with several apart. Of a kind with fewer than 30 questions
-    nothing is said: chance alone moves such a mean by more than any sensible bound.
+    Means decide, of questions with one evidence passage and of those with several apart. A kind with fewer than 30 questions is
+    not guarded, and a reason says so: chance alone moves such a mean by more than any sensible bound.
 
     Args:
         also: as ``uae.evaluation.elsewhere.measure_elsewhere`` gives it.
@@ -27,6 +27,10 @@ def decide_elsewhere(also: Mapping[str, Mapping[str, Any]], bounds: Bounds) -> D
     for name, found in also.items():
         for kind, part in found["kinds"].items():
             if part["questions"] < _FEWEST:
+                reasons.append(
+                    f"{name} (evidence passages: {kind}) is not guarded: it has {part['questions']} questions, and {_FEWEST} are "
+                    "the fewest"
+                )
                 continue
             for metric in ("recall@1", "map"):
                 before, after = (part["systems"][system][metric]["mean"] for system in (BASE, DENSE))
