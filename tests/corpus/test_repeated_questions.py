@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from uae.corpus.repeated_questions import RepeatedQuestions, RepeatRule, told
+from uae.io.errors import InputError
 from uae.io.tables import PASSAGES, QUESTIONS
 
 DROP = RepeatRule(drop=True, scope="corpus", near_duplicate=0.8)
@@ -40,6 +41,16 @@ def test_all_groups_are_named_at_once_with_copies_hidden_behind_others():
     for part in ("test       c  line c: What is rime?!", "train      b  line b: what is rime", "validation e", "train      d"):
         assert part in said
     assert "gauge" not in said
+    assert told(known.listed(), most=1).endswith("\n\n  and 1 more")
+
+
+def test_where_no_report_is_written_the_error_names_all_of_very_many(write_corpus, run_ingest):
+    documents = [{"id": "lamp", "title": "Lamp", "text": "The lamp stands by the door."}]
+    asked = {"document": "lamp", "answers": ["by the door"]}
+    rows = [asked | {"question": f"Where is number {n}?", "split": split} for n in range(120) for split in ("train", "test")]
+    with pytest.raises(InputError) as refused:
+        run_ingest(write_corpus(documents, rows))
+    assert all(f"Where is number {n}?" in str(refused.value) for n in range(120))
 
 
 def test_the_training_copies_go_then_those_of_validation_and_test_keeps_its_own():

@@ -27,7 +27,6 @@ from uae.text.words import words
 
 SPLIT_ORDER = {"train": 0, "validation": 1, "test": 2}  # of two copies, the one in the earlier split is given up
 _TELLING_WORDS = 5  # fewer are the answer to many questions
-_TOLD = 100  # groups in a message; a report has all
 
 Place = int  # of a question in ``RepeatedQuestions.rows``
 
@@ -171,10 +170,15 @@ class RepeatedQuestions:
                 yield Alike(by_text[one], by_text[other], share, False)
 
 
-def told(groups: list[list[dict[str, str]]]) -> str:
-    """Groups of ``RepeatedQuestions.listed`` for a person: a line a question, a blank line between groups."""
-    blocks = ["\n".join("  {split:<10} {question_id}  {source}: {text}".format(**q) for q in group) for group in groups[:_TOLD]]
-    more = [f"  and {len(groups) - _TOLD} more"] if len(groups) > _TOLD else []
+def told(groups: list[list[dict[str, str]]], most: int | None = None) -> str:
+    """Groups of ``RepeatedQuestions.listed`` for a person: a line a question, a blank line between groups.
+
+    Args:
+        most: groups that are shown, where a report has them all; None: no report does.
+    """
+    shown = groups[:most]
+    blocks = ["\n".join("  {split:<10} {question_id}  {source}: {text}".format(**q) for q in group) for group in shown]
+    more = [f"  and {len(groups) - len(shown)} more"] if len(groups) > len(shown) else []
     return "\n\n".join(blocks + more)
 
 

@@ -18,6 +18,8 @@ from uae.validation.leakage import Leaks
 from uae.validation.report import Report, table_hashes
 from uae.validation.suites import document_suite, label_suite, leakage_suite, passage_suite, question_suite
 
+_TOLD = 100  # groups of repeated questions in a message; the report has all
+
 
 def validate(
     documents_path: Path,
@@ -135,7 +137,7 @@ def _all_repeated(groups: list[list[dict[str, str]]]) -> list[str]:
     number = f"{len(groups)} questions stand" if len(groups) > 1 else "1 question stands"
     return [
         f"{number} in two splits, in the same words or nearly. Remove all copies but those of one split, or let ingest leave out "
-        f"the copies in train and validation by ingest.repeated_questions=drop_training_copy:\n{told(groups)}"
+        f"the copies in train and validation by ingest.repeated_questions=drop_training_copy:\n{told(groups, _TOLD)}"
     ]
 
 
