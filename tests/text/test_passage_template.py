@@ -25,6 +25,18 @@ def test_lines_of_empty_placeholders_vanish(template, title, section, text, expe
     assert PassageTemplate(template).render(title, section, text) == expected
 
 
+@pytest.mark.parametrize(
+    "template", ["{text}", "{title}\n{text}", "{title}: {section}\n{text}", "From {title} {title}\n{text} ({title})\nEnd"]
+)
+@pytest.mark.parametrize("section", ["", "Ferries"])
+def test_without_title_everything_is_read_as_where_there_is_none(template, section):
+    read_as = PassageTemplate(template)
+    short = read_as.without_title()
+    assert not short.has_title
+    assert read_as.has_title == (short != read_as)
+    assert short.render("Harbour", section, "At nine.") == read_as.render("", section, "At nine.")
+
+
 @pytest.mark.parametrize("template", ["", "{title}", "{text} {text}", "text"])
 def test_the_text_stands_exactly_once(template):
     with pytest.raises(ConfigError, match="exactly once"):

@@ -5,7 +5,7 @@ import pytest
 import uae.text.stored_passages
 from uae.io.tables import PASSAGES, read_table, write_table
 from uae.text.passage_template import PassageTemplate
-from uae.text.stored_passages import StoredPassages, passages_beside
+from uae.text.stored_passages import StoredPassages, passages_beside, template_for
 
 PLACE = {"title": "Lamps", "source": "s", "start": 0, "end": 1}
 DOCUMENTS = {"d1": 3, "d2": 1, "d3": 7, "d4": 2}
@@ -60,3 +60,23 @@ def test_single_passages_come_with_their_documents_where_a_template_needs_them(p
     assert beside.to_dict("records") == whole[whole["doc_id"] == "d3"].to_dict("records")
     assert stored.texts().at([0, 5, 12]) == whole["text"].iloc[[0, 5, 12]].tolist()
     assert stored.documents()["doc_id"].tolist() == list(DOCUMENTS)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 100])
+@pytest.mark.parametrize(
+    ("last", "read"),
+    [("Lamps", "{section}\n{text}"), (" Lamps ", "{section}\n{text}"), ("", "{title}\n{section}\n{text}"), ("Horns", None)],
+)
+def test_a_title_that_all_documents_have_is_left_out(path, monkeypatch, rows, last, read):
+    """Of the last document the title is another one, or none."""
+    monkeypatch.setattr(uae.text.stored_passages, "_ROWS", rows)
+    table, template = read_table(path, PASSAGES), "{title}\n{section}\n{text}"
+    table.loc[table["doc_id"] == "d4", "title"] = last
+    write_table(path, PASSAGES, table)
+    assert template_for(template, path).template == (read or template)
+    assert template_for("{section}\n{text}", path).template == "{section}\n{text}"
+
+
+def test_where_no_document_has_a_title_the_template_stays(path):
+    write_table(path, PASSAGES, read_table(path, PASSAGES).assign(title=" "))
+    assert template_for("{title}\n{text}", path).template == "{title}\n{text}"

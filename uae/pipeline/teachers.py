@@ -32,6 +32,7 @@ def asked_teachers(
     """
     from uae.teacher.asking import Asked
 
+    passages = as_this_corpus_is_read(passages, w)
     asked = []
     for name, teacher in teachers.items():
         fingerprint, open_teacher = _engine(teacher, sizes, compute, w, execution)
@@ -48,6 +49,13 @@ def asked_teachers(
             )
         )
     return asked
+
+
+def as_this_corpus_is_read(passages: PassageSettings, w: Workspace) -> PassageSettings:
+    """With the template that models read this corpus through: ``stored_passages.template_for``."""
+    from uae.text.stored_passages import template_for
+
+    return passages.model_copy(update={"template": template_for(passages.template, w.path("passages")).template})
 
 
 def template_of(template: TemplateSettings, passages: PassageSettings) -> "Template":

@@ -27,12 +27,12 @@ def vectors_in_use(settings: Settings, w: Workspace) -> InUse:
     from uae.retrievers.document_side import document_fingerprint
     from uae.retrievers.passage_vectors import store_key
     from uae.text.passage_template import PassageTemplate
-    from uae.text.stored_passages import StoredPassages
+    from uae.text.stored_passages import StoredPassages, template_for
 
     passages = StoredPassages(w.path("passages"))
     folders = [student_folder(settings.models, w.model_cache), *(path for path in [w.path("student")] if path.exists())]
     encoders = {document_fingerprint(folder) for folder in folders}
-    templates = {settings.passages.template}
+    templates = {template_for(settings.passages.template, w.path("passages")).template}
     for manifest in _releases(settings, w):
         legs = [entry for entry in manifest.legs.values() if isinstance(entry, DenseEntry)]
         encoders |= {entry.document_encoder for entry in legs}

@@ -48,6 +48,16 @@ class PassageTemplate:
         """Whether it holds {before} or {after}, so that what is read depends on other passages of the document."""
         return not {"before", "after"}.isdisjoint(_PLACEHOLDER.findall(self.template))
 
+    @property
+    def has_title(self) -> bool:
+        """Whether it holds {title}."""
+        return "title" in _PLACEHOLDER.findall(self.template)
+
+    def without_title(self) -> "PassageTemplate":
+        """The template that reads every passage as this one reads it where the document has no title."""
+        lines = (line for line in self.template.split("\n") if set(_PLACEHOLDER.findall(line)) != {"title"})
+        return PassageTemplate("\n".join(line.replace("{title}", "") for line in lines))
+
     def render(self, title: str, section: str, text: str, before: str = "", after: str = "") -> str:
         """What a model reads of one passage. Braces in the values are kept as they are."""
         values = {"title": title.strip(), "section": section.strip(), "before": before, "text": text, "after": after}

@@ -128,6 +128,26 @@ class StoredTexts(Collection[str]):
         return [text for row, text in enumerate(self) if row in wanted]
 
 
+def template_for(template: str, path: Path) -> PassageTemplate:
+    """What models read of the passages of a table: the template, without {title} where all their documents have the same one.
+
+    Such a title tells no passage from another, and takes room of what does. The shorter template is what a release keeps: an
+    encoder that learnt without titles goes on without, whatever documents come later.
+
+    Raises:
+        ConfigError: as ``PassageTemplate``.
+        ArtefactError: as ``scan_table``.
+    """
+    read_as = PassageTemplate(template)
+    titles: set[str] = set()
+    if read_as.has_title:
+        for part in scan_table(path, PASSAGES, ["title"], _ROWS):
+            titles.update(title.strip() for title in part["title"].unique())
+            if len(titles) > 1:  # as in most corpora, after the first part
+                return read_as
+    return read_as.without_title() if titles - {""} else read_as
+
+
 def passages_beside(path: Path, passage_ids: Collection[str], whole_documents: bool = True) -> pd.DataFrame:
     """These passages with all that templates read of them. No other text is kept.
 

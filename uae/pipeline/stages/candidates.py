@@ -25,7 +25,7 @@ def run(p: CandidateParameters, w: Workspace) -> dict[str, Any]:
     from uae.candidates.mine import mine
     from uae.candidates.miner import Amounts
     from uae.retrievers.prompts import base_encoder
-    from uae.text.passage_template import PassageTemplate
+    from uae.text.stored_passages import template_for
     from uae.vectors.store import VectorStore
 
     vectors = VectorStore(w.vectors, execution=p.execution.distributed)
@@ -38,7 +38,7 @@ def run(p: CandidateParameters, w: Workspace) -> dict[str, Any]:
         amounts=Amounts(**p.candidates.model_dump()),
         device=p.device,
         seed=p.seed,
-        read_as=PassageTemplate(p.passages.template),
+        read_as=template_for(p.passages.template, w.path("passages")),
         vectors=vectors,
     )
     return counts | vectors.counts()

@@ -15,7 +15,7 @@ from uae.pipeline.settings import (
 )
 from uae.pipeline.shared_code import ENCODER, MODELS, RELEASE, RETRIEVERS, TABLES
 from uae.pipeline.stage import Parameters, Stage
-from uae.pipeline.teachers import asked_teachers, open_local, template_of
+from uae.pipeline.teachers import as_this_corpus_is_read, asked_teachers, open_local, template_of
 from uae.pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def llm_terms(p: EvaluateParameters, w: Workspace) -> "LlmTerms":
         timed_queries=llm.timed_queries,
         reranker_path=reader,
         reranker_fingerprint=fingerprint(reader),
-        query_template=template_of(llm.query_template, p.passages),
+        query_template=template_of(llm.query_template, as_this_corpus_is_read(p.passages, w)),
         device=p.compute.device,
         dtype=p.compute.dtype,
         teacher=teacher,

@@ -89,7 +89,7 @@ def _terms(p: FuseParameters) -> "FusionTerms":
 
 
 def _data(p: FuseParameters, w: Workspace) -> "TrainingData":
-    from uae.text.passage_template import PassageTemplate
+    from uae.text.stored_passages import template_for
     from uae.training.data import TrainingData
 
     return TrainingData.read(
@@ -99,7 +99,7 @@ def _data(p: FuseParameters, w: Workspace) -> "TrainingData":
         store_path=w.path("labels"),
         manifest_path=w.path("label_manifest"),
         aggregation=p.utility.aggregation(),
-        read_as=PassageTemplate(p.passages.template),
+        read_as=template_for(p.passages.template, w.path("passages")),
     )
 
 

@@ -26,7 +26,7 @@ def run(p: IndexParameters, w: Workspace) -> dict[str, Any]:
     from uae.release.build import IndexRecipe, SecondStageRecipe, build_release
     from uae.retrievers.prompts import base_encoder
     from uae.retrievers.second_stage import second_stage_model
-    from uae.text.passage_template import PassageTemplate
+    from uae.text.stored_passages import template_for
     from uae.vectors.store import VectorStore
 
     trained, second = second_stage_model(w.path("second_stage")), None
@@ -45,7 +45,7 @@ def run(p: IndexParameters, w: Workspace) -> dict[str, Any]:
         scope=p.scope,
         passage_words=p.passage_words,
         device=p.device,
-        read_as=PassageTemplate(p.passages.template),
+        read_as=template_for(p.passages.template, w.path("passages")),
         fusion_path=w.path("fusion"),
         second_stage=second,
         vectors=vectors,

@@ -114,7 +114,7 @@ def _follow(p: TrainParameters, w: Workspace, device: str) -> None:
 
 def training_data(p: TrainParameters, w: Workspace, questions_path: Path) -> "TrainingData":
     """The labelled pairs of the workspace."""
-    from uae.text.passage_template import PassageTemplate
+    from uae.text.stored_passages import template_for
     from uae.training.data import TrainingData
 
     return TrainingData.read(
@@ -124,7 +124,7 @@ def training_data(p: TrainParameters, w: Workspace, questions_path: Path) -> "Tr
         store_path=w.path("labels"),
         manifest_path=w.path("label_manifest"),
         aggregation=p.utility.aggregation(),
-        read_as=PassageTemplate(p.passages.template),
+        read_as=template_for(p.passages.template, w.path("passages")),
     )
 
 
