@@ -11,7 +11,7 @@ from uae.io.errors import ArtefactError, InputError
 from uae.io.files import sha256_file
 from uae.io.tables import DOCUMENTS, PASSAGES, write_table
 from uae.release.build import BuiltRelease, IndexRecipe, build_release
-from uae.release.manifest import read_manifest, seal
+from uae.release.manifest import read_manifest, seal, system_names
 from uae.release.migrations import FORMAT
 from uae.release.open import Release
 from uae.release.store import ReleaseStore
@@ -115,6 +115,7 @@ def resealed(folder: Path, **changes: object) -> Path:
         ("3", "format '3' is unknown"),
         (None, "format None is unknown"),
         (True, "format True is unknown"),
+        ([4], r"format \[4\] is unknown"),
     ],
 )
 def test_an_unknown_format_says_what_to_do(present, tmp_path, number, said):
@@ -142,3 +143,15 @@ def test_format_3_opens_and_answers_as_it_did(present, tmp_path):
     with pytest.raises(InputError, match="no system 'bm25'; it has uae, base"):
         opened.search(["keys"], 4, system="bm25")
     assert contents(old) == before
+
+
+def test_a_list_of_releases_names_the_systems_of_each_that_can_be_read(present, old, tmp_path):
+    """A damaged one does not keep the others from being listed."""
+    assert system_names(present) == ("uae", "dense", "bm25", "base")
+    assert system_names(old) == ("uae", "base")
+    for number, content in enumerate(("{", "[]", '{"format": 4}', '{"format": [4]}', None)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        if content is not None:
+            (folder / "manifest.json").write_text(content)
+        assert system_names(folder) == ()

@@ -226,12 +226,14 @@ def templates_of(folder: Path) -> set[str]:
 
 
 def system_names(folder: Path) -> tuple[str, ...]:
-    """The systems of a release, without a look at its files; none where this version does not know its format."""
-    found = read_json(folder / "manifest.json")
-    number = found.get("format") if isinstance(found, dict) else None
-    if number != FORMAT and number not in MIGRATIONS:
+    """The systems of a release, without a look at its files; none where its manifest does not tell this version.
+
+    A list of releases shows a damaged one, too: whoever reads it may be about to go back to another.
+    """
+    try:
+        return tuple(_parsed(folder, read_json(folder / "manifest.json")).systems)
+    except ArtefactError:
         return ()
-    return tuple(migrate(found, number)["systems"])
 
 
 def _parsed(folder: Path, found: Any) -> Manifest:
@@ -242,9 +244,10 @@ def _parsed(folder: Path, found: Any) -> Manifest:
             f"{folder}: release format {number} is newer than this version of uae, which reads formats up to {FORMAT}. "
             f"Update uae here, or {_AGAIN} with this version"
         )
-    if number != FORMAT and number not in MIGRATIONS:
-        known = ", ".join(map(str, (*MIGRATIONS, FORMAT)))
-        raise ArtefactError(f"{folder}: release format {number!r} is unknown; this version reads the formats {known}. {_AGAIN}")
+    known = (*MIGRATIONS, FORMAT)
+    if number not in known:
+        told = ", ".join(map(str, known))
+        raise ArtefactError(f"{folder}: release format {number!r} is unknown; this version reads the formats {told}. {_AGAIN}")
     if seal(found) != found.get("fingerprint"):
         raise ArtefactError(f"{folder}/manifest.json was changed after it was written: {_AGAIN}")
     try:
