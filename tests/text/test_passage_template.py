@@ -1,5 +1,7 @@
 """What models read of a passage."""
 
+import re
+
 import pandas as pd
 import pytest
 
@@ -43,9 +45,9 @@ def test_the_text_stands_exactly_once(template):
         PassageTemplate(template)
 
 
-@pytest.mark.parametrize("name", ["heading", "Text", "0", ""])
+@pytest.mark.parametrize("name", ["heading", "Text", "0", "", "title ", " text", "doc.title", "doc-title", "title!r", "a b"])
 def test_unknown_placeholders_are_refused_by_name(name):
-    with pytest.raises(ConfigError, match=rf"placeholder \{{{name}\}}"):
+    with pytest.raises(ConfigError, match=rf"placeholder \{{{re.escape(name)}\}}"):
         PassageTemplate(f"{{{name}}} {{text}}")
 
 

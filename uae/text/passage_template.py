@@ -15,7 +15,7 @@ from uae.text.neighbours import NONE, first_sentence, last_sentence, neighbour_r
 
 PLAIN = "{text}"
 _NAMES = ("title", "section", "before", "text", "after")
-_PLACEHOLDER = re.compile(r"\{(\w*)\}")
+_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")  # whatever stands in braces: "{title }" is meant for one
 
 
 @dataclass(frozen=True)
