@@ -10,8 +10,8 @@ from uae.io.errors import ArtefactError
 from uae.io.tables import DOCUMENTS, PASSAGES, QUESTIONS, write_table
 from uae.registry.compared import SHARED
 from uae.registry.gate import Bounds
-from uae.registry.refresh_gate import HeldOut, _Served, decide_refresh, decide_since_trained
-from uae.release.build import IndexRecipe, build_release
+from uae.registry.refresh_gate import HeldOut, _Served, decide_refresh, decide_second_stages, decide_since_trained
+from uae.release.build import IndexRecipe, SecondStageRecipe, build_release
 from uae.text.stored_passages import StoredPassages
 
 BOUNDS = Bounds(
@@ -41,7 +41,7 @@ def tables(change=None, more=0, lost=()):
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory, tiny_encoder):
-    def make(passages: pd.DataFrame, questions: pd.DataFrame) -> Path:
+    def make(passages: pd.DataFrame, questions: pd.DataFrame, second: SecondStageRecipe | None = None) -> Path:
         root = tmp_path_factory.mktemp("refresh")
         sources = passages[["doc_id", "source", "title"]].drop_duplicates().to_dict("records")
         documents = [each | {"version": "", "text": "", "sections": [], "metadata": "{}"} for each in sources]
@@ -52,7 +52,7 @@ def build(tmp_path_factory, tiny_encoder):
         recipe = IndexRecipe(factory="Flat", recall_target=1.0, serving="onnx", max_recall_loss=0.0, min_cosine=0.999)
         build_release(
             **names, encoder_path=tiny_encoder, base_path=None, release_path=root / "release", recipe=recipe, scope="document",
-            passage_words=140, device="cpu",
+            passage_words=140, device="cpu", second_stage=second,
         )  # fmt: skip
         return root / "release"
 
@@ -168,3 +168,19 @@ def test_a_release_of_other_tables_is_refused(decide, champion):
     now = tables(lambda doc, part, text: f"Now {text}")
     with pytest.raises(ArtefactError, match=r"does not hold the evidence of 48 test questions, such as q0\.0"):
         decide(champion, champion, *now)
+
+
+def test_a_release_that_differs_by_its_second_stage_alone_may_not_lose_by_that(stored, build, champion, tiny_cross_encoder):
+    """With a weight of 0 a random cross-encoder orders the passages; with a large one they stay as they are found first."""
+    now = tables()
+    recipe = SecondStageRecipe(tiny_cross_encoder, 4, 1e5, "torch", 0.0, 1.0)
+    good, bad = (build(*now, recipe._replace(weight=weight)) for weight in (1e5, 0.0))
+    held_out = HeldOut(now[1], stored(now[0]), "document", "cpu")
+    (refused,) = decide_second_stages(bad, good, "version 3", held_out, BOUNDS)
+    assert not refused.passed
+    assert "of the second stage of version 3" in refused.reasons[0]
+    assert decide_refresh(bad, good, "version 3", held_out, BOUNDS).passed  # what is found first is the same
+    (kept,) = decide_second_stages(good, good, "version 3", held_out, BOUNDS)
+    assert kept.passed
+    assert decide_second_stages(champion, good, "version 3", held_out, BOUNDS) == []
+    assert decide_second_stages(good, champion, "version 3", held_out, BOUNDS) == []

@@ -46,7 +46,7 @@ from uae.registry.gate import (
 )
 from uae.registry.history import DECIDED, Event, History, withdrawn
 from uae.registry.latency import query_times
-from uae.registry.refresh_gate import HeldOut, decide_refresh, since_trained
+from uae.registry.refresh_gate import HeldOut, decide_refresh, decide_second_stages, since_trained
 from uae.registry.register import means_logged, register
 from uae.registry.tracking import connect, run_of
 from uae.registry.versions import has_artefacts, release_of, version_of
@@ -164,6 +164,7 @@ def _judge(
         lane = REFRESHED
         held_out = HeldOut(questions, case.passages, asked.scope, asked.device)
         parts = [decide_refresh(case.release, folder, name, held_out, bounds)]
+        parts += decide_second_stages(case.release, folder, name, held_out, bounds)
         parts.append(since_trained(client, case.release, case.manifest, champion, held_out, bounds))
     else:
         lane = RETRAINED

@@ -17,7 +17,7 @@ from uae.registry.decided import REFRESHED, SAME, Place, Verdict, conclude, numb
 from uae.registry.gate import Bounds, Decision, decide_latency, decide_second_stage, decide_serving, decide_whole, together
 from uae.registry.history import History, withdrawn
 from uae.registry.latency import query_times
-from uae.registry.refresh_gate import HeldOut, decide_refresh, since_trained
+from uae.registry.refresh_gate import HeldOut, decide_refresh, decide_second_stages, since_trained
 from uae.registry.register import means_logged, register
 from uae.registry.tracking import connect, run_of
 from uae.registry.versions import release_of, version_of
@@ -172,6 +172,7 @@ def _judge(
     """
     held_out = HeldOut(questions, passages, how.scope, how.device)
     parts = [decide_refresh(release, champion.folder, name, held_out, bounds)]
+    parts += decide_second_stages(release, champion.folder, name, held_out, bounds)
     parts.append(since_trained(client, release, manifest, champion.version, held_out, bounds))
     parts.append(decide_serving(*measure_serving(release, manifest, questions, how.scope, how.device, how.vectors), bounds))
     times = None

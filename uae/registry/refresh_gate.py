@@ -21,7 +21,7 @@ from uae.measures.metrics import retrieval_metrics
 from uae.registry.compared import SHARED, QuestionSet
 from uae.registry.gate import Bounds, Decision, decide_crept, decide_refreshed
 from uae.registry.versions import first_of_encoder, release_of
-from uae.release.manifest import Manifest
+from uae.release.manifest import RERANKED, Manifest, system_names
 from uae.release.open import Release
 from uae.release.tables import RELEASE_DOCUMENTS, RELEASE_PASSAGES
 from uae.text.stored_passages import StoredPassages
@@ -66,15 +66,18 @@ class _Served:
         return found
 
     def search(
-        self, questions: pd.DataFrame, evidence: Mapping[str, Sequence[str]], scope: str, device: str
+        self, questions: pd.DataFrame, evidence: Mapping[str, Sequence[str]], scope: str, device: str, system: str
     ) -> dict[str, list[str]]:
-        """question_id -> what the release serves, best first. Scope document: from the document that holds the evidence."""
+        """question_id -> what a system of the release serves, best first.
+
+        Scope document: from the document that holds the evidence.
+        """
         release = Release(self.folder, device, mapped=True)
         try:
             found = {}
             for question_id, text in zip(questions["question_id"], questions["text"], strict=True):
                 within = self.doc_of[evidence[question_id][0]] if scope == "document" else None
-                (hits,) = release.search([text], min(DEPTH, self.size), within)
+                (hits,) = release.search([text], min(DEPTH, self.size), within, system)
                 found[question_id] = [hit.passage_id for hit in hits]
                 release.drop_pages()
             return found
@@ -96,7 +99,9 @@ class HeldOut(NamedTuple):
     device: str
 
 
-def decide_refresh(candidate: Path, champion: Path, champion_name: str, held_out: HeldOut, bounds: Bounds) -> Decision:
+def decide_refresh(
+    candidate: Path, champion: Path, champion_name: str, held_out: HeldOut, bounds: Bounds, system: str = UAE
+) -> Decision:
     """Whether a release of the same encoder over another corpus may be served in the champion's place.
 
     What serving changes (``decide_serving``, ``decide_whole``), validation and leakage are checked apart from this.
@@ -104,12 +109,13 @@ def decide_refresh(candidate: Path, champion: Path, champion_name: str, held_out
     Args:
         candidate, champion: folders of releases. Both are searched by index and serving encoder.
         champion_name: for the reasons, such as "version 3 (champion)".
+        system: that both are asked as.
 
     Raises:
         ArtefactError: the candidate does not hold the evidence of some question: it is not of these tables.
         ConfigError: the gate has no metric of that name.
     """
-    shared, left_out = _ask_both(candidate, champion, held_out, bounds)
+    shared, left_out = _ask_both(candidate, champion, held_out, bounds, system)
     if shared is None:
         said = f"no test question can be answered by both: the evidence of all {left_out} changed since {champion_name}"
         return Decision(False, [f"{said}. A person has to decide: uae rollback VERSION moves the alias to a version: FAILED"])
@@ -117,6 +123,16 @@ def decide_refresh(candidate: Path, champion: Path, champion_name: str, held_out
     if left_out:
         decision.reasons.append(f"{left_out} questions are left out: their evidence is not in {champion_name}, word for word")
     return decision
+
+
+def decide_second_stages(
+    candidate: Path, champion: Path, champion_name: str, held_out: HeldOut, bounds: Bounds
+) -> list[Decision]:
+    """As ``decide_refresh``, of the second stages, where both have one: a release may differ from the champion by that alone."""
+    if any(RERANKED not in system_names(folder) for folder in (candidate, champion)):
+        return []
+    decision = decide_refresh(candidate, champion, f"the second stage of {champion_name}", held_out, bounds, RERANKED)
+    return [decision._replace(findings=())]  # those that are logged are the promoted system's
 
 
 def since_trained(
@@ -141,13 +157,13 @@ def decide_since_trained(candidate: Path, trained: Path, trained_name: str, held
     """
     if bounds.great_loss >= 1:
         return Decision(True, [])
-    shared, left_out = _ask_both(candidate, trained, held_out, bounds)
+    shared, left_out = _ask_both(candidate, trained, held_out, bounds, UAE)
     if shared is None:
         return Decision(True, [f"the evidence of all {left_out} test questions changed since {trained_name}: nothing to compare"])
     return decide_crept(shared, trained_name, bounds)
 
 
-def _ask_both(candidate: Path, before: Path, held_out: HeldOut, bounds: Bounds) -> tuple[QuestionSet | None, int]:
+def _ask_both(candidate: Path, before: Path, held_out: HeldOut, bounds: Bounds, system: str) -> tuple[QuestionSet | None, int]:
     """What both answer, and how many questions are left out. None: all are."""
     questions = held_out.questions
     beside = held_out.passages.rows({passage_id for wanted in questions["evidence"] for passage_id in wanted})
@@ -167,7 +183,7 @@ def _ask_both(candidate: Path, before: Path, held_out: HeldOut, bounds: Bounds) 
     cutoffs = [int(name.partition("@")[2]) for name in bounds.metrics() if name.startswith("recall@")]
     measured = []
     for served, known in ((ours, evidence), (theirs, evidence_before)):
-        ranked = served.search(both, known, held_out.scope, held_out.device)
+        ranked = served.search(both, known, held_out.scope, held_out.device, system)
         wanted = {question_id: known[question_id] for question_id in ranked}
         measured.append(retrieval_metrics(ranked, wanted, cutoffs))
     documents = both.set_index("question_id")["doc_id"]
