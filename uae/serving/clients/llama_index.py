@@ -20,8 +20,8 @@ class UaeRetriever(BaseRetriever):
     """Passages of a release, most useful first.
 
     Each node's ``text`` is the passage, and ``score`` what ``score_is`` says. The node's ``metadata`` holds passage_id, doc_id,
-    source, title, section, start and end (characters in the document), release (the fingerprint that answered), score_is (the
-    formula of the scores) and metadata (the document's own). A model is shown source, title and section of it.
+    source, title, section, start and end (characters in the document), release (the fingerprint that answered) and metadata (the
+    document's own). ``score_is`` in it is the formula of the scores. A model is shown source, title and section of it.
     """
 
     def __init__(
