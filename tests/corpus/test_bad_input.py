@@ -67,6 +67,12 @@ def test_half_of_an_emoji_is_named_by_its_line(tmp_path, write_corpus, refuse):
     refuse(path, "jsonl", f"{path / 'documents.jsonl'}, line 2")
 
 
+@pytest.mark.parametrize("front", ['---\ntitle: "Loud \\ud83d"\n---\n', '{"title": "Loud \\ud83d"}\n\n'], ids=["YAML", "JSON"])
+def test_half_of_an_emoji_in_front_matter_is_named_by_its_file(tmp_path, refuse, front):
+    (tmp_path / "horn.md").write_text(f"{front}The horn is loud.\n")
+    refuse(tmp_path, "folder", f"{tmp_path / 'horn.md'}: half a character")
+
+
 def test_text_that_is_not_utf_8_is_named_by_its_line(write_corpus, refuse):
     path = write_corpus([DOCUMENT], [QUESTION])
     with open(path / "questions.jsonl", "ab") as stream:

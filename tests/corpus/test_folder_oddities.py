@@ -95,6 +95,16 @@ def test_a_name_may_be_spelt_in_either_way_of_unicode(place, write_jsonl):
     assert folder.read(str(place)).questions[0].document == "cafe\u0301.md"
 
 
+def test_names_that_differ_in_their_spelling_alone_are_two_documents(place, write_jsonl):
+    names = ["cafe\u0301.md", "caf\u00e9.md"]
+    for name in names:
+        (place / name).write_text(f"The horn is {name!a}.")
+    if len([file for file in place.iterdir() if file.name.startswith("caf")]) < 2:
+        pytest.skip("this file system takes both spellings for one name")
+    write_jsonl(place / "questions.jsonl", [{"question": "Is it loud?", "document": name} for name in names])
+    assert [question.document for question in folder.read(str(place)).questions] == names
+
+
 @pytest.mark.parametrize(
     ("quote", "place_of"),
     [("How to reset", "Press it."), ("Alarms", "Press it."), ("Mute", "Turn it."), ("How to reset Press it.", "How to reset")],

@@ -43,6 +43,8 @@ def test_front_matter_gives_the_title_and_no_text(front):
         ("---\n---\n", ""),
         ("---\ntitle: [a, b]\n---\n", ""),
         ("---\ntitle: 1984\n---\n", "1984"),
+        (f"---\ntitle: 0x{'f' * 5000}\n---\n", ""),  # Python does not write a number of so many digits
+        ('---\ntitle: "\\ud83d\\ude80 Launch"\n---\n', "\U0001f680 Launch"),  # in two halves, as JSON has it
         ('+++\ndescription = "x"\n+++\n', ""),
     ],
 )

@@ -35,8 +35,12 @@ def read(path: str) -> Source:
             continue
         try:
             page = KINDS[file.suffix.lower()](read_text(file))
+            page.title.encode()
         except InputError as error:
             faults.append(str(error))
+            continue
+        except UnicodeEncodeError:  # YAML and JSON can escape half of a surrogate pair
+            faults.append(f"{file}: half a character (an unpaired surrogate) stands in the title of its front matter")
             continue
         if page.sections:
             source.documents.append(RawDocument(key, page.title or file.stem, page.text, page.sections, str(file)))

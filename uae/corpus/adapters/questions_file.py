@@ -28,6 +28,7 @@ def read_questions(path: Path, source: Source) -> list[RawQuestion]:
     documents = source.documents
     # Unicode can spell the same name in two ways, and a file system may turn one into the other (macOS does).
     spelt = {unicodedata.normalize("NFC", key): key for key in (*source.empty, *documents.keys())}
+    spelt |= {key: key for key in (*source.empty, *documents.keys())}  # two documents may be told apart by the spelling alone
     questions: list[RawQuestion] = []
     ids: dict[str | int, str] = {}
     for where, row in read_jsonl(path):
@@ -68,7 +69,7 @@ def _document(row: dict[str, Any], spelt: dict[str, str], where: str) -> str | N
     name = row.get("document")
     if name is None:
         return None
-    key = spelt.get(unicodedata.normalize("NFC", name)) if isinstance(name, str) else None
+    key = spelt.get(name, spelt.get(unicodedata.normalize("NFC", name))) if isinstance(name, str) else None
     if key is None:
         raise InputError(f"{where}: there is no document {name!r}")
     return key

@@ -75,4 +75,11 @@ def _json_title(text: str, start: int) -> tuple[str | None, int]:
 
 def _title(values: dict[str, Any]) -> str:
     title = values.get("title")
-    return "" if title is None or isinstance(title, bool | list | dict) else " ".join(str(title).split())
+    if title is None or isinstance(title, bool | list | dict):
+        return ""
+    try:
+        text = " ".join(str(title).split())
+    except ValueError:  # a number of so many digits that Python does not write it
+        return ""
+    # As in JSON, YAML's escapes may give a character in two halves; PyYAML does not put them together.
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
