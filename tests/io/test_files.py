@@ -325,9 +325,12 @@ def test_json_comes_back_and_says_what_to_do_where_it_cannot(tmp_path):
         read_json(path)
     write_json(path, {"é": [1, None]})
     assert read_json(path) == {"é": [1, None]}
-    path.write_text('{"a": ')
-    with pytest.raises(ArtefactError, match=r"report\.json is not readable JSON .* run its stage again"):
-        read_json(path)
+    for broken in ('{"a": ', '{"a":' * 100_000):
+        path.write_text(broken)
+        with pytest.raises(ArtefactError, match=r"report\.json is not readable JSON .* run its stage again"):
+            read_json(path)
+    with pytest.raises(ArtefactError, match=f"{tmp_path} cannot be read: Is a directory"):
+        read_json(tmp_path)
 
 
 def test_json_without_a_meaning_elsewhere_is_refused_and_leaves_the_old(tmp_path):

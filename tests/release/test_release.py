@@ -435,6 +435,7 @@ def _without(*path: str) -> Callable[[dict], object]:
             lambda manifest: manifest["systems"]["uae"].update(legs={"dense": 2.0, "bm25": 0.5}, fusion=BY_RANKS),
             "the weight of a dense leg in a fusion is 1",
         ),
+        (lambda manifest: manifest["systems"]["uae"].update(legs={"bm25": 1.0}), "system 'uae' has no dense leg"),
         (lambda manifest: dense(manifest).update(passage_template="{title}"), r"must contain \{text\} exactly once"),
         (lambda manifest: dense(manifest).update(folder="legs/other"), "no file of legs/other/serving, which leg 'dense'"),
         (lambda manifest: dense(manifest).update(folder="../x"), "leads out of the release's folder"),
@@ -507,6 +508,15 @@ def test_a_link_out_of_the_folder_is_refused_though_the_file_is_the_right_one(re
     os.replace(folder / name, tmp_path / "outside")
     (folder / name).symlink_to(tmp_path / "outside")
     with pytest.raises(ArtefactError, match="leads out of the release's folder"):
+        Release(folder, "cpu")
+
+
+@pytest.mark.parametrize("name", ["passages.parquet", "legs/dense/encoder/config.json"])
+def test_a_folder_in_the_place_of_a_file_is_refused(release, tmp_path, name):
+    folder = damaged(release, tmp_path)
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    with pytest.raises(ArtefactError, match=r"passages\.parquet is missing|the encoder of leg 'dense' is"):
         Release(folder, "cpu")
 
 

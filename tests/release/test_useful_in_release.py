@@ -106,7 +106,12 @@ def test_a_damaged_one_is_refused_by_name(tables, tiny_encoder, tmp_path, damage
 def test_without_a_lexical_leg_nothing_can_be_told(tables, tiny_encoder, tmp_path):  # noqa: F811
     release = telling(tables, tiny_encoder, tmp_path / "release", ALONE)
     manifest = read_json(release / "manifest.json")
-    del manifest["legs"]["bm25"], manifest["systems"]["bm25"]
+    del manifest["systems"]["bm25"]
+    manifest["legs"]["bm25"] = manifest["legs"]["dense"]  # a name alone makes no lexical leg
+    write_json(release / "manifest.json", manifest | {"fingerprint": seal(manifest)})
+    with pytest.raises(ArtefactError, match="useful needs the legs dense and bm25"):
+        read_manifest(release)
+    del manifest["legs"]["bm25"]
     write_json(release / "manifest.json", manifest | {"fingerprint": seal(manifest)})
     with pytest.raises(ArtefactError, match="useful needs the legs dense and bm25"):
         read_manifest(release)

@@ -83,6 +83,32 @@ def test_install_copies_a_whole_release_and_notes_its_origin(store, built, one):
     assert (installed.fingerprint, installed.origin, installed.is_active, installed.is_before) == (one, ORIGIN, False, False)
 
 
+@pytest.mark.parametrize(
+    ("origin", "strange"),
+    [
+        (["uae-retriever", 3], "what it says"),
+        ({"model": ["uae-retriever"]}, "'model'"),
+        ({"version": 3.5}, "'version'"),
+        ({"promoted_at": 1764000000}, "'promoted_at'"),
+        ({"metrics": [0.5]}, "'metrics'"),
+    ],
+    ids=str,
+)
+def test_an_origin_that_no_service_can_tell_is_refused_by_its_file(tmp_path, origin, strange):
+    (tmp_path / "release.origin.json").write_text(json.dumps(origin))
+    with pytest.raises(ArtefactError, match=f"release.origin.json: {strange} is not what uae release writes there"):
+        read_origin(tmp_path / "release")
+    (tmp_path / "release.origin.json").write_text(json.dumps({"model": None, "version": "7"}))
+    assert read_origin(tmp_path / "release") == {"model": None, "version": "7"}
+
+
+def test_a_damaged_origin_hides_no_release_from_the_list(store):
+    one, other = pretend(store, "a" * 64), pretend(store, "b" * 64)
+    (store.path(one).parent / f"{one}.origin.json").write_text("[]")
+    store.note_origin(other, ORIGIN)
+    assert {each.fingerprint: each.origin for each in store.installed()} == {one: None, other: ORIGIN}
+
+
 def test_an_intact_release_is_not_copied_again_but_its_origin_is_renewed(store, built, one):
     store.install(built[one], ORIGIN)
     index = store.path(one) / INDEX

@@ -143,13 +143,15 @@ def read_json(path: Path) -> Any:
     """Read a JSON artefact of an earlier stage.
 
     Raises:
-        ArtefactError: it is missing or broken.
+        ArtefactError: it is missing, broken, or cannot be read.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ArtefactError(f"{path} does not exist: run the stage that makes it first") from None
-    except ValueError as error:
+    except OSError as error:
+        raise ArtefactError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
         raise ArtefactError(f"{path} is not readable JSON ({error}): delete it and run its stage again") from None
 
 

@@ -135,7 +135,8 @@ def fingerprint(folder: Path) -> str:
     It does not cover how many numbers of a vector are served (``uae.retrievers.dimension``).
     """
     kinds = {".safetensors", ".json", ".txt", ".model", ".jinja"}
-    files = sorted(path for path in Path(folder).rglob("*") if path.suffix in kinds and path != Path(folder) / SERVED_DIMENSION)
+    found = (path for path in Path(folder).rglob("*") if path.suffix in kinds and path != Path(folder) / SERVED_DIMENSION)
+    files = sorted(path for path in found if path.is_file())  # reading a pipe would never end
     if not any(path.suffix == ".safetensors" for path in files):
         raise ModelError(f"{folder} holds no .safetensors weights")
     return sha256_bytes(*(part for path in files for part in (path.relative_to(folder).as_posix(), sha256_file(path))))

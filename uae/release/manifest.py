@@ -127,7 +127,9 @@ class Manifest(Part):
                 raise ValueError(f"system {system!r} fuses legs of the kinds {', '.join(kinds)}, not a dense and a lexical one")
             if len(kinds) > 1 and self._weight(entry, DENSE) != 1:
                 raise ValueError(f"system {system!r}: the weight of a dense leg in a fusion is 1")
-        if self.useful is not None and not {DENSE, LEXICAL} <= set(self.legs):
+            if system == UAE and DENSE not in kinds:
+                raise ValueError(f"system {UAE!r} has no dense leg: what is promoted is an encoder")
+        if self.useful is not None and any(name not in self.legs or self.legs[name].kind != name for name in (DENSE, LEXICAL)):
             raise ValueError(f"useful needs the legs {DENSE} and {LEXICAL}, by whose scores it tells")
         return self
 
@@ -282,6 +284,9 @@ def _check_file(path: Path, expected: str, owner: str) -> None:
     ours = f"{owner} was built with {str(expected)[:12]}"
     if not path.is_file():
         raise ArtefactError(f"{path} is missing; {ours}: copy the release again as a whole, or {_AGAIN}")
-    found = sha256_file(path)
+    try:
+        found = sha256_file(path)
+    except OSError as error:
+        raise ArtefactError(f"{path} cannot be read ({error.strerror}); {ours}: see who may read it, or copy it again") from None
     if found != expected:
         raise ArtefactError(f"{path} is {found[:12]}, but {ours}: it is another release's file, or damaged")

@@ -29,6 +29,7 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _KEPT_HISTORY = 1000
 DOWNLOAD_PREFIX = ".download-"  # of folders in the store that a release is fetched into
 _ABANDONED = timedelta(days=1)  # no download takes longer
+_ORIGIN = {"model": str, "version": int | str, "promoted_at": str, "metrics": dict}  # any of them may be absent or null
 
 
 class Active(NamedTuple):
@@ -154,7 +155,7 @@ class ReleaseStore:
         return sorted(
             (
                 Installed(
-                    path.name, path, read_origin(path), _changed_at(path), path.name == state["active"], path.name == before
+                    path.name, path, _origin_if_told(path), _changed_at(path), path.name == state["active"], path.name == before
                 )
                 for path in self._folders()
             ),
@@ -279,9 +280,35 @@ def write_origin(folder: Path, origin: Mapping[str, Any]) -> None:
 
 
 def read_origin(folder: Path) -> dict[str, Any] | None:
-    """What is known of where a release folder came from: {"model", "version", "promoted_at", "metrics"}, or None."""
+    """What is known of where a release folder came from: {"model", "version", "promoted_at", "metrics"}, or None.
+
+    Raises:
+        ArtefactError: what stands there is damaged, or is no such object. A service would stumble over it at each request.
+    """
     path = _origin_path(Path(folder))
-    return read_json(path) if path.exists() else None
+    if not path.exists():
+        return None
+    found = read_json(path)
+    strange = "what it says" if not isinstance(found, dict) else _strange_in_origin(found)
+    if strange is not None:
+        raise ArtefactError(
+            f"{path}: {strange} is not what uae release writes there: delete the file, or activate the release again"
+        )
+    origin: dict[str, Any] = found
+    return origin
+
+
+def _origin_if_told(folder: Path) -> dict[str, Any] | None:
+    """For a list of releases: a damaged origin of one of them hides none of the others."""
+    try:
+        return read_origin(folder)
+    except ArtefactError:
+        return None
+
+
+def _strange_in_origin(found: Mapping[str, Any]) -> str | None:
+    """The first field of another type."""
+    return next((repr(name) for name, kind in _ORIGIN.items() if not isinstance(found.get(name), kind | None)), None)
 
 
 def _origin_path(folder: Path) -> Path:
