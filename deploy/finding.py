@@ -28,13 +28,16 @@ class Finding:
         """Pieces of work that no thread has begun."""
         return max(0, self._unfinished - self._threads)
 
-    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
+    async def run(self, function: Callable[..., T], *arguments: Any, begun: bool = False) -> T:
         """Like ``asyncio.to_thread``. When it is cancelled it still waits for the thread, which uses the release that is leased.
+
+        Args:
+            begun: it is a later part of something. It waits for its turn behind whatever waits already.
 
         Raises:
             ApiError: 429, where too much waits already.
         """
-        if self.waiting >= self._max_waiting:
+        if self.waiting >= self._max_waiting and not begun:
             seconds = self._retry_after()
             message = f"{self.waiting} searches wait already: try again in {seconds} s"
             raise ApiError(429, "queue_full", message, headers={"Retry-After": str(seconds)})

@@ -22,6 +22,8 @@ _INT64 = 2**63 - 1
 _MOST_FIELDS = 64  # of a request, the unknown ones included
 _MOST_NAMED = 16  # ignored fields in the header
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_NAME = "is empty, or too long, for the name of a field"
+_CONDITION = "takes a value, a list of values, or a range of gte and lte; values: strings, finite numbers, true, false"
 
 
 class _Request(BaseModel):
@@ -199,9 +201,10 @@ def validated(model: type[_Model], value: dict[str, Any]) -> _Model:
     if kind == "token_array":
         raise ApiError(400, "token_array", message, "input")
     param = str(where[0])[:64] if where else None
-    if param == "filters":
-        if len(where) > 2:  # the branches of a value's union say what each of them expects, not what all of them do
-            message = "each is a value, a list of values, or a range of gte and lte; values: strings, finite numbers, true, false"
+    if param == "filters" and len(where) > 2:
+        # The branches of a value's union say what each of them expects, not what all of them do.
+        name = ascii(where[1])
+        message = f"{name if len(name) <= 80 else name[:77] + '...'} {_NAME if where[2] == '[key]' else _CONDITION}"
     elif param:
         param += "".join(f"[{place}]" for place in where[1:] if isinstance(place, int))
     raise ApiError(422, "invalid_value", f"{param or 'the body'}: {message}", param)

@@ -159,17 +159,26 @@ class Retrieval:
                     raise _database_away()
                 vectors, _ = await self.encode(call, served, queries, "query", system)
             asked = Queries(queries, vectors)
-            if call.more_time and (depth := release.rerank_depth(system)):  # the second stage reads so many pairs
+            depth = release.rerank_depth(system)
+            if call.more_time and depth:  # the second stage reads so many pairs
                 call.more_time(math.ceil(len(queries) * depth / self.config.batch_texts))
+            answers: list[Answer] = []
 
-            def answer() -> T:
-                answers = release.answer(asked, body.k, rows, body.min_score, system)
+            def find(part: Queries) -> None:
+                answers.extend(release.answer(part, body.k, rows, body.min_score, system))
+
+            def find_last(part: Queries) -> T:
+                find(part)
                 found = Found(release.fingerprint, system, release.score(system), answers)
                 if self._query_log:
                     self._query_log.add(_logged(found, release.encoder, queries, body))
                 return render(found)
 
-            return await self.finding.run(answer)
+            # Other requests have their turn between two parts. Each part of the second stage has had time granted above.
+            *parts, last = _parts(asked, max(1, self.config.batch_texts // depth) if depth else len(queries))
+            for number, part in enumerate(parts):
+                await self.finding.run(find, part, begun=number > 0)
+            return await self.finding.run(find_last, last, begun=bool(parts))
 
     async def _rows(self, served: Served, filters: dict[str, Any]) -> npt.NDArray[np.int64] | None:
         plain = {
@@ -199,6 +208,13 @@ class Retrieval:
 
     def loaded_at(self, served: Served) -> datetime:
         return self._loaded_at[served.fingerprint]
+
+
+def _parts(asked: Queries, size: int) -> Iterator[Queries]:
+    """So many queries at a time: what a thread works on cannot be stopped."""
+    for start in range(0, len(asked.texts), size):
+        part = slice(start, start + size)
+        yield Queries(asked.texts[part], None if asked.vectors is None else asked.vectors[part])
 
 
 def _logged(found: Found, encoder: str, queries: Sequence[str], body: SearchRequest) -> Iterator[Logged]:

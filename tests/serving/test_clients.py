@@ -117,6 +117,11 @@ def test_langchain_settings_hold_unless_a_call_gives_its_own(url):
     assert document.id == best["passage_id"]
 
 
+def test_half_of_an_emoji_in_a_question_is_asked_as_the_library_reads_it(url):
+    found = SearchService(url, KEY, 30, 1).search(f"{QUESTION} \ud83d", 1, None, None, "uae")
+    assert found.passages == asked(url, query=f"{QUESTION} \ufffd", k=1)["results"][0]["passages"]
+
+
 @pytest.mark.parametrize("mode", ["invoke", "ainvoke"])
 def test_langchain_rag_chain(url, mode):
     retriever = LangChainRetriever(url=url, api_key=KEY, k=2)

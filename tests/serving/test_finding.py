@@ -48,6 +48,19 @@ def test_who_finds_no_room_is_told_when_to_come_back():
     working(scenario)
 
 
+def test_a_later_part_waits_for_its_turn_where_others_find_no_room():
+    async def scenario(finding, go, begun, hold):
+        tasks = [asyncio.create_task(finding.run(hold, name)) for name in "abc"]
+        await asyncio.sleep(0.05)
+        later = asyncio.create_task(finding.run(hold, "d", begun=True))
+        with pytest.raises(ApiError):
+            await finding.run(hold, "e")
+        go.set()
+        assert await asyncio.gather(*tasks, later) == begun == ["a", "b", "c", "d"]
+
+    working(scenario)
+
+
 @pytest.mark.parametrize("cancels", [1, 2, 3])
 def test_cancelled_any_number_of_times_it_waits_for_its_thread(cancels):
     async def scenario(finding, go, begun, hold):

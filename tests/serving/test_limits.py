@@ -96,15 +96,19 @@ def test_other_contents_and_compressed_ones_are_refused_unread(serve, headers):
 
 def test_the_field_at_fault_is_named(serve):
     client = serve(max_queries=3, max_query_characters=10, max_k=2)
-    for body, param in (
-        ({"query": ["ok", "x" * 11]}, "query[1]"),
-        ({"query": ["a"] * 4}, "query"),
-        ({"query": "x", "k": 3}, "k"),
-        ({"query": "x", "filters": {"a": {"from": 1}}}, "filters"),
+    for body, param, said in (
+        ({"query": ["ok", "x" * 11]}, "query[1]", "query[1]: "),
+        ({"query": ["a"] * 4}, "query", "query: "),
+        ({"query": "x", "k": 3}, "k", "k: "),
+        ({"query": "x", "filters": {"year": 1, "a\n": {"from": 1}}}, "filters", r"filters: 'a\n' takes a value, a list"),
+        ({"query": "x", "filters": {"year": 1, "kind": []}}, "filters", "filters: 'kind' takes a value, a list"),
+        ({"query": "x", "filters": {"": 1}}, "filters", "filters: '' is empty, or too long, for the name of a field"),
+        ({"query": "x", "filters": {"a" * 9000: 1}}, "filters", f"filters: '{'a' * 76}... is empty, or too long"),
     ):
         reply = client.post("/v1/search", json=body)
         assert reply.status_code == 422
         assert reply.json()["error"]["param"] == param
+        assert reply.json()["error"]["message"].startswith(said)
 
 
 # The layer by itself: what arrives and when is up to the test.

@@ -40,6 +40,26 @@ def test_it_is_listed_and_re_ranks_only_who_asks_for_it(serve, reranked):
     opened.close()
 
 
+@pytest.mark.parametrize(("system", "sizes"), [("uae_reranked", [2] * 10), ("uae", [20])])
+def test_a_long_request_is_re_ranked_some_queries_at_a_time(serve, reranked, monkeypatch, system, sizes):
+    """Others have their turn between two parts, and where the client has gone the next one is not begun."""
+    asked, opened, answer = [], Release(reranked, "cpu"), Release.answer
+
+    def counted(self, queries, *arguments):
+        asked.append(len(queries.texts))
+        return answer(self, queries, *arguments)
+
+    client = serve(release=reranked, batch_texts=8)  # as many pairs at a time
+    monkeypatch.setattr(Release, "answer", counted)
+    queries = [f"{QUESTION} {number}" for number in range(20)]
+    results = client.post("/v1/search", json={"query": queries, "k": 3, "system": system}).json()["results"]
+    assert asked == sizes
+    assert [result["query"] for result in results] == queries
+    for result, hits in zip(results, opened.search(queries, 3, system=system), strict=True):
+        assert [passage["passage_id"] for passage in result["passages"]] == [hit.passage_id for hit in hits]
+    opened.close()
+
+
 def test_min_score_and_filters_are_of_its_own_scores(serve, reranked):
     client, opened = serve(release=reranked), Release(reranked, "cpu")
     (hits,) = opened.search([QUESTION], 3, "d1", "uae_reranked")

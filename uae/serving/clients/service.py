@@ -184,6 +184,8 @@ def service_url(url: str) -> str:
 
 
 def _body(query: str, k: int, filters: Mapping[str, Any] | None, min_score: float | None, system: str) -> dict[str, Any]:
+    # Half of a surrogate pair, as a text that was cut may hold, cannot be sent; the library reads U+FFFD in its place, too.
+    query = query.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return {"query": query, "k": k, "filters": dict(filters or {}), "min_score": min_score, "system": system}
 
 
