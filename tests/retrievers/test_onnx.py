@@ -25,6 +25,14 @@ from uae.training.towers import build_student
 TEXTS = ["Keys hang in the lodge.", "Ice", "", "The seal of the pump is torn, and the fan is silent. " * 40, "Call Lunde first."]
 
 
+def test_the_runtime_tells_its_maker_nothing(tmp_path):
+    """With telemetry it keeps an identifier of the machine and a store of events in the user's cache, from the import on."""
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment |= dict.fromkeys(("HOME", "XDG_CACHE_HOME"), str(tmp_path))
+    subprocess.run([sys.executable, "-c", "import uae.retrievers.onnx_session"], env=environment, check=True)
+    assert not list(tmp_path.rglob("*"))
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory, tiny_encoder) -> Path:
     folder = tmp_path_factory.mktemp("exported")

@@ -106,7 +106,7 @@ def print_summary(workspace: Workspace) -> None:
         console.print(served if package["built"] else f"  no Bento: {package['reason']}")
         console.print(f"  .venv/bin/uae lineage {promotion['version']}   what this version was made from")
     elif package["built"]:
-        console.print(f"  bentoml serve {(workspace.path('bento') / 'bento').resolve()}", soft_wrap=True)
+        console.print(f"  bentoml serve --do-not-track {(workspace.path('bento') / 'bento').resolve()}", soft_wrap=True)
     else:
         console.print(f"  no Bento: {package['reason']}", soft_wrap=True)
 
