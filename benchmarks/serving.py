@@ -1,6 +1,6 @@
 """The service under load: against a plain one, against LLM re-ranking, and while releases are swapped.
 
-The release is the bundled corpus under the untrained student: training changes its weights, not its speed. It is served by
+The release is the bundled corpus under the untrained student and BM25: training changes weights, not speed. It is served by
 `bentoml serve`; the plain service (benchmarks/plain_service.py) has the same encoder and passages. Both are up all the time and
 are asked the same questions in turns, by a load generator that is a process of its own on the same machine. Prints one JSON line
 last; `p99_ratio` is ours by the plain one's, `swap.p99_ratio` is during by before.
@@ -34,7 +34,7 @@ from serving_systems import by_system
 from uae.evaluation.cost import reranking, time_queries, vector_search
 from uae.evaluation.rerank import rerank_by_query_likelihood
 from uae.evaluation.testset import choose_questions
-from uae.io.files import sha256_bytes
+from uae.io.files import sha256_bytes, write_json
 from uae.io.models import fingerprint
 from uae.io.tables import PASSAGES, QUESTIONS, read_table, write_table
 from uae.pipeline.chain import STAGES, run_stage
@@ -42,14 +42,17 @@ from uae.pipeline.settings import Settings, dump_settings, load_settings
 from uae.pipeline.stages.evaluate import EvaluateParameters, llm_terms
 from uae.pipeline.student import student_folder
 from uae.pipeline.workspace import Workspace
+from uae.release.build import IndexRecipe, build_release
 from uae.release.manifest import read_manifest
 from uae.release.open import Release
 from uae.release.store import ReleaseStore
+from uae.text.passage_template import PassageTemplate
 
 HERE = Path(__file__).resolve().parent
 OURS, PLAIN = "uae", "plain"
 PARTS, OF_A_RUN = ("compare", "rerank", "swap"), "systems"
 K = 5  # passages an answer
+FUSION = {"form": "scores", "weight": 0.3, "chosen": None}  # of BM25: every weight above 0 takes the same time
 
 
 def say(text: str) -> None:
@@ -73,8 +76,16 @@ def make_release(folder: Path, settings: Settings, student: Path | None, prefix:
         workspace.path("student"),
         dirs_exist_ok=True,
     )
-    run_stage(STAGES["validate"], settings, workspace)
-    run_stage(STAGES["index"], settings, workspace)
+    # Not the stage index: that wants what training leaves beside a student.
+    write_json(workspace.path("fusion"), FUSION | {"student": fingerprint(workspace.path("student"))})
+    build_release(
+        documents_path=workspace.path("documents"), passages_path=workspace.path("passages"),
+        questions_path=workspace.path("questions"), encoder_path=workspace.path("student"),
+        base_path=student_folder(settings.models, workspace.model_cache) if settings.index.base else None,
+        release_path=workspace.path("release"), recipe=IndexRecipe(**settings.index.model_dump(exclude={"base"})),
+        scope=settings.scope, passage_words=settings.ingest.passage_words, device=settings.compute.device,
+        read_as=PassageTemplate(settings.passages.template), fusion_path=workspace.path("fusion"),
+    )  # fmt: skip
     return workspace
 
 
