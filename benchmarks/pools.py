@@ -1,7 +1,7 @@
 """What the teacher's readings are worth: students fitted to parts of a run's labelled pairs, or with another recipe.
 
 A case says which part: ``questions=120`` are so many train questions, ``candidates.top_k=3`` is what the stage candidates finds
-with that amount, ``labels=runs/two`` are the pairs and labels of another run of the same questions, such as one with more
+with that amount. ``labels=runs/two`` are the pairs and labels of another run of the same questions, such as one with more
 templates. Other keys are a recipe's, as ``uae compare`` takes them. Folds of whole documents are held out in turns, as in
 ``crossval.py``: test questions are not looked at. A held-out question is asked of its own document and of all held-out documents
 together, of the student alone and of its sum with BM25. Finished fits are kept in --out. Prints one JSON line last.
