@@ -53,6 +53,7 @@ SETTINGS = (
     "ingest.repeated_questions=drop_training_copy",  # over the whole corpus some repeat across splits
     "candidates.bm25_top_k=4",
     "candidates.gold=false",
+    "train.second_stage.epochs=3",  # of the default's 8, which take hours here
 )
 # A document has about 35 passages, so that 16 are half of it. Over the whole corpus both retrievers find what the other does not.
 FOUND = {"document": ("candidates.top_k=16", "candidates.random=2"), "corpus": ("candidates.top_k=6", "candidates.random=1")}
@@ -371,7 +372,9 @@ def main(
     fuse_seeds: Annotated[
         int | None, typer.Option(help="Of the seeds, how many choose a fusion; others take the first's.")
     ] = None,
-    second_stage: Annotated[str | None, typer.Option(help="What a second stage is fitted from, a model reference.")] = None,
+    second_stage: Annotated[
+        str, typer.Option(help="What a second stage is fitted from: student, a model reference, or none: no second stage.")
+    ] = "student",
     overrides: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE")] = (),
 ) -> None:
     trained_for = trained_for or scope
@@ -395,7 +398,8 @@ def main(
     some = sorted(top)[:asked_to_rerank]
     on_some = reranked(bench, ranked[BASE], some) | {"ceiling": top}
     say("what a user could deploy")
-    whole, served = deployed(bench, ranked, UAE, folds, fuse_seeds, second_stage)
+    second = {"student": bench.settings.models.student, "none": None}.get(second_stage, second_stage)
+    whole, served = deployed(bench, ranked, UAE, folds, fuse_seeds, second)
     say("LLM re-ranking of what UAE serves")
     on_some |= {f"{UAE}_{name}": found for name, found in reranked(bench, served, some).items()}
     gains = {metric: result["gains"][UAE][metric] for metric in ("recall@1", "map")} | {"token_f1": f1_gain["reader"]}
