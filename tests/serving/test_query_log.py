@@ -143,6 +143,14 @@ def test_a_forgotten_document_takes_its_queries_along(tmp_path, opened):
     assert '"d2"' not in (tmp_path / "forgotten.json").read_text()
 
 
+@pytest.mark.parametrize("found", ["[]", '{"a": 1}', '{"a": "yesterday"}'])
+def test_a_damaged_record_of_what_was_forgotten_is_named(tmp_path, opened, found):
+    opened(tmp_path)
+    (tmp_path / "forgotten.json").write_text(found)
+    with pytest.raises(ArtefactError, match=r"forgotten\.json is not what uae forget writes"):
+        forget_queries(tmp_path, doc_ids=["d1"])
+
+
 def test_a_part_of_which_nothing_is_left_goes(tmp_path, opened):
     log = opened(tmp_path)
     log.add([asked("goes", "d1")])

@@ -455,6 +455,15 @@ def test_following_activates_when_the_alias_moves_and_leaves_a_rollback_alone(re
     assert [line.split(" is active")[0] for line in said] == [f"{MODEL} version {n} (champion)" for n in (1, 2, 1)]
 
 
+def test_a_damaged_record_of_what_was_followed_is_named(registry, store, built, one):
+    registry.point(registry.register(built[one], {}))
+    store.folder.mkdir(parents=True, exist_ok=True)
+    (store.folder / "followed.json").write_text("[1]")
+    with pytest.raises(ArtefactError, match=r"followed\.json is not what uae release follow writes: delete it"):
+        step(registry.client, MODEL, "champion", store, print)
+    assert store.active() is None
+
+
 def test_following_outlives_an_unreachable_registry_and_a_damaged_release(registry, store, built, one, two, monkeypatch, caplog):
     """Every round something else is wrong; none of it ends the watch."""
     damaged = shutil.copytree(built[two], registry.root / "damaged")

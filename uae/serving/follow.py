@@ -110,10 +110,16 @@ def follow(
 
 
 def step(client: MlflowClient, model: str, alias: str, store: ReleaseStore, announce: Callable[[str], None]) -> bool:
-    """Look at the alias once. Whether it had moved, and its release is active now."""
+    """Look at the alias once. Whether it had moved, and its release is active now.
+
+    Raises:
+        ArtefactError: followed.json is damaged, or the release is.
+    """
     version = registered(client, model, alias)
     path, key = store.folder / "followed.json", f"{model}@{alias}"
     followed = read_json(path) if path.exists() else {}
+    if not isinstance(followed, dict):
+        raise ArtefactError(f"{path} is not what uae release follow writes: delete it, and what the alias points at is activated")
     if followed.get(key) == int(version.version):
         return False
     fingerprint = install_version(client, version, store)

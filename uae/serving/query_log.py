@@ -248,10 +248,16 @@ def _without(table: pa.Table, keys: Sequence[str], times: Sequence[datetime]) ->
 
 
 def _forgotten(folder: Path) -> tuple[list[str], list[datetime]]:
-    if not (folder / "forgotten.json").exists():
+    path = folder / "forgotten.json"
+    if not path.exists():
         return [], []
-    found: dict[str, str] = read_json(folder / "forgotten.json")
-    return list(found), [datetime.fromisoformat(when) for when in found.values()]
+    found = read_json(path)
+    try:
+        return list(found), [datetime.fromisoformat(when) for when in found.values()]
+    except (AttributeError, TypeError, ValueError):
+        raise ArtefactError(
+            f"{path} is not what uae forget writes: bring it back from a copy, or what was forgotten may return"
+        ) from None
 
 
 def _hashed(key: str) -> str:
