@@ -18,6 +18,7 @@ from uae.text.passage_template import PassageTemplate
 
 RERANKED = ("rerank_query_likelihood", "rerank_list", "uae_llm_rerank", "ceiling")
 SYSTEMS = ("bm25", "base", "dense", "hybrid", "uae", "convex_base")
+QUICKLY = ("fusion.folds=0", "evaluate.reader_questions=2", "evaluate.reader_more_questions=0")  # where a run is about something else
 ASKING = "evaluate.llm.questions=3"  # LLMs are asked in two of the runs only: it takes its time
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -197,7 +198,7 @@ def test_changed_parameter_repeats_its_stage_and_what_follows(finished, small_ch
 
 
 def test_gate_refuses_and_says_why(tmp_path, small_chain):
-    done = run(tmp_path, small_chain, "promote.min_gain=1")
+    done = run(tmp_path, small_chain, *QUICKLY, "promote.min_gain=1")
     assert done.returncode == 0, done.stderr
     promotion = json.loads((tmp_path / "promotion.json").read_text())
     assert (promotion["promoted"], promotion["champion"]) == (False, None)
@@ -209,8 +210,8 @@ def test_gate_refuses_and_says_why(tmp_path, small_chain):
 
 def test_champion_is_replaced_only_by_a_better_one(tmp_path, small_chain):
     """Two trainings against one registry: the second is compared with the first's release, measured anew."""
-    assert run(tmp_path, small_chain).returncode == 0
-    refused = run(tmp_path, small_chain, "seed=14", "promote.min_gain=1")
+    assert run(tmp_path, small_chain, *QUICKLY).returncode == 0
+    refused = run(tmp_path, small_chain, *QUICKLY, "seed=14", "promote.min_gain=1")
     assert refused.returncode == 0, refused.stderr
     promotion = json.loads((tmp_path / "promotion.json").read_text())
     assert (promotion["promoted"], promotion["version"], promotion["champion"]) == (False, 2, 1)
@@ -220,7 +221,7 @@ def test_champion_is_replaced_only_by_a_better_one(tmp_path, small_chain):
     origin = read_origin(tmp_path / "models" / "bento" / "bento" / "src" / "release")
     assert (origin["model"], origin["version"]) == ("uae-retriever", 1)
     assert 0 <= origin["metrics"]["map"] <= 1
-    accepted = run(tmp_path, small_chain, "seed=14")
+    accepted = run(tmp_path, small_chain, *QUICKLY, "seed=14")
     assert accepted.returncode == 0, accepted.stderr
     promotion = json.loads((tmp_path / "promotion.json").read_text())
     assert (promotion["promoted"], promotion["champion"], promotion["replaced"]) == (True, 2, 1)
@@ -240,14 +241,14 @@ uae.io.files._move = stop
 from uae.cli.main import main
 main()
 """
-OUTPUTS = [("label", "data/labels.json"), ("train", "models/student"), ("index", "models/release")]
+OUTPUTS = [("label", "data/labels.json", "train"), ("train", "models/student", "fuse"), ("index", "models/release", "package")]
 
 
-@pytest.mark.parametrize(("stage", "output"), OUTPUTS)
-def test_killed_stage_leaves_nothing_half_written_and_a_re_run_goes_on(tmp_path, small_chain, stage, output):
+@pytest.mark.parametrize(("stage", "output", "until"), OUTPUTS)
+def test_killed_stage_leaves_nothing_half_written_and_a_re_run_goes_on(tmp_path, small_chain, stage, output, until):
     """Killed when its output is complete and not yet in its place: the last moment at which it is unfinished."""
-    command = [sys.executable, "-c", STOPPING, str(tmp_path / output), "run", "--out", str(tmp_path)]
-    command += [word for override in small_chain for word in ("--set", override)]
+    words = [word for override in (*small_chain, *QUICKLY) for word in ("--set", override)]
+    command = [sys.executable, "-c", STOPPING, str(tmp_path / output), "run", "--out", str(tmp_path), *words]
     with open(tmp_path / "log", "w") as log:
         worker = subprocess.Popen(command, stderr=log, stdout=subprocess.PIPE, text=True, cwd=ROOT)
         stopped = "stopped\n" in iter(worker.stdout.readline, "")
@@ -256,10 +257,10 @@ def test_killed_stage_leaves_nothing_half_written_and_a_re_run_goes_on(tmp_path,
     assert stopped, (tmp_path / "log").read_text()
     assert not (tmp_path / ".stages" / f"{stage}.json").exists()
     assert not (tmp_path / output).exists()
-    done = run(tmp_path, small_chain)
+    done = uae("run", "--out", str(tmp_path), "--until", until, *words)
     assert done.returncode == 0, done.stderr
     assert "ingest: unchanged, skipped" in done.stderr
-    assert (tmp_path / "evaluation.json").exists()
+    assert (tmp_path / ".stages" / f"{until}.json").exists()
     assert not list(tmp_path.rglob("*.partial-*"))
 
 
