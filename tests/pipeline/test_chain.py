@@ -48,6 +48,8 @@ def test_evaluation_is_complete(finished):
         for value in evaluation["systems"][system].values():
             assert 0 <= value["low"] <= value["mean"] <= value["high"] <= 1
     assert set(evaluation["gains"]["uae"]) == metrics
+    assert set(evaluation["gains_over"]["convex_base"]["uae"]) == metrics  # of answers, too
+    assert list(evaluation["readers"]["reader"]) == ["base", "convex_base", "uae"]
     assert evaluation["seeds"] == [13]
     assert evaluation["counts"]["test_questions"] > 0
     assert evaluation["counts"]["answered_questions"] == 8

@@ -22,7 +22,7 @@ from uae.io.files import sha256_file, write_json
 from uae.io.tables import DOCUMENTS, PASSAGES, QUESTIONS, RUNS, read_table, write_table
 from uae.measures.metrics import retrieval_metrics
 from uae.registry.decided import Place
-from uae.registry.gate import Bounds, decide_better, decide_second_stage, decide_serving
+from uae.registry.gate import Bounds, Decision, decide_better, decide_second_stage, decide_serving
 from uae.registry.history import Event, History
 from uae.registry.promote import Asked, Judged, promote
 from uae.registry.register import register
@@ -387,6 +387,38 @@ def test_documents_that_came_since_are_a_set_of_their_own(project, retrained, tm
     few, _ = gate(project, release, monkeypatch, recent_documents=6)
     assert [finding["on"] for finding in few["findings"]] == ["frozen test set"]
     assert "5 test documents came since version 7 (champion): a recent test set counts from 6 on" in few["reasons"]
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_second_stages_are_compared_in_both_lanes(project, retrained, tmp_path, monkeypatch, passed):
+    """A retrained encoder may be better, and what its second stage makes of it worse than what is served."""
+    asked = []
+
+    def decide(candidate, champion, name, held_out, bounds):
+        asked.append((candidate, champion, name, len(held_out.questions)))
+        return [Decision(passed, [f"the second stage of {name}"])]
+
+    monkeypatch.setattr(uae.registry.promote, "decide_second_stages", decide)
+    crown(monkeypatch, project / "release")
+    result, moved = gate(project, retrained, monkeypatch, min_gain=-1.0, max_loss=1.0, great_loss=1.0)
+    assert (result["lane"], asked[0][:3]) == ("retrain", (retrained, project / "release", "version 7 (champion)"))
+    assert result["promoted"] is passed, result["reasons"]
+    assert "the second stage of version 7 (champion)" in result["reasons"]
+    assert bool(moved) is passed
+
+
+def test_answers_are_guarded_against_the_untrained_sum_too(project, tmp_path, monkeypatch):
+    """The first release may not answer worse than the base encoder with BM25."""
+    release = changed(project, tmp_path / "release", lambda folder, manifest: None)
+    systems = {name: {"map": {"mean": value}} for name, value in (("base", 0.1), ("convex_base", 0.2), ("uae", 0.9))}
+    for name, value in (("base", 0.1), ("convex_base", 0.5), ("uae", 0.3)):
+        systems[name]["token_f1"] = {"mean": value}
+    result, _ = gate(project, release, monkeypatch, written={"systems": systems}, guarded=("token_f1",), max_answer_loss=0.1)
+    assert not result["promoted"]
+    assert [reason for reason in result["reasons"] if reason.endswith("FAILED")] == [
+        "token_f1 0.3000 against 0.5000 of the base encoder with BM25 (there is no champion yet) (-0.2000; may fall by at most "
+        "0.1): FAILED"
+    ]
 
 
 def test_each_release_is_one_look_at_the_test_set(project, retrained, tmp_path, monkeypatch, history):

@@ -83,7 +83,7 @@ def evaluate(
     Args:
         scope: ``document`` or ``corpus``.
         cutoffs: the k of recall@k.
-        answering: how the readers are asked. They answer from what base and UAE found.
+        answering: how the readers are asked. They answer from what base, UAE, the rivals and ``convex_base`` found.
         llm: None: no LLM but the readers is asked.
         device, dtype: of encoders and readers, as params.yaml has them.
         vectors: where vectors of passages are kept.
@@ -112,7 +112,7 @@ def evaluate(
         rankings, parts = rankings | more, parts | asked
     rankings |= reranked
     evidence = dict(zip(questions["question_id"], questions["evidence"], strict=True))
-    found = {system: rankings[system] for system in (BASE, *inputs.rivals, UAE)}
+    found = {system: rankings[system] for system in (BASE, *inputs.rivals, CONVEX, UAE) if system in rankings}
     contexts = read_in_contexts(found, questions, read_as.applied(passages), inputs.readers, answering, device, dtype)
     answers = {name: next(iter(of_reader.values())) for name, of_reader in contexts.items()}  # of the first context
     first = next(iter(answers.values()))

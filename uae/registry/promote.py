@@ -1,7 +1,7 @@
 """The promote stage: register the release, and move the alias to it only if it passes the gate."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -160,11 +160,10 @@ def _judge(
     questions = case.questions
     check_not_trained_on(folder, f"version {champion.version} of {place.model}", questions, case.documents, asked.scope)
     look, times = None, None
+    held_out = HeldOut(questions, case.passages, asked.scope, asked.device)
     if _same_system(read_manifest(folder), case.manifest):
         lane = REFRESHED
-        held_out = HeldOut(questions, case.passages, asked.scope, asked.device)
         parts = [decide_refresh(case.release, folder, name, held_out, bounds)]
-        parts += decide_second_stages(case.release, folder, name, held_out, bounds)
         parts.append(since_trained(client, case.release, case.manifest, champion, held_out, bounds))
     else:
         lane = RETRAINED
@@ -172,6 +171,7 @@ def _judge(
         units = _whole(sets).units()
         look = next_look(bounds.error_budget, units, _earlier_looks(events, case.manifest.fingerprint))
         parts = [decide_retrained(sets, name, bounds, look), Decision(True, notes)]
+    parts += decide_second_stages(case.release, folder, name, held_out, bounds)
     if bounds.max_slowdown is not None:
         found = query_times(case.release, folder, questions["text"].tolist(), asked.device)
         times = found._asdict()
@@ -184,10 +184,7 @@ def _first(case: _Case, bounds: Bounds) -> Decision:
     means = _means(case.evaluation)
     strongest = CONVEX if CONVEX in means else BASE
     name = "the base encoder with BM25" if strongest == CONVEX else "the base encoder"
-    # No reader answers from what the base encoder and BM25 find together.
-    guarded = tuple(metric for metric in bounds.guarded if metric not in ANSWER_METRICS or metric in means[strongest])
-    of_both = replace(bounds, guarded=guarded)
-    return decide_better(means[UAE], means[strongest], f"{name} (there is no champion yet)", of_both)
+    return decide_better(means[UAE], means[strongest], f"{name} (there is no champion yet)", bounds)
 
 
 def _as_served(case: _Case, bounds: Bounds, asked: Asked) -> list[Decision]:

@@ -128,7 +128,11 @@ def decide_refresh(
 def decide_second_stages(
     candidate: Path, champion: Path, champion_name: str, held_out: HeldOut, bounds: Bounds
 ) -> list[Decision]:
-    """As ``decide_refresh``, of the second stages, where both have one: a release may differ from the champion by that alone."""
+    """As ``decide_refresh``, of the second stages, where both have one.
+
+    A release may differ from the champion by its second stage alone, and a retrained one may be better without it and worse with
+    it. Where one of the two has none there is nothing to compare.
+    """
     if any(RERANKED not in system_names(folder) for folder in (candidate, champion)):
         return []
     decision = decide_refresh(candidate, champion, f"the second stage of {champion_name}", held_out, bounds, RERANKED)
