@@ -331,6 +331,9 @@ def test_json_comes_back_and_says_what_to_do_where_it_cannot(tmp_path):
             read_json(path)
     with pytest.raises(ArtefactError, match=f"{tmp_path} cannot be read: Is a directory"):
         read_json(tmp_path)
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(ArtefactError, match="pipe.json is no file"):
+        read_json(tmp_path / "pipe.json")
 
 
 def test_json_without_a_meaning_elsewhere_is_refused_and_leaves_the_old(tmp_path):

@@ -143,10 +143,13 @@ def read_json(path: Path) -> Any:
     """Read a JSON artefact of an earlier stage.
 
     Raises:
-        ArtefactError: it is missing, broken, or cannot be read.
+        ArtefactError: it is missing, broken, no file, or cannot be read.
     """
+    path = Path(path)
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        if not (path.is_file() or path.is_dir()) and path.exists():  # reading a pipe would never end
+            raise ArtefactError(f"{path} is no file: remove it, and run the stage that makes it")
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ArtefactError(f"{path} does not exist: run the stage that makes it first") from None
     except OSError as error:
