@@ -60,7 +60,8 @@ def main(
     }
     line: dict[str, Any] = {"scope": settings.scope, "n_questions": len(tested), "fingerprint": release.fingerprint}
     line |= {"useful": release.manifest.useful.model_dump(mode="json"), "score_is": release.score()}
-    line |= told_apart(answers) | by_teacher(settings, workspace, out, tested, answers, release.manifest.useful.chosen)
+    line |= told_apart(answers, tested["doc_id"])
+    line |= by_teacher(settings, workspace, out, tested, answers, release.manifest.useful.chosen)
     line |= by_reader(settings, workspace, tested, answers, given)
     release.close()
     print(json.dumps(line))
@@ -79,14 +80,14 @@ def asked_in(release: Release, text: str, doc_id: str, scope: str, own: bool) ->
     return answer
 
 
-def told_apart(answers: dict[str, list[Answer]]) -> dict[str, Any]:
+def told_apart(answers: dict[str, list[Answer]], documents: pd.Series) -> dict[str, Any]:
     """AUROC of own against foreign documents, by the probability and by the score that is served."""
     truth = np.repeat([True, False], len(answers["own"]))
     likely, served = both(answers, lambda answer: answer.useful_probability), both(answers, lambda answer: answer.hits[0].score)
     called = both(answers, lambda answer: float(answer.useful or False))
     return {
         "auroc": round(float(roc_auc_score(truth, likely)), 4),
-        "auroc_ci95": interval(lambda some: roc_auc_score(truth[some], likely[some]), len(truth)),
+        "auroc_ci95": interval(lambda some: roc_auc_score(truth[some], likely[some]), documents),
         "auroc_of_the_score": round(float(roc_auc_score(truth, served)), 4),
         "called_useful": {"own": round(called[truth].mean(), 4), "foreign": round(called[~truth].mean(), 4)},
     }
@@ -118,7 +119,7 @@ def by_teacher(
         "utility": {"own": round(float(utilities[:half].mean()), 4), "foreign": round(float(utilities[half:].mean()), 4)},
         "truly_useful": {"own": round(float(useful[:half].mean()), 4), "foreign": round(float(useful[half:].mean()), 4)},
         "auroc_by_teacher": round(float(roc_auc_score(useful, likely)), 4),
-        "auroc_by_teacher_ci95": interval(lambda some: roc_auc_score(useful[some], likely[some]), len(useful)),
+        "auroc_by_teacher_ci95": interval(lambda some: roc_auc_score(useful[some], likely[some]), tested["doc_id"]),
         "auroc_by_teacher_of_the_score": round(
             float(roc_auc_score(useful, both(answers, lambda answer: answer.hits[0].score))), 4
         ),
@@ -159,7 +160,10 @@ def by_reader(
             "handed_on": {"own": round(float(useful[:half].mean()), 4), "foreign": round(float(useful[half:].mean()), 4)},
             "token_f1": round(float(mixed.mean()), 4),
             "token_f1_own": round(float(mixed[:half].mean()), 4),
-            "token_f1_gain": {"mean": round(float(lost.mean()), 4), "ci95": interval(lambda some: lost[some].mean(), len(lost))},
+            "token_f1_gain": {
+                "mean": round(float(lost.mean()), 4),
+                "ci95": interval(lambda some: lost[some].mean(), tested["doc_id"]),
+            },
             "tokens_saved": round(1 - float(read.sum() / tokens["always"].sum()), 4),
         }
 
@@ -178,10 +182,15 @@ def both(answers: dict[str, list[Answer]], of: Any) -> np.ndarray:
     return np.array([of(answer) for place in PLACES for answer in answers[place]], dtype=float)
 
 
-def interval(of: Any, number: int) -> list[float]:
-    """By bootstrap over questions: a question's two places are drawn together. A draw of one kind alone tells nothing."""
-    random, half = np.random.default_rng(0), number // 2
-    drawn = (random.integers(half, size=half) for _ in range(_DRAWS))
+def interval(of: Any, documents: pd.Series) -> list[float]:
+    """By bootstrap over documents: a question's two places are drawn together. A draw of one kind alone tells nothing.
+
+    Args:
+        documents: of each question, its own one.
+    """
+    random, half = np.random.default_rng(0), len(documents)
+    groups = list(documents.reset_index(drop=True).groupby(documents.to_numpy()).indices.values())
+    drawn = (np.concatenate([groups[n] for n in random.integers(len(groups), size=len(groups))]) for _ in range(_DRAWS))
     values = [of(np.concatenate([some, some + half])) for some in drawn]
     return [round(float(value), 4) for value in np.nanquantile(values, [0.025, 0.975])]
 

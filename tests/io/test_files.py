@@ -332,7 +332,7 @@ def test_json_comes_back_and_says_what_to_do_where_it_cannot(tmp_path):
     with pytest.raises(ArtefactError, match=f"{tmp_path} cannot be read: Is a directory"):
         read_json(tmp_path)
     os.mkfifo(tmp_path / "pipe.json")
-    with pytest.raises(ArtefactError, match="pipe.json is no file"):
+    with pytest.raises(ArtefactError, match=r"pipe\.json is no file"):
         read_json(tmp_path / "pipe.json")
 
 

@@ -96,6 +96,15 @@ def chosen(dense, lexical, evidence):
     return best_fusion(aligned(dense, lexical), average_precision(evidence))
 
 
+def test_what_is_not_judged_takes_its_part_in_the_sum():
+    """BM25 is scaled by the highest score of all passages, judged or not: 0.3 + 0.1 w is as much as 0.5 from a weight of 2 on."""
+    dense, lexical = {"q": (["b", "a", "u"], [0.5, 0.3, 0.1])}, {"q": (["u", "a", "b"], [10.0, 1.0, 0.0])}
+    quality = average_precision({"q": ["a"]})
+    found = best_fusion(aligned(dense, lexical), quality, judged={"q": {"a", "b"}})
+    assert found.fusion == Fusion(SCORES, 2.0)
+    assert (found.quality, found.questions) == (1.0, 1)
+
+
 def test_the_best_fusion_is_the_first_of_the_best():
     """The evidence c is first from a weight of 0.8 on: 0.1 + w > 0.9. At 0.8 itself it ties with a, and a stands first."""
     found = chosen({"q": DENSE["q"]}, {"q": WORDS["q"]}, {"q": ["c"]})

@@ -48,3 +48,12 @@ def test_one_unit_says_nothing_and_equal_differences_say_all():
     assert (one.mean, one.lower(0.95), one.p_value(), one.detectable(0.05)) == (0.9, -math.inf, 1.0, math.inf)
     same = paired_difference(np.ones(3), np.ones(3), ["a", "b", "c"])
     assert (same.lower(0.95), same.p_value(), same.detectable(0.05)) == (0.0, 1.0, 0.0)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-12])
+def test_a_few_documents_that_all_gain_alike_prove_no_more_than_a_sign_test(noise):
+    for number in (2, 4, 20):
+        gains = np.full(number, 1.0) + noise * np.arange(number)
+        found = paired_difference(gains, np.zeros(number), [str(n) for n in range(number)])
+        assert found.p_value() == pytest.approx(0.5**number)
+        assert found.p_value(2.0) == 1.0

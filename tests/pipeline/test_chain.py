@@ -18,7 +18,8 @@ from uae.text.passage_template import PassageTemplate
 
 RERANKED = ("rerank_query_likelihood", "rerank_list", "uae_llm_rerank", "ceiling")
 SYSTEMS = ("bm25", "base", "dense", "hybrid", "uae", "convex_base")
-QUICKLY = ("fusion.folds=0", "evaluate.reader_questions=2", "evaluate.reader_more_questions=0")  # where a run is about something else
+# Where a run is about something else.
+QUICKLY = ("fusion.folds=0", "evaluate.reader_questions=2", "evaluate.reader_more_questions=0")
 ASKING = "evaluate.llm.questions=3"  # LLMs are asked in two of the runs only: it takes its time
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -389,6 +389,16 @@ def test_documents_that_came_since_are_a_set_of_their_own(project, retrained, tm
     assert "5 test documents came since version 7 (champion): a recent test set counts from 6 on" in few["reasons"]
 
 
+def test_a_first_release_without_answers_is_judged_by_retrieval(project, tmp_path, monkeypatch):
+    """Questions need no gold answers. A guarded metric that nobody measured is told, and refuses nothing."""
+    release = changed(project, tmp_path / "release", lambda folder, manifest: None)
+    result, _ = gate(project, release, monkeypatch, guarded=("token_f1",))
+    assert result["promoted"]
+    assert "token_f1 was measured on no question: it is not guarded" in result["reasons"]
+    with pytest.raises(ConfigError, match="no metric 'recall@7'"):
+        gate(project, release, monkeypatch, guarded=("recall@7",))
+
+
 @pytest.mark.parametrize("passed", [True, False])
 def test_second_stages_are_compared_in_both_lanes(project, retrained, tmp_path, monkeypatch, passed):
     """A retrained encoder may be better, and what its second stage makes of it worse than what is served."""

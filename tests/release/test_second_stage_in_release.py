@@ -22,7 +22,9 @@ from uae.release.build import BuiltRelease, IndexRecipe, SecondStageRecipe, buil
 from uae.release.manifest import read_manifest, seal, system_names
 from uae.release.open import Release
 from uae.release.pair_parity import measure_pairs
+from uae.release.rebuild import Corpus, HowBuilt, rebuild_release
 from uae.retrievers.cross_encoder import load_cross_encoder
+from uae.vectors.store import VectorStore
 
 RECIPE = IndexRecipe(factory="Flat", recall_target=0.95, serving="torch", max_recall_loss=0.5, min_cosine=0.5)
 NAMES = ["seal", "fan", "key", "lamp", "door", "coil", "pump", "hose", "rack", "tray", "lock", "vent"]
@@ -115,6 +117,12 @@ def test_it_has_a_name_of_its_own_and_uae_stays_as_it_is(release, root, tiny_enc
     assert plain.fingerprint != opened.fingerprint
 
 
+def test_no_query_gets_no_answer(release):
+    opened = Release(release, "cpu")
+    assert [opened.search([], 5, system=name) for name in opened.systems] == [[]] * len(opened.systems)
+    opened.close()
+
+
 def test_filters_and_thresholds_hold(release):
     opened = Release(release, "cpu")
     (hits,) = opened.search(["Where is the fan?"], 12, "d1", "uae_reranked")
@@ -159,6 +167,18 @@ def test_the_weight_is_chosen_on_validation_questions_alone(root, tiny_encoder, 
     rerank = built.systems["uae_reranked"].rerank
     assert rerank.weight > 0
     assert set(rerank.chosen) == {"map", "first_map", "questions"}
+
+
+def test_a_refresh_of_an_unchanged_corpus_is_the_same_release(root, tiny_encoder, trained, tmp_path):
+    """What chose the weight is told on, too: else the gate would take it for a new release."""
+    build(root, tiny_encoder, tmp_path / "release", recipe(trained, weight=None))
+    tables = Corpus(*(root / f"{name}.parquet" for name in ("documents", "passages", "questions")))
+    how = HowBuilt(RECIPE, "onnx", 0.9, "corpus", "cpu")
+    rebuild_release(tmp_path / "release", tables, tmp_path / "again", how, None, VectorStore(tmp_path / "vectors"))
+    before, after = read_manifest(tmp_path / "release"), read_manifest(tmp_path / "again")
+    assert after.systems == before.systems
+    assert after.systems["uae_reranked"].rerank.chosen["questions"] > 0
+    assert after.fingerprint == before.fingerprint
 
 
 def test_without_evidence_both_stages_have_an_equal_say(root, tiny_encoder, trained, tmp_path):

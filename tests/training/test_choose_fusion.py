@@ -163,6 +163,14 @@ def test_where_nobody_can_choose_the_student_stays_alone_and_it_is_said(choose, 
     assert "no labelled question could choose" in caplog.text
 
 
+def test_where_no_passage_helps_utilities_cannot_choose(choose, monkeypatch, caplog):
+    pairs = Data.pairs
+    monkeypatch.setattr(Data, "pairs", lambda self: pairs(self).assign(utility=-1.0))
+    found, _, _ = choose({})
+    assert (found["weight"], found["chosen"]) == (0.0, None)
+    assert "no labelled question could choose" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("terms", "form", "weight"),
     [

@@ -31,6 +31,14 @@ def test_what_the_base_lacks_stays():
     assert torch.equal(trained.bias, torch.full((2,), -1.0))
 
 
+def test_a_tied_weight_is_mixed_once():
+    """As T5 has it: one table of words under two names."""
+    words = layer(1.0)
+    trained, base = torch.nn.ModuleList([words, words]), torch.nn.ModuleList([layer(5.0)] * 2)
+    interpolate(trained, base.state_dict(), 0.5)
+    assert torch.equal(words.weight, torch.full((2, 2), 3.0))
+
+
 def test_another_shape_is_refused():
     with pytest.raises(ModelError, match=r"weight has shape \(2, 2\), and \(3, 2\) in the base"):
         interpolate(layer(1.0), torch.nn.Linear(2, 3).state_dict(), 0.5)

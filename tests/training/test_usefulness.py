@@ -116,7 +116,8 @@ def test_the_stage_says_it_of_every_fusion(labelled, tiny_encoder, monkeypatch, 
     ((own, foreign),) = seen
     assert (len(own), len(foreign)) == (4, 4)
     assert all(first.utility is not None for first in own)
-    if found["useful"] is not None:
+    assert (found["useful"] is None) == (scope == "corpus")  # over the whole corpus none of these first passages is useful
+    if scope == "document":
         assert found["useful"]["chosen"]["foreign"] == 4
 
 

@@ -1,8 +1,9 @@
 """Which fusion of two systems is best on some questions. Pure functions."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from uae.measures.fusion import RANKS, SCORES, Aligned, Fusion
@@ -23,7 +24,12 @@ class Chosen(NamedTuple):
     tried: list[tuple[Fusion, float]]  # each with its quality
 
 
-def best_fusion(questions: Mapping[str, Aligned], quality: Quality, fusions: Sequence[Fusion] = FUSIONS) -> Chosen:
+def best_fusion(
+    questions: Mapping[str, Aligned],
+    quality: Quality,
+    fusions: Sequence[Fusion] = FUSIONS,
+    judged: Mapping[str, Collection[Any]] | None = None,
+) -> Chosen:
     """The fusion whose rankings are best; of equals the first.
 
     Choose it on questions that nothing is measured on, with scores of an encoder that was not trained on them. A trained encoder
@@ -31,6 +37,7 @@ def best_fusion(questions: Mapping[str, Aligned], quality: Quality, fusions: Seq
 
     Args:
         quality: such as ``average_precision``.
+        judged: question_id -> the ids that its quality is told of. All are fused first, as in serving. None: the first of all.
 
     Raises:
         ValueError: there are no questions.
@@ -40,7 +47,12 @@ def best_fusion(questions: Mapping[str, Aligned], quality: Quality, fusions: Seq
     ranked: list[dict[str, list[Any]]] = [{} for _ in fusions]
     for question_id, of_one in questions.items():  # once: they may be made when they are asked for
         for of_all, fusion in zip(ranked, fusions, strict=True):
-            of_all[question_id] = of_one.fused(fusion, _DEPTH)[0].tolist()
+            if judged is None:
+                ids = of_one.fused(fusion, _DEPTH)[0]
+            else:
+                everything = of_one.fused(fusion)[0]
+                ids = everything[np.isin(everything, list(judged[question_id]))]
+            of_all[question_id] = ids.tolist()
     tried = [(fusion, round(float(quality(of_all).mean()), 9)) for fusion, of_all in zip(fusions, ranked, strict=True)]
     best, value = max(tried, key=lambda one: one[1])
     return Chosen(best, value, len(questions), tried)

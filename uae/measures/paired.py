@@ -15,6 +15,7 @@ from scipy.stats import t as student
 from uae.measures.statistics import Floats, sums_by_group
 
 POWER = 0.8  # with which ``detectable`` would be found
+_ALIKE = 1e-9  # an error so much smaller than what it is the error of is one of rounding
 
 
 class Difference(NamedTuple):
@@ -29,12 +30,17 @@ class Difference(NamedTuple):
         return self.mean - self._reach(1 - confidence)
 
     def p_value(self, least: float = 0.0) -> float:
-        """One-sided, of a truth of at most ``least``."""
+        """One-sided, of a truth of at most ``least``.
+
+        Where all units changed alike, Student's t knows no spread and would call two units proof. There it is the sign test's:
+        so many units that go up by chance all do so in one of ``2**units`` cases.
+        """
         if self.units < 2:
             return 1.0
-        if self.error == 0:
-            return 0.0 if self.mean > least else 1.0
-        return float(student.sf((self.mean - least) / self.error, self.units - 1))
+        excess = self.mean - least
+        if self.error <= _ALIKE * abs(excess):
+            return 0.5**self.units if excess > 0 else 1.0
+        return float(student.sf(excess / self.error, self.units - 1)) if self.error else 1.0
 
     def detectable(self, level: float) -> float:
         """The smallest true difference that a one-sided test at ``level`` finds in 80 % of repetitions; infinite for one unit."""

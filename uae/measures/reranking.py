@@ -44,7 +44,8 @@ def second_stage_ranking(
         ArtefactError: a passage has no score.
     """
     require_scores(rankings, scores, depth)
-    return reorder(rankings, _sums(rankings, scores, depth, weight), depth)
+    values = _sums(rankings, scores, depth, weight)
+    return {question_id: _reordered(question_id, *ranking, values, depth) for question_id, ranking in rankings.items()}
 
 
 def require_scores(rankings: "Rankings", scores: PairScores, depth: int) -> None:

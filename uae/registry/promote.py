@@ -1,7 +1,7 @@
 """The promote stage: register the release, and move the alias to it only if it passes the gate."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -184,7 +184,12 @@ def _first(case: _Case, bounds: Bounds) -> Decision:
     means = _means(case.evaluation)
     strongest = CONVEX if CONVEX in means else BASE
     name = "the base encoder with BM25" if strongest == CONVEX else "the base encoder"
-    return decide_better(means[UAE], means[strongest], f"{name} (there is no champion yet)", bounds)
+    # Questions need no gold answers: where none has any, no reader answered.
+    unread = [metric for metric in bounds.guarded if metric in ANSWER_METRICS and metric not in means[strongest]]
+    kept = replace(bounds, guarded=tuple(metric for metric in bounds.guarded if metric not in unread))
+    decision = decide_better(means[UAE], means[strongest], f"{name} (there is no champion yet)", kept)
+    said = [f"{metric} was measured on no question: it is not guarded" for metric in unread]
+    return decision._replace(reasons=[*decision.reasons, *said])
 
 
 def _as_served(case: _Case, bounds: Bounds, asked: Asked) -> list[Decision]:

@@ -99,9 +99,7 @@ class HeldOut(NamedTuple):
     device: str
 
 
-def decide_refresh(
-    candidate: Path, champion: Path, champion_name: str, held_out: HeldOut, bounds: Bounds, system: str = UAE
-) -> Decision:
+def decide_refresh(candidate: Path, champion: Path, champion_name: str, held_out: HeldOut, bounds: Bounds) -> Decision:
     """Whether a release of the same encoder over another corpus may be served in the champion's place.
 
     What serving changes (``decide_serving``, ``decide_whole``), validation and leakage are checked apart from this.
@@ -109,16 +107,19 @@ def decide_refresh(
     Args:
         candidate, champion: folders of releases. Both are searched by index and serving encoder.
         champion_name: for the reasons, such as "version 3 (champion)".
-        system: that both are asked as.
 
     Raises:
         ArtefactError: the candidate does not hold the evidence of some question: it is not of these tables.
         ConfigError: the gate has no metric of that name.
     """
-    shared, left_out = _ask_both(candidate, champion, held_out, bounds, system)
+    shared, left_out = _ask_both(candidate, champion, held_out, bounds, UAE)
     if shared is None:
         said = f"no test question can be answered by both: the evidence of all {left_out} changed since {champion_name}"
         return Decision(False, [f"{said}. A person has to decide: uae rollback VERSION moves the alias to a version: FAILED"])
+    return _decided(shared, left_out, champion_name, bounds)
+
+
+def _decided(shared: QuestionSet, left_out: int, champion_name: str, bounds: Bounds) -> Decision:
     decision = decide_refreshed(shared, champion_name, bounds)
     if left_out:
         decision.reasons.append(f"{left_out} questions are left out: their evidence is not in {champion_name}, word for word")
@@ -131,11 +132,16 @@ def decide_second_stages(
     """As ``decide_refresh``, of the second stages, where both have one.
 
     A release may differ from the champion by its second stage alone, and a retrained one may be better without it and worse with
-    it. Where one of the two has none there is nothing to compare.
+    it. Where one of the two has none there is nothing to compare, and nothing where no question can be answered by both: passages
+    may be cut anew. Then the promoted systems' own comparison decides.
     """
     if any(RERANKED not in system_names(folder) for folder in (candidate, champion)):
         return []
-    decision = decide_refresh(candidate, champion, f"the second stage of {champion_name}", held_out, bounds, RERANKED)
+    shared, left_out = _ask_both(candidate, champion, held_out, bounds, RERANKED)
+    if shared is None:
+        said = f"second stages are not compared: the evidence of all {left_out} test questions changed since {champion_name}"
+        return [Decision(True, [said])]
+    decision = _decided(shared, left_out, f"the second stage of {champion_name}", bounds)
     return [decision._replace(findings=())]  # those that are logged are the promoted system's
 
 

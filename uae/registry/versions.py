@@ -1,10 +1,14 @@
 """Looking up registered versions, their releases, and where these come from."""
 
+import atexit
+import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import mlflow
 from mlflow import MlflowClient
@@ -45,13 +49,24 @@ def _known(ask: Callable[[str, str], ModelVersion], model: str, name: str) -> Mo
 
 
 def release_of(version: ModelVersion) -> Path:
-    """The local folder of a registered version's release.
+    """The local folder of a registered version's release. What a remote store sends is there until this process ends.
 
     Raises:
         RegistryError: its artefacts are gone, or cannot be fetched.
     """
     with reading_release(version):
-        return Path(mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}")) / "artifacts" / "release"
+        stored = MlflowClient().get_model_version_download_uri(version.name, version.version)
+        # MLflow leaves a folder that it made by itself to whoever asked; without one it reads local artefacts where they lie.
+        into = None if urlsplit(stored).scheme in ("", "file") else tempfile.mkdtemp(dir=_fetched())
+        found = mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}", dst_path=into)
+        return Path(found) / "artifacts" / "release"
+
+
+@cache
+def _fetched() -> str:
+    folder = tempfile.TemporaryDirectory(prefix="uae-releases-")
+    atexit.register(folder.cleanup)
+    return folder.name
 
 
 def has_artefacts(version: ModelVersion) -> bool:

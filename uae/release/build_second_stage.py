@@ -2,7 +2,7 @@
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
@@ -40,6 +40,7 @@ class SecondStageRecipe(NamedTuple):
     serving: str  # auto, or the one form that is allowed
     min_correlation: float
     max_recall_loss: float  # a share of the trained scores' Recall@1
+    chosen: dict[str, Any] | None = None  # what an earlier release chose the weight on
 
 
 class BuiltSecondStage(NamedTuple):
@@ -128,7 +129,7 @@ def _first_passages(release: Path, questions: pd.DataFrame, scope: str, depth: i
 
 def _weighed(recipe: SecondStageRecipe, trial: _Trial, trained: PairScores) -> RerankEntry:
     if recipe.weight is not None:
-        return RerankEntry(depth=recipe.depth, weight=recipe.weight, chosen=None)
+        return RerankEntry(depth=recipe.depth, weight=recipe.weight, chosen=recipe.chosen)
     validation = set(trial.questions.loc[trial.questions["split"] == "validation", "question_id"])
     some = {question_id: ranking for question_id, ranking in trial.rankings.items() if question_id in validation}
     found = best_first_weight(some, trained, recipe.depth, trial.evidence)

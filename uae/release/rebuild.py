@@ -144,6 +144,7 @@ def _second_stage(earlier: Path, manifest: Manifest, how: HowBuilt) -> SecondSta
         trained=earlier / SECOND_STAGE / TRAINED,
         depth=entry.depth,
         weight=entry.weight,
+        chosen=entry.chosen,
         serving=how.second_stage_serving,
         min_correlation=how.second_stage_min_correlation,
         max_recall_loss=how.recipe.max_recall_loss,

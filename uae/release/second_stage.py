@@ -116,7 +116,7 @@ class SecondStage:
         texts = [self._passages.read(self._template, of_one) for of_one in rows]
         pairs = [(question, text) for question, some in zip(questions, texts, strict=True) for text in some]
         ends = np.cumsum([len(of_one) for of_one in rows], dtype=np.int64)
-        return np.split(self._scorer.scores(pairs), ends[:-1])
+        return np.split(self._scorer.scores(pairs), ends[:-1]) if rows else []
 
     def close(self) -> None:
         """Let go of the model."""

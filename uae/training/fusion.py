@@ -6,7 +6,7 @@ of a student fitted to the others. The validation questions are asked of the stu
 
 import logging
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,7 +91,9 @@ def choose_fusion(
     if not asked.rankings:
         log.warning("no labelled question could choose how BM25 joins the student: it stays alone. Give fusion.form and weight")
         return _written(fusion_path, ALONE, student_path, None, asked.useful(ALONE, terms.useful))
-    chosen = best_fusion(asked.rankings, asked.quality, [fusion for fusion in FUSIONS if terms.form in ("auto", fusion.form)])
+    fusions = [fusion for fusion in FUSIONS if terms.form in ("auto", fusion.form)]
+    judged = None if asked.measure == "map" else asked.utilities
+    chosen = best_fusion(asked.rankings, asked.quality, fusions, judged)
     found = {
         "measure": asked.measure,
         "value": round(chosen.quality, 4),
@@ -235,7 +237,7 @@ def _asked(
         key: {row_of[one]: utility for one, utility in zip(of["passage_id"], of["utility"], strict=True) if one in row_of}
         for key, of in judged.items()
     }
-    some = asking.found if len(known) else {key: _only(of_one, utilities[key]) for key, of_one in asking.found.items()}
+    some = asking.found if len(known) else {key: of for key, of in asking.found.items() if _tells(judged[key])}
     by_id: Quality = lambda ranked: quality({key: asking.ids(rows) for key, rows in ranked.items()})  # noqa: E731
     return _Asked(some, measure, by_id, len(parts), asking.found, asking.foreign, utilities, by_chance)
 
@@ -268,16 +270,16 @@ def utility_ndcg(judged: Mapping[str, pd.DataFrame]) -> Quality:
             gains = rows["utility"].clip(lower=0).to_numpy(np.float64)
             places = {passage_id: place for place, passage_id in enumerate(ids)}
             order = np.array([-float(places.get(passage_id, len(ids))) for passage_id in rows["passage_id"]])
-            if len(gains) > 1 and gains.any():
+            if _tells(rows):
                 values[question_id] = float(ndcg_score([gains], [order]))
         return pd.Series(values, dtype=float)
 
     return of
 
 
-def _only(question: Aligned, rows: Collection[int]) -> Aligned:
-    kept = np.isin(question.ids, list(rows))
-    return Aligned(question.ids[kept], question.cosines[kept], question.lexical[kept])
+def _tells(judged: pd.DataFrame) -> bool:
+    """Whether one order of a question's judged passages can be better than another."""
+    return len(judged) > 1 and bool((judged["utility"] > 0).any())
 
 
 def _evidence(questions: pd.DataFrame) -> dict[str, Sequence[str]]:

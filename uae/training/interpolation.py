@@ -21,10 +21,14 @@ def interpolate(encoder: torch.nn.Module, base: Mapping[str, Tensor], base_share
     Raises:
         ModelError: a weight has another shape in the base.
     """
+    # Tied weights have several names, and are mixed once.
+    again = {name for name, _ in encoder.named_parameters(remove_duplicate=False)} - {
+        name for name, _ in encoder.named_parameters()
+    }
     own = encoder.state_dict()
     for name, weight in own.items():
         before = base.get(name)
-        if before is None or not weight.is_floating_point():
+        if before is None or name in again or not weight.is_floating_point():
             continue
         if before.shape != weight.shape:
             raise ModelError(
