@@ -272,6 +272,15 @@ def test_cautions_name_what_is_not_significant_or_worse():
     assert any(caution.startswith("One seed") for caution in cautions)
 
 
+@pytest.mark.parametrize("chosen", [{"questions": 42, "at_bound": True}, {"questions": 42}, None])
+def test_a_second_stage_without_a_say_is_a_caution(chosen):
+    second = {"depth": 10, "weight": 749.07, "chosen": chosen, "model": "m"}
+    said = [words(item) for item in soup_of(smallest() | {"second_stage": second}).select(".cautions li")]
+    told = [caution for caution in said if caution.startswith("UAE, then its second stage: the second stage has no say")]
+    assert len(told) == (1 if chosen and chosen.get("at_bound") else 0)
+    assert all("on 42 validation questions is 749.07, at the bound" in caution for caution in told)
+
+
 def test_figures_of_the_evaluation_are_on_the_page(soup):
     rows = {row[0]: row[1:] for row in table_named(soup, "All systems")}
     assert rows["system"] == ["Recall@1 292 questions", "MAP 292 questions", "token F1 70 questions"]

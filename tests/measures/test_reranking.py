@@ -94,6 +94,16 @@ def test_the_likeliest_weight_has_the_better_map_where_the_stages_help_each_othe
     assert (found.map, found.first_map, found.questions) == (1.0, 0.75, 2)
 
 
+def test_a_second_stage_without_a_say_is_told():
+    """It is wrong more often than chance would be: the likeliest weight gives the first stage all that the search allows."""
+    rankings, scores, evidence = many(140, 9, 1)
+    overruled = best_first_weight(rankings, scores, 2, evidence)
+    assert overruled.at_bound
+    assert overruled.map == overruled.first_map
+    assert not best_first_weight(*many(140, 9, 4)[:2], 2, evidence).at_bound
+    assert not best_first_weight(*many(140, 1, 6)[:2], 2, evidence).at_bound  # the first stage has none: that is no fault
+
+
 def test_a_weight_is_chosen_on_questions_that_can_say_something():
     rankings, scores, evidence = many(140, 8, 5)
     plain = best_first_weight(rankings, scores, 2, evidence)

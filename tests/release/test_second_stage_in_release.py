@@ -16,7 +16,7 @@ from uae.io.errors import ArtefactError, ConfigError
 from uae.io.files import sha256_file, write_json
 from uae.io.models import fingerprint
 from uae.io.tables import DOCUMENTS, PASSAGES, QUESTIONS, read_table, write_table
-from uae.measures.first_weight import best_first_weight
+from uae.measures.first_weight import FirstWeight, best_first_weight
 from uae.release import build_second_stage
 from uae.release.build import BuiltRelease, IndexRecipe, SecondStageRecipe, build_release
 from uae.release.manifest import read_manifest, seal, system_names
@@ -166,7 +166,19 @@ def test_the_weight_is_chosen_on_validation_questions_alone(root, tiny_encoder, 
     assert seen == [({"q00", "q03", "q06", "q09"}, 5)]
     rerank = built.systems["uae_reranked"].rerank
     assert rerank.weight > 0
-    assert set(rerank.chosen) == {"map", "first_map", "questions"}
+    # Within a document the first stage is never wrong here, so the second has no say.
+    assert set(rerank.chosen) == {"map", "first_map", "questions"} | ({"at_bound"} if scope == "document" else set())
+
+
+@pytest.mark.parametrize("at_bound", [True, False])
+def test_a_second_stage_without_a_say_is_warned_of(root, tiny_encoder, trained, tmp_path, monkeypatch, caplog, at_bound):
+    found = FirstWeight(749.07, 0.5, 0.5, 4, at_bound)
+    monkeypatch.setattr(build_second_stage, "best_first_weight", lambda *given: found)
+    built = build(root, tiny_encoder, tmp_path / "release", recipe(trained, weight=None)).manifest
+    chosen = read_manifest(tmp_path / "release").systems["uae_reranked"].rerank.chosen
+    assert chosen == {"map": 0.5, "first_map": 0.5, "questions": 4} | ({"at_bound": True} if at_bound else {})
+    assert built.systems["uae_reranked"].rerank.weight == 749.07
+    assert ("it has no say, and costs its time. On 4 validation questions" in caplog.text) is at_bound
 
 
 def test_a_refresh_of_an_unchanged_corpus_is_the_same_release(root, tiny_encoder, trained, tmp_path):

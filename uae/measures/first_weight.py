@@ -15,6 +15,7 @@ from uae.measures.reranking import PairScores, require_scores, second_stage_rank
 _START = (np.log(0.5), np.log(20.0))  # cosines of a trained encoder become log-probabilities by a factor of about 20
 # By what either stage's scores are multiplied. Reciprocal ranks differ by thousandths, so theirs may be large.
 _SCALES = ((np.log(0.01), np.log(100.0)), (np.log(0.01), np.log(1e5)))
+_AT = np.log(2.0)  # nearer to a bound than by this factor, the search may have stopped short of it
 
 
 class FirstWeight(NamedTuple):
@@ -22,6 +23,7 @@ class FirstWeight(NamedTuple):
     map: float  # of the ranking with it
     first_map: float  # of the first stage's ranking, as it came
     questions: int  # that it was chosen on
+    at_bound: bool  # of the search, where the first stage decides alone: the second stage has found no say
 
 
 def best_first_weight(
@@ -60,7 +62,8 @@ def best_first_weight(
         return round(float(table["map"].mean()), 9)
 
     both = second_stage_ranking(usable, scores, depth, weight)
-    return FirstWeight(weight, quality(both), quality(usable), len(lists))
+    at_bound = bool(second < _SCALES[0][0] + _AT or first > _SCALES[1][1] - _AT)
+    return FirstWeight(weight, quality(both), quality(usable), len(lists), at_bound)
 
 
 def _list(

@@ -1,5 +1,6 @@
 """Building the second stage of a release: the fastest form that scores as the trained model does, and its weight."""
 
+import logging
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,6 +27,8 @@ from uae.retrievers.second_stage import SERVED, PairScorer, open_scorer, pair_sc
 
 if TYPE_CHECKING:
     from uae.measures.fusion import Rankings
+
+log = logging.getLogger(__name__)
 
 _COMPARED = 60  # questions that forms are compared on: a trained cross-encoder scores some dozens of pairs a second on a CPU
 _CHOOSING = 300  # questions that choose the weight, at most
@@ -135,7 +138,16 @@ def _weighed(recipe: SecondStageRecipe, trial: _Trial, trained: PairScores) -> R
     found = best_first_weight(some, trained, recipe.depth, trial.evidence)
     if found is None:
         return RerankEntry(depth=recipe.depth, weight=_equal_say(trial.rankings, trained), chosen=None)
-    chosen = {name: value for name, value in found._asdict().items() if name != "weight"}
+    if found.at_bound:
+        log.warning(
+            "second stage: it has no say, and costs its time. On %d validation questions the likeliest weight of the first stage "
+            "is %g, at the bound of the search (MAP %.4f with the second stage, %.4f without it). Train it on more, or leave it "
+            "out (models.second_stage: null)",
+            found.questions, found.weight, found.map, found.first_map,
+        )  # fmt: skip
+    # Told only where it is so: other releases keep the fingerprint that they had before this was known.
+    untold = {"weight"} if found.at_bound else {"weight", "at_bound"}
+    chosen = {name: value for name, value in found._asdict().items() if name not in untold}
     return RerankEntry(depth=recipe.depth, weight=found.weight, chosen=chosen)
 
 

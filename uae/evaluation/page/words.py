@@ -8,7 +8,7 @@ import pandas as pd
 from uae.evaluation.comparison import Measured, decisive
 from uae.evaluation.page.names import label, metric_name, ordered
 from uae.evaluation.page.tables import slower
-from uae.evaluation.testset import BASE, UAE
+from uae.evaluation.testset import BASE, SECOND_STAGE, UAE
 from uae.measures.fusion import RANKS
 from uae.release.manifest import DENSE
 
@@ -169,9 +169,22 @@ def cautions(
             f"{shared} of the documents have training or validation questions as well: the model saw them, though not these "
             "questions. Split by document to measure what new documents will bring."
         )
+    found += _without_say(evaluation.get(SECOND_STAGE) or {})
     if len(evaluation["seeds"]) == 1:
         found.append("One seed: trained again with another, the model would give somewhat other figures.")
     return found
+
+
+def _without_say(second: Mapping[str, Any]) -> list[str]:
+    """A second stage that the first one overrules."""
+    chosen = second.get("chosen") or {}
+    if not chosen.get("at_bound"):
+        return []
+    return [
+        f"{label(SECOND_STAGE)}: the second stage has no say, and costs its time. The likeliest weight of the first stage on "
+        f"{chosen['questions']} validation question{'' if chosen['questions'] == 1 else 's'} is {second['weight']:g}, at the "
+        "bound of the search. Train it on more questions, or leave it out (models.second_stage)."
+    ]
 
 
 def _few(gains: Mapping[str, Measured], lead: str) -> list[str]:
