@@ -22,6 +22,7 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import PromptTemplate
 from langchain_core.runnables import RunnablePassthrough
 from over_http import on_a_port, scripted, service
+from pydantic import ValidationError
 from starlette.responses import JSONResponse, PlainTextResponse
 
 from deploy.app import create_app
@@ -115,6 +116,30 @@ def test_langchain_settings_hold_unless_a_call_gives_its_own(url):
     best = asked(url, system="base", k=1)["results"][0]["passages"][0]
     (document,) = retriever.invoke(QUESTION, k=4, filters={"doc_id": ["a", "b"]}, min_score=best["score"] - 1e-4)
     assert document.id == best["passage_id"]
+
+
+@pytest.mark.parametrize(
+    "misspelt", [{"filter": {"doc_id": "a"}}, {"min_scores": 0.5}, {"similarity_topk": 3}], ids=lambda given: next(iter(given))
+)
+def test_a_misspelt_setting_is_refused(url, misspelt):
+    """Left aside in silence, it would make a search without its filter."""
+    (name,) = misspelt
+    with pytest.raises(ValidationError, match=f"{name}\n *Extra inputs are not permitted"):
+        LangChainRetriever(url=url, **misspelt)
+    unknown = f"unexpected keyword argument '{name}'"
+    with pytest.raises(TypeError, match=unknown):
+        LangChainRetriever(url=url, api_key=KEY).invoke(QUESTION, **misspelt)
+    for made in (HaystackRetriever, LlamaIndexRetriever):
+        with pytest.raises(TypeError, match=unknown):
+            made(url=url, **misspelt)
+    with pytest.raises(TypeError, match=unknown):
+        HaystackRetriever(url=url, api_key=Secret.from_token(KEY)).run(QUESTION, **misspelt)
+
+
+def test_langchains_own_settings_are_kept(url):
+    named = LangChainRetriever(url=url, api_key=KEY, k=1, name="lodge", tags=["a"], metadata={"team": "b"})
+    assert len(named.with_config(tags=["c"]).invoke(QUESTION)) == 1
+    assert (named.model_copy(update={"k": 2}).k, named.get_name(), named.tags) == (2, "lodge", ["a"])
 
 
 def test_half_of_an_emoji_in_a_question_is_asked_as_the_library_reads_it(url):

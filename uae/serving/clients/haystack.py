@@ -23,6 +23,7 @@ class UaeRetriever:
     - start and end: characters in the document;
     - score, and score_is: the formula of the scores, such as "cosine + 0.4 * bm25 / highest bm25";
     - release: the fingerprint that answered;
+    - useful, and useful_probability: whether the first passage is likely to help; only where the service says so;
     - metadata: the document's own.
     """
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field, PrivateAttr, SecretStr
+from pydantic import ConfigDict, Field, PrivateAttr, SecretStr
 
 from uae.serving.clients import missing
 from uae.serving.clients.service import Found, SearchService
@@ -28,11 +28,17 @@ class UaeRetriever(BaseRetriever):
     - start and end: characters in the document;
     - score, and score_is: the formula of the scores, such as "cosine + 0.4 * bm25 / highest bm25";
     - release: the fingerprint that answered;
+    - useful, and useful_probability: whether the first passage is likely to help; only where the service says so;
     - metadata: the document's own.
 
     Raises:
+        ValidationError: (when made) a setting has no such name or value.
+        TypeError: (when asked) a call's own setting has no such name.
         ServiceError: (when asked) the service refused, or could not be asked.
     """
+
+    # A misspelt ``filters`` would search without a filter. LangChain's base class ignores what it does not know.
+    model_config = ConfigDict(extra="forbid")
 
     url: str
     """Where the service is, e.g. ``http://localhost:3000``."""

@@ -21,7 +21,8 @@ class UaeRetriever(BaseRetriever):
 
     Each node's ``text`` is the passage, and ``score`` what ``score_is`` says. The node's ``metadata`` holds passage_id, doc_id,
     source, title, section, start and end (characters in the document), release (the fingerprint that answered) and metadata (the
-    document's own). ``score_is`` in it is the formula of the scores. A model is shown source, title and section of it.
+    document's own). ``score_is`` in it is the formula of the scores. ``useful`` and ``useful_probability`` say whether the first
+    passage is likely to help, where the service says so. A model is shown source, title and section of it.
     """
 
     def __init__(
