@@ -119,6 +119,38 @@ def test_one_document_is_no_gain_and_rules_out_no_loss():
     assert decision.findings[0].numbers()["low"] is None
 
 
+def test_questions_on_one_document_say_nothing_about_others():
+    one = of(FROZEN, 0.3, documents=1, each=5)
+    one.candidate.iloc[0] += 0.01
+    reasons = decide_retrained([one, of(RECENT, 0.05)], "v", BOUNDS, LOOK).reasons
+    assert "; 5 questions, which all belong to one document: they say nothing about others; may fall" in reasons[0]
+    assert "one document" not in reasons[1]
+    great = next(reason for reason in decide_refreshed(one, "v", BOUNDS).reasons if reason.startswith("great loss"))
+    assert "(all belong to one document: they say nothing about others) is with 99.99% confidence" in great
+    assert "independent units" not in great
+
+
+@pytest.mark.parametrize(("documents", "each"), [(1, 5), (8, 5), (40, 1)])
+def test_without_a_difference_no_confidence_is_claimed(documents, each):
+    """The same rankings have no spread: a bound of 0 "with 99.99 % confidence" would be of no observation at all."""
+    number = documents * each
+    decision = decide_refreshed(of(SHARED, 0.0, documents=documents, each=each, spread=0.0), "v", BOUNDS)
+    assert decision.passed
+    assert all(finding.unchanged for finding in decision.findings)
+    assert all(f"all {number} differences are 0" in reason for reason in decision.reasons)
+    assert "confidence" not in " ".join(decision.reasons)
+    cancelling = of(SHARED, 0.0, documents=20, each=2, spread=0.0)
+    cancelling.candidate.iloc[::2] += 0.1
+    cancelling.candidate.iloc[1::2] -= 0.1  # no document differs, but its questions do
+    assert "differences are 0" not in " ".join(decide_refreshed(cancelling, "v", BOUNDS).reasons)
+
+
+def test_one_question_without_a_difference_still_rules_out_nothing():
+    decision = decide_refreshed(of(SHARED, 0.0, documents=1, each=1, spread=0.0), "v", BOUNDS)
+    assert not decision.passed
+    assert all("the one difference is 0" in reason for reason in decision.reasons)
+
+
 def test_an_unknown_metric_is_named():
     with pytest.raises(ConfigError, match=r"no metric 'mrr'; it has map, recall@1"):
         decide_retrained([of(FROZEN, 0.1)], "v", replace(BOUNDS, metric="mrr"), LOOK)

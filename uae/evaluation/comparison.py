@@ -19,6 +19,7 @@ from uae.measures.statistics import (
 )
 
 Measured = dict[str, Any]  # a mean or a gain, as evaluation.json holds it
+ONE_DOCUMENT = "all belong to one document: they say nothing about others"
 
 
 class Independent(NamedTuple):
@@ -43,7 +44,7 @@ def independent_units(documents: pd.Series) -> Independent:
     if "" in ids or not ids:
         return Independent("questions", known, "not every question belongs to a document")
     if known == 1:
-        return Independent("questions", 1, "all belong to one document: they say nothing about others")
+        return Independent("questions", 1, ONE_DOCUMENT)
     if known == len(documents):
         return Independent("questions", known, "each belongs to a document of its own")
     return Independent("documents", known, "questions on one document are not independent")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from uae.evaluation.comparison import independent_units
+from uae.evaluation.comparison import ONE_DOCUMENT, independent_units
 from uae.measures.paired import Difference, paired_difference
 
 FROZEN, RECENT, ANSWERED, SHARED = "frozen test set", "recent test set", "answered questions", "questions that both can answer"
@@ -56,6 +56,8 @@ class Finding(NamedTuple):
     low: float  # the true difference is above it with the gate's confidence
     margin: float  # that may be lost
     kept: bool
+    unchanged: bool  # every question has the same value by both
+    one_document: bool  # all questions belong to it
     p_value: float | None  # one-sided, of no gain beyond the least one; None: the metric is only guarded
     detectable: float | None  # the smallest true gain that this look finds in 80 % of repetitions
 
@@ -64,8 +66,20 @@ class Finding(NamedTuple):
         return {name: _finite(value) for name, value in self._asdict().items()}
 
 
-def compare(sets: Sequence[QuestionSet], metric: str) -> list[tuple[QuestionSet, Difference, tuple[float, float, int]]]:
-    """The difference on each set where the metric is known of both: (set, difference, (candidate, reference, questions))."""
+class Compared(NamedTuple):
+    """One metric of both systems, on the questions of one set where it is known of both."""
+
+    on: str
+    difference: Difference
+    candidate: float
+    reference: float
+    questions: int
+    unchanged: bool  # as ``Finding`` has them
+    one_document: bool
+
+
+def compare(sets: Sequence[QuestionSet], metric: str) -> list[Compared]:
+    """Of each set where the metric is known of both."""
     found = []
     for each in sets:
         if metric not in each.candidate or metric not in each.reference:
@@ -74,9 +88,18 @@ def compare(sets: Sequence[QuestionSet], metric: str) -> list[tuple[QuestionSet,
         if pair.empty:
             continue
         ours, theirs = pair.iloc[:, 0], pair.iloc[:, 1]
-        units = _units(each.documents[pair.index])
-        difference = paired_difference(ours.to_numpy(), theirs.to_numpy(), units)
-        found.append((each, difference, (float(ours.mean()), float(theirs.mean()), len(pair))))
+        documents = each.documents[pair.index]
+        found.append(
+            Compared(
+                on=each.name,
+                difference=paired_difference(ours.to_numpy(), theirs.to_numpy(), _units(documents)),
+                candidate=float(ours.mean()),
+                reference=float(theirs.mean()),
+                questions=len(pair),
+                unchanged=bool((ours == theirs).all()),
+                one_document=independent_units(documents).why == ONE_DOCUMENT,
+            )
+        )
     return found
 
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from uae.evaluation.comparison import ONE_DOCUMENT
 from uae.io.errors import ConfigError
 from uae.measures.answers import ANSWER_METRICS
-from uae.measures.paired import Difference
 from uae.registry.budget import Look
-from uae.registry.compared import ANSWERED, SHARED, Finding, QuestionSet, compare, pooled
+from uae.registry.compared import ANSWERED, SHARED, Compared, Finding, QuestionSet, compare, pooled
 from uae.release.parity import Parity, is_within
 
 RECALL_AT = 10  # of the index against exact search
@@ -78,11 +78,7 @@ def decide_retrained(sets: Sequence[QuestionSet], reference_name: str, bounds: B
     _require(bounds.metric, compared[bounds.metric], sets)
     tested = sum(len(found) for name, found in compared.items() if bounds.shows_gain(name))
     level = look.level / max(tested, 1)
-    findings = [
-        _finding(each, difference, means, name, bounds, level)
-        for name, found in compared.items()
-        for each, difference, means in found
-    ]
+    findings = [_finding(each, name, bounds, level) for name, found in compared.items() for each in found]
     reasons = [_loss_sentence(finding, reference_name, bounds) for finding in findings]
     unmeasured = [name for name, found in compared.items() if not found]
     reasons += [f"{name} was measured on no question: it is not guarded" for name in unmeasured]
@@ -138,8 +134,8 @@ def _kept(shared: QuestionSet, reference_name: str, bounds: Bounds) -> Decision:
             continue  # same encoder, same reader: what it answers follows from what is found
         found = compare([shared], name)
         _require(name, found, [shared])
-        for each, difference, means in found:
-            findings.append(_finding(each, difference, means, name, bounds, None))
+        for each in found:
+            findings.append(_finding(each, name, bounds, None))
             reasons.append(_loss_sentence(findings[-1], reference_name, bounds))
     return Decision(all(finding.kept for finding in findings), reasons, tuple(findings))
 
@@ -166,14 +162,17 @@ def _rule_out_great_loss(
     limit = max(bounds.great_loss, bounds.margin(bounds.metric))
     if limit >= 1:
         return True, []
-    ((_, difference, (_, _, questions)),) = compare([pooled(sets)], bounds.metric)
-    low = difference.lower(ALMOST_SURE)
+    (found,) = compare([pooled(sets)], bounds.metric)
+    low = found.difference.lower(ALMOST_SURE)
     kept = is_within(-low, limit)
-    passes = max(difference.detectable(1 - ALMOST_SURE) - limit, 0.0)
+    who = ONE_DOCUMENT if found.one_document else f"{found.difference.units} independent units"
+    said = f"great loss: {bounds.metric} on {asked.format(found.questions)} ({who})"
+    if found.unchanged:
+        return kept, [f"{said}: {_no_difference(found.questions)} (must be above {-limit:+g}): {VERDICT[kept]}"]
+    passes = max(found.difference.detectable(1 - ALMOST_SURE) - limit, 0.0)
     return kept, [
-        f"great loss: {bounds.metric} on {asked.format(questions)} ({difference.units} independent units) is with "
-        f"{ALMOST_SURE:.2%} confidence above {low:+.4f} (must be above {-limit:+g}; in 80 % of repetitions a true gain of "
-        f"{passes:.3f} would be enough): {VERDICT[kept]}"
+        f"{said} is with {ALMOST_SURE:.2%} confidence above {low:+.4f} (must be above {-limit:+g}; in 80 % of repetitions a true "
+        f"gain of {passes:.3f} would be enough): {VERDICT[kept]}"
     ]
 
 
@@ -187,37 +186,45 @@ def _require(name: str, found: Sequence[object], sets: Sequence[QuestionSet]) ->
         raise ConfigError(f"promote: the gate has no metric {name!r}; it has {', '.join(known)}")
 
 
-def _finding(
-    each: QuestionSet, difference: Difference, means: tuple[float, float, int], name: str, bounds: Bounds, level: float | None
-) -> Finding:
-    candidate, reference, questions = means
+def _finding(each: Compared, name: str, bounds: Bounds, level: float | None) -> Finding:
+    difference = each.difference
     margin, low = bounds.margin(name), difference.lower(bounds.confidence)
     gains = level is not None and bounds.shows_gain(name)
     return Finding(
-        on=each.name,
+        on=each.on,
         metric=name,
-        questions=questions,
+        questions=each.questions,
         units=difference.units,
-        candidate=candidate,
-        reference=reference,
+        candidate=each.candidate,
+        reference=each.reference,
         difference=difference.mean,
         low=low,
         margin=margin,
         kept=margin >= 1 or is_within(-low, margin),
+        unchanged=each.unchanged,
+        one_document=each.one_document,
         p_value=difference.p_value(bounds.min_gain) if gains else None,
         detectable=difference.detectable(level) + bounds.min_gain if gains and level is not None else None,
     )
 
 
 def _loss_sentence(finding: Finding, reference_name: str, bounds: Bounds) -> str:
+    change = f"{finding.difference:+.4f}, with {bounds.confidence:.0%} confidence above {finding.low:+.4f}"
+    if finding.unchanged:  # nothing varies, so there is no error to be confident by
+        change = _no_difference(finding.questions)
     return (
         f"{finding.metric} {finding.candidate:.4f} against {finding.reference:.4f} of {reference_name} on the {finding.on} "
-        f"({finding.difference:+.4f}, with {bounds.confidence:.0%} confidence above {finding.low:+.4f}; {_amount(finding)}; may "
-        f"fall by at most {finding.margin:g}): {VERDICT[finding.kept]}"
+        f"({change}; {_amount(finding)}; may fall by at most {finding.margin:g}): {VERDICT[finding.kept]}"
     )
 
 
+def _no_difference(questions: int) -> str:
+    return "the one difference is 0" if questions == 1 else f"all {questions} differences are 0"
+
+
 def _amount(finding: Finding) -> str:
+    if finding.one_document:
+        return f"{finding.questions} questions, which {ONE_DOCUMENT}"
     units = f" of {finding.units} documents" if finding.units < finding.questions else ""
     return f"{finding.questions} questions{units}"
 
