@@ -330,7 +330,7 @@ def test_a_champion_of_an_older_format_is_measured_and_replaced(project, tmp_pat
     result, moved = gate(project, release, monkeypatch)
     assert result["lane"] == "refresh"
     assert result["reasons"][0].endswith("may fall by at most 0.02): passed")
-    assert "of version 7 (champion) on the questions that both can answer (+0.0000" in result["reasons"][0]
+    assert "of version 7 (champion) on the questions that both can answer (all 10 differences are 0; " in result["reasons"][0]
     assert (result["replaced"], moved) == (7, [("m", "champion", "8")])
 
 

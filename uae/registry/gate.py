@@ -89,6 +89,8 @@ def decide_retrained(sets: Sequence[QuestionSet], reference_name: str, bounds: B
     gained = bounds.min_gain <= -1 or (best.p_value is not None and best.p_value <= level)
     reasons.append(_gain_sentence(best, gained, bounds, look, level, tested))
     reasons.append(_power_sentence(gains, level))
+    if bounds.min_gain > -1:
+        reasons += [_no_room(f.metric, reference_name, f.on) for f in gains if f.metric == bounds.metric and f.reference >= 1]
     kept = no_great_loss and all(finding.kept for finding in findings)
     return Decision(gained and kept, reasons, tuple(findings))
 
@@ -243,6 +245,10 @@ def _power_sentence(gains: Sequence[Finding], level: float) -> str:
     return f"smallest true gain that this look finds in 80 % of repetitions (at a level of {level:.2g}): {seen}"
 
 
+def _no_room(metric: str, reference_name: str, on: str) -> str:
+    return f"{metric} of {reference_name} is 1 already: no gain is possible on the {on}. Add harder questions"
+
+
 def decide_better(
     candidate: Mapping[str, float], reference: Mapping[str, float], reference_name: str, bounds: Bounds
 ) -> Decision:
@@ -270,6 +276,8 @@ def decide_better(
         kept = is_within(reference[name] - candidate[name], bounds.margin(name))
         passed = passed and kept
         reasons.append(sentence(name, f"may fall by at most {bounds.margin(name):g}", kept))
+    if bounds.min_gain >= 0 and reference[bounds.metric] >= 1:
+        reasons.append(_no_room(bounds.metric, reference_name, "test questions"))
     return Decision(passed, reasons)
 
 
