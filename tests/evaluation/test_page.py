@@ -241,6 +241,17 @@ def test_a_gain_that_is_none_is_not_sold_as_one(found, style, said):
     assert ("finds better" in words(box)) == (style == "good")
 
 
+@pytest.mark.parametrize(("both", "said"), [(1.0, True), (0.98, False)])
+def test_questions_that_both_find_are_not_called_chance(both, said):
+    evaluation = smallest()
+    for system in ("base", "uae"):
+        evaluation["systems"][system]["recall@1"] = estimate(both)
+    evaluation["gains"]["uae"]["recall@1"] = gain(0.0, 0.0, 1.0)
+    box = words(soup_of(evaluation).select_one(".verdict"))
+    assert ("Both find all of them: these questions cannot tell the systems apart. Add harder ones." in box) is said
+    assert ("it may well be chance" in box) is not said
+
+
 def test_several_evidence_passages_a_question_are_no_share_of_questions():
     parts = tables()
     parts["questions"].at[0, "evidence"] = ["evidence", "other-1"]

@@ -54,6 +54,13 @@ def verdict(evaluation: Mapping[str, Any], lead: str, runs: pd.DataFrame, questi
         compared = f"UAE puts a right passage first for {uae:.1%} of them, the base encoder for {base:.1%}"
     else:  # with several evidence passages a question, recall@1 is no share of the questions
         compared = f"UAE’s first passage is {uae:.1%} of what there is to find, on average, and the base encoder’s {base:.1%}"
+    if uae >= 1 and base >= 1:
+        return {
+            "style": "unsure",
+            "headline": "No difference to be seen",
+            "sentence": f"{opening}{compared}. Both find all of them: these questions cannot tell the systems apart. "
+            "Add harder ones.",
+        }
     words = _gain_words(gain, confidence)
     if not _significant(gain, confidence):
         return {
