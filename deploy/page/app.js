@@ -216,7 +216,8 @@ function showRelease() {
     }
   };
   const version = release.version ? `${release.model ?? "model"} ${release.version}` : "not from a registry";
-  const metrics = Object.entries(release.metrics ?? {}).map(([name, value]) => `${name} ${Number(value).toFixed(3)}`);
+  const metrics = Object.entries(release.metrics ?? {}).filter(([name]) => !name.includes("/")) // not each reader's
+    .map(([name, value]) => `${name} ${Number(value).toFixed(3)}`);
   const list = make("dl");
   const add = (name, ...value) => list.append(make("div", "", make("dt", "", name), make("dd", "", ...value)));
   add("Release", code, " ", copy);

@@ -392,12 +392,13 @@ def registry(tmp_path, database) -> Registry:
 
 
 def test_a_version_comes_into_the_store_with_its_own_metrics(registry, store, built, one, two):
-    first = registry.register(built[one], {"map": 0.5, "recall_at_1": 0.25})
+    read = "reader_5_best_at_both_ends/token_f1"
+    first = registry.register(built[one], {"map": 0.5, "recall_at_1": 0.25, read: 0.125})
     run_id = registered(registry.client, MODEL, first).run_id
     second = registry.register(built[two], {"map": 0.75}, run_id)  # another index, the same encoder: the same run
     for version, release, metrics in (
-        (first, one, {"map": 0.5, "recall@1": 0.25}),
-        (second, two, {"map": 0.75, "recall@1": 0.25}),
+        (first, one, {"map": 0.5, "recall@1": 0.25, read: 0.125}),
+        (second, two, {"map": 0.75, "recall@1": 0.25, read: 0.125}),
     ):
         assert install_version(registry.client, registered(registry.client, MODEL, version), store) == release
         assert contents(store.path(release)) == contents(built[release])

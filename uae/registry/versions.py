@@ -1,6 +1,7 @@
 """Looking up registered versions, their releases, and where these come from."""
 
 import atexit
+import re
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -22,6 +23,7 @@ from uae.registry.tracking import ENCODER_TAG, FORGOTTEN_TAG, GATE_TAG, PASSED, 
 # What MLflow answers for an unknown model or version, and for an unknown alias. All else says nothing about what there is.
 _UNKNOWN = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 _METRICS = "test/uae/"  # as promote logs them to a version's run
+_AT = re.compile(r"_at_(?=\d+$)")  # MLflow takes no @; "at" within a name is a word
 
 
 def version_of(client: MlflowClient, model: str, alias: str) -> ModelVersion | None:
@@ -122,7 +124,7 @@ def origin_of(client: MlflowClient, version: ModelVersion) -> dict[str, Any]:
             history = client.get_metric_history(run_id, key)
             logged = [(each.timestamp, each.value) for each in history if each.timestamp <= version.creation_timestamp]
             if logged:
-                metrics[key.removeprefix(_METRICS).replace("_at_", "@")] = max(logged)[1]
+                metrics[_AT.sub("@", key.removeprefix(_METRICS))] = max(logged)[1]
     registered_at = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
     return {
         "model": version.name,
