@@ -144,7 +144,11 @@ def pinned(packages: Iterable[str]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--release", type=Path, required=True)
-    parser.add_argument("--origin", type=json.loads, help="model, version, promoted_at and metrics, as JSON; default: not known")
+    parser.add_argument(
+        "--origin",
+        type=json.loads,
+        help="model, version, promoted_at (when it was registered) and metrics, as JSON; default: not known",
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--name", required=True)
     parser.add_argument("--version", required=True)

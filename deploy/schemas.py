@@ -108,8 +108,8 @@ class ReleaseResponse(BaseModel):
     fingerprint: str
     model: str | None = Field(description="the registered model's name; null where the release came from no registry")
     version: str | None
-    promoted_at: str | None
-    metrics: dict[str, Any] | None = Field(description="at promotion")
+    promoted_at: str | None = Field(description="when the version was registered; a rollback to it does not change this")
+    metrics: dict[str, Any] | None = Field(description="means over the test questions, as they were when it was registered")
     data_hash: str | None = Field(description="of the passages' texts, in their order")
     passages: int
     dimension: int

@@ -221,10 +221,10 @@ function showRelease() {
   const list = make("dl");
   const add = (name, ...value) => list.append(make("div", "", make("dt", "", name), make("dd", "", ...value)));
   add("Release", code, " ", copy);
-  add("Model version", version, release.promoted_at ? `, ${release.promoted_at.slice(0, 10)}` : "");
+  add("Model version", version, release.promoted_at ? `, registered ${release.promoted_at.slice(0, 10)}` : "");
   add("Passages", release.passages.toLocaleString("en-GB"));
   add("Backend", release.backend);
-  if (metrics.length) add("Test questions, at promotion", metrics.join(" · "));
+  if (metrics.length) add("Test questions, when registered", metrics.join(" · "));
   $("release").replaceChildren(list);
   $("release").hidden = false;
   if (!release.systems.includes("base")) $("about").textContent = "Ask the encoder trained on what helps an LLM answer.";

@@ -117,6 +117,8 @@ def test_the_release_tells_where_it_came_from(serve, release, opened, tmp_path):
     client = serve(release=tmp_path / "release")
     known = client.get("/v1/release").json()
     assert {name: known[name] for name in origin} == origin
+    told = client.get("/openapi.json").json()["components"]["schemas"]["ReleaseResponse"]["properties"]
+    assert all("registered" in told[name]["description"] for name in ("promoted_at", "metrics"))
     assert "retriever" in [model["id"] for model in client.get("/v1/models").json()["data"]]
     assert 'model="retriever",release="' in client.get("/metrics").text
 

@@ -117,7 +117,7 @@ def test_release_is_shown_and_its_fingerprint_can_be_copied(page, url):
     release = httpx.get(f"{url}/v1/release", timeout=30).json()
     shown_release = page.locator("#release")
     for part in (
-        "uae-retriever 3, 2026-11-20",
+        "uae-retriever 3, registered 2026-11-20",
         "map 0.740 · recall@1 0.596",
         release["fingerprint"][:12],
         release["backend"],

@@ -112,6 +112,9 @@ def _do_without(version: ModelVersion) -> str:
 def origin_of(client: MlflowClient, version: ModelVersion) -> dict[str, Any]:
     """{"model", "version", "promoted_at", "metrics"}: the means over the test questions that the gate saw.
 
+    ``promoted_at`` is when the version was registered. A later move of the alias, such as a rollback to it, does not change
+    it: ``History`` has the moves.
+
     A run holds the metrics of all versions that have its encoder, so they are taken as they were when this one was registered.
 
     Raises:

@@ -1,7 +1,7 @@
 """The store of releases that a service serves from: each under its fingerprint, one of them active.
 
 releases/FINGERPRINT/               a release folder, complete and checked, or not there
-releases/FINGERPRINT.origin.json    where it came from: {"model", "version", "promoted_at", "metrics"}; may be absent
+releases/FINGERPRINT.origin.json    where it came from, as ``read_origin`` returns it; may be absent
 active.json                         {"active": FINGERPRINT, "before": [what rollback goes back to, the last first], "history": []}
 
 A process that changes something holds a lock. A reader needs none, because every file and folder is moved into place complete.
@@ -281,6 +281,8 @@ def write_origin(folder: Path, origin: Mapping[str, Any]) -> None:
 
 def read_origin(folder: Path) -> dict[str, Any] | None:
     """What is known of where a release folder came from: {"model", "version", "promoted_at", "metrics"}, or None.
+
+    ``promoted_at`` is when the version was registered.
 
     Raises:
         ArtefactError: what stands there is damaged, or is no such object. A service would stumble over it at each request.
