@@ -1,5 +1,6 @@
 """The gate's page is read back with an HTML parser: the headline, the rules and the table of what was compared."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -56,3 +57,10 @@ def test_a_bound_of_no_difference_is_a_dash():
 
     assert bounds_of(decide_refreshed(of(SHARED, 0.0, spread=0.0), "v", BOUNDS)) == ["–", "–"]
     assert all(low.startswith("+0.0") for low in bounds_of(decide_refreshed(of(SHARED, 0.05), "v", BOUNDS)))
+
+
+def test_numbers_below_the_plot_have_room():
+    """Names of the questions leave the axis half the width: nine numbers such as -0.0175 ran into each other."""
+    decision = decide_refreshed(of(SHARED, 0.0, documents=8, spread=0.004), "v", BOUNDS)
+    drawn = BeautifulSoup(page_of(decision, "refresh"), "html.parser").find_all("g", id=re.compile(r"^xtick_\d+$"))
+    assert 3 <= len(drawn) <= 6

@@ -50,6 +50,7 @@ def _losses(findings: Sequence[Mapping[str, Any]]) -> Markup:
     names = [f"{finding['metric']}, {finding['on']}" for finding in reversed(findings)]
     axes.set_yticks(np.arange(len(names)), names)
     axes.set_ylim(-0.7, len(names) - 0.3)
+    axes.locator_params(axis="x", nbins=5)  # long names leave the axis little room
     return svg(figure)
 
 
