@@ -7,7 +7,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 from uae.evaluation.page import evaluation_page, page
-from uae.evaluation.page.words import findings
+from uae.evaluation.page.words import findings, times
 from uae.io.errors import ArtefactError
 
 HOSTILE = '</p><script>alert("x")</script><img src="https://evil.example/x.png" onerror="alert(1)">'
@@ -290,6 +290,28 @@ def test_a_second_stage_without_a_say_is_a_caution(chosen):
     told = [caution for caution in said if caution.startswith("UAE, then its second stage: the second stage has no say")]
     assert len(told) == (1 if chosen and chosen.get("at_bound") else 0)
     assert all("on 42 validation questions is 749.07, at the bound" in caution for caution in told)
+
+
+@pytest.mark.parametrize(
+    ("queries", "said"),
+    [
+        ({"uae": 5, "bm25": 5}, "Times, and their ratios, rest on 5 queries. Take them"),
+        ({"uae": 1, "bm25": 1}, "Times, and their ratios, rest on 1 query. Take them"),
+        ({"uae": 50, "bm25": 9}, "Times, and their ratios, rest on few queries: BM25 (9). Take them"),
+        ({"uae": 10, "bm25": 10}, None),
+    ],
+)
+def test_times_of_few_queries_are_a_caution(queries, said):
+    cost = {system: {"ms_per_query": 2.0, "queries": number} for system, number in queries.items()}
+    found = [words(item) for item in soup_of(smallest() | {"cost": cost}).select(".cautions li")]
+    assert [caution.startswith(said or "") for caution in found if "Times" in caution] == ([True] if said else [])
+
+
+@pytest.mark.parametrize(
+    ("ratio", "said"), [(0.0, "0"), (0.0312, "0.031"), (0.00001234, "0.000012"), (0.0996, "0.1"), (0.12, "0.1"), (12, "12")]
+)
+def test_a_small_ratio_of_times_is_not_nothing(ratio, said):
+    assert times(ratio) == f"{said} times"
 
 
 def test_figures_of_the_evaluation_are_on_the_page(soup):

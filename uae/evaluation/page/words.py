@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from uae.evaluation.comparison import Measured, decisive
@@ -14,6 +15,7 @@ from uae.release.manifest import DENSE
 
 LEADS = ("recall@1", "map", "mrr")  # the first that was measured decides the headline
 _FEW = 50  # with fewer questions the 95% interval of a share near one half is wider than 14 points to either side
+_FEW_TIMED = 10  # the median of fewer times moves with each of them
 _FEW_DOCUMENTS = 10  # a bootstrap of fewer gives intervals that are too narrow, too
 
 
@@ -176,10 +178,25 @@ def cautions(
             f"{shared} of the documents have training or validation questions as well: the model saw them, though not these "
             "questions. Split by document to measure what new documents will bring."
         )
+    found += _few_timed(evaluation.get("cost") or {})
     found += _without_say(evaluation.get(SECOND_STAGE) or {})
     if len(evaluation["seeds"]) == 1:
         found.append("One seed: trained again with another, the model would give somewhat other figures.")
     return found
+
+
+def _few_timed(cost: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Times that rest on few queries."""
+    few = {system: row["queries"] for system, row in cost.items() if row["queries"] < _FEW_TIMED}
+    if not few:
+        return []
+    if len(few) == len(cost) and len(set(few.values())) == 1:
+        number = next(iter(few.values()))
+        who = f"Times, and their ratios, rest on {number} quer{'y' if number == 1 else 'ies'}"
+    else:
+        counts = _listed(f"{label(system)} ({few[system]})" for system in ordered(few))
+        who = f"Times, and their ratios, rest on few queries: {counts}"
+    return [f"{who}. Take them as a first impression."]
 
 
 def _without_say(second: Mapping[str, Any]) -> list[str]:
@@ -232,4 +249,6 @@ def _listed(words: Iterable[str]) -> str:
 
 
 def times(ratio: float) -> str:
+    if ratio < 0.1:  # two digits that say something
+        return f"{np.format_float_positional(ratio, 2, fractional=False, trim='-')} times"
     return f"{ratio:,.0f} times" if ratio >= 10 else f"{ratio:.1f} times"
