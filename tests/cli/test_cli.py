@@ -297,3 +297,36 @@ def test_release_commands_act_on_a_collection_in_a_database(elsewhere, built, ne
     away = uae("release", "list", "--to", "postgresql://me:hunter2@127.0.0.1:9/d")
     assert isinstance(away.exception, DatabaseError)
     assert "hunter2" not in output + failed(away) + away.output
+
+
+ABOUT_A_RUN = [
+    ["refresh", "--out"],
+    ["compare", "--run"],
+    ["lineage", "1", "--root"],
+    ["history", "--root"],
+    ["rollback", "--why", "it is bad", "--root"],
+    ["vectors", "--out"],
+    ["forget", "guide.md", "--out"],
+    ["source", "show", "--out"],
+    ["source", "confirm", "--why", "moved", "--out"],
+    ["release", "activate", "1", "--root"],
+    ["release", "publish", "1", "--to", "postgresql://nobody@127.0.0.1:9/none", "--root"],
+    ["release", "follow", "--once", "--root"],
+]
+
+
+@pytest.mark.parametrize("words", ABOUT_A_RUN, ids=" ".join)
+def test_a_command_about_a_run_reads_the_parameters_of_that_run(elsewhere, words):
+    """The project's name another source, and a refresh by them would replace the run's tables."""
+    Path("mine").mkdir()
+    Path("mine/params.yaml").write_text("mine")
+    Path("given.yaml").write_text("given")
+    assert failed(uae(*words, "mine")).startswith("mine/params.yaml holds no parameters")
+    assert failed(uae(*words, "mine", "--params", "given.yaml")).startswith("given.yaml holds no parameters")
+
+
+def test_a_folder_without_parameters_takes_those_of_the_project(elsewhere):
+    Path("mine").mkdir()
+    Path("params.yaml").write_text("ours")
+    assert failed(uae("refresh", "--out", "mine")).startswith("params.yaml holds no parameters")
+    assert failed(uae("refresh")).startswith("params.yaml holds no parameters")

@@ -15,6 +15,7 @@ from rich.logging import RichHandler
 
 from uae.cli import release as release_commands
 from uae.cli import source as source_commands
+from uae.cli.parameters import PARAMS, Params, RunParams, params_of
 from uae.cli.signals import Stopping
 from uae.io.errors import ArtefactError, ConfigError, UaeError
 from uae.io.torchrun import leads
@@ -25,7 +26,6 @@ from uae.pipeline.workspace import Workspace
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 errors = Console(stderr=True)
 
-Params = Annotated[Path, typer.Option(help="The parameter file.")]
 Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a parameter; may be repeated.")]
 _NONE: list[str] = []
 
@@ -47,7 +47,7 @@ def _announce(line: str) -> None:
 
 
 def _stage_command(name: str) -> Callable[..., None]:
-    def command(params: Params = Path("params.yaml"), overrides: Overrides = _NONE) -> None:
+    def command(params: Params = PARAMS, overrides: Overrides = _NONE) -> None:
         from uae.cli.show import print_stage
 
         result = run_stage(STAGES[name], load_settings(params, overrides), Workspace(Path(".")))
@@ -59,7 +59,7 @@ def _stage_command(name: str) -> Callable[..., None]:
 
 
 def _label(
-    params: Params = Path("params.yaml"),
+    params: Params = PARAMS,
     overrides: Overrides = _NONE,
     plan: Annotated[bool, typer.Option("--plan", help="Say what it would cost, and ask nothing.")] = False,
     report: Annotated[bool, typer.Option("--report", help="Judge the labels that are there, and ask nothing.")] = False,
@@ -91,7 +91,7 @@ for _stage in CHAIN:
 @app.command()
 def run(
     out: Annotated[Path, typer.Option(help="The folder of this run; a second run with it goes on where the first stopped.")],
-    params: Params = Path("params.yaml"),
+    params: Params = PARAMS,
     overrides: Overrides = _NONE,
     models: Annotated[Path, typer.Option(help="Where fetched models are kept.")] = Path("models"),
     until: Annotated[str, typer.Option(help="The last stage to run.")] = CHAIN[-1].name,
@@ -131,7 +131,7 @@ def compare(
         Literal["validation", "test"],
         typer.Option(help="Whose questions measure. Choose recipes on validation."),
     ] = "validation",
-    params: Params = Path("params.yaml"),
+    params: RunParams = None,
     overrides: Overrides = _NONE,
 ) -> None:
     """Fit objectives and recipes on equal terms, measure them on the same questions, print one table."""
@@ -139,6 +139,7 @@ def compare(
     from uae.experiments.compare import compare_recipes
 
     workspace = Workspace(run, flat_reports=True) if run else Workspace(Path("."))
+    params = params_of(run, params)
     print_comparison(compare_recipes(params, overrides, contenders, seeds, workspace, out, _announce, split=split))
 
 
@@ -153,7 +154,7 @@ def summary(out: Annotated[Path | None, typer.Option(help="A folder of uae run; 
 @app.command()
 def lineage(
     version: Annotated[str, typer.Argument(metavar="MODEL_VERSION", help="A version's number, or an alias.")],
-    params: Params = Path("params.yaml"),
+    params: RunParams = None,
     root: Annotated[Path, typer.Option(help="The project, or a folder of uae run.")] = Path("."),
 ) -> None:
     """Print the data, labels, code and index that a registered version came from."""
@@ -161,7 +162,7 @@ def lineage(
     from uae.registry.lineage import lineage as trace
     from uae.registry.tracking import connect
 
-    settings = load_settings(params)
+    settings = load_settings(params_of(root, params))
     client = connect(settings.tracking.uri, settings.tracking.experiment, root)
     print_lineage(trace(client, settings.promote.model, version))
 
@@ -172,7 +173,7 @@ def refresh(
     read: Annotated[
         bool, typer.Option(help="Read and validate the source first; --no-read takes the tables as dvc repro validate left them.")
     ] = True,
-    params: Params = Path("params.yaml"),
+    params: RunParams = None,
     overrides: Overrides = _NONE,
     models: Annotated[Path, typer.Option(help="Where fetched models are kept.")] = Path("models"),
 ) -> None:
@@ -182,7 +183,7 @@ def refresh(
     from uae.pipeline.refresh import refresh as refresh_champion
     from uae.pipeline.run import run_chain
 
-    settings = load_settings(params, overrides)
+    settings = load_settings(params_of(out, params), overrides)
     workspace = Workspace(out, models, flat_reports=True) if out else Workspace(Path("."), models)
     if read and out:
         run_chain(settings, out, models, _announce, READING[-1])
@@ -200,7 +201,7 @@ def forget(
     dvc: Annotated[
         bool | None, typer.Option("--dvc/--no-dvc", help="Also DVC's cache and remotes. Default: where the project has .dvc.")
     ] = None,
-    params: Params = Path("params.yaml"),
+    params: RunParams = None,
     overrides: Overrides = _NONE,
 ) -> None:
     """Remove a deleted document from releases, registry, DVC, labels and vectors, for good; write a receipt."""
@@ -210,7 +211,8 @@ def forget(
 
     workspace = Workspace(out, flat_reports=True) if out else Workspace(Path("."))
     in_dvc = (workspace.root / ".dvc").is_dir() if dvc is None else dvc
-    receipt = forget_document(load_settings(params, overrides), workspace, store, source_key, who or this_user(), in_dvc)
+    settings = load_settings(params_of(out, params), overrides)
+    receipt = forget_document(settings, workspace, store, source_key, who or this_user(), in_dvc)
     print_receipt(receipt)
     if receipt["unreached"]:
         raise ArtefactError(f"{source_key} may still be in {len(receipt['unreached'])} places, which are named above")
@@ -220,7 +222,7 @@ def forget(
 def vectors(
     sweep: Annotated[bool, typer.Option("--sweep", help="Drop the vectors of encoders and texts that nothing uses.")] = False,
     out: Annotated[Path | None, typer.Option(help="A folder of uae run; else the project.")] = None,
-    params: Params = Path("params.yaml"),
+    params: RunParams = None,
     overrides: Overrides = _NONE,
 ) -> None:
     """Print what the vector store holds, by encoder, and which of it is used. It is a cache: it may be deleted at any time."""
@@ -229,14 +231,14 @@ def vectors(
     from uae.vectors.store import VectorStore
 
     workspace = Workspace(out, flat_reports=True) if out else Workspace(Path("."))
-    store, used = VectorStore(workspace.vectors), vectors_in_use(load_settings(params, overrides), workspace)
+    store, used = VectorStore(workspace.vectors), vectors_in_use(load_settings(params_of(out, params), overrides), workspace)
     dropped = store.sweep(used.encoders, used.texts)[0] if sweep else 0
     print_vectors(store.held(), used.encoders, dropped)
 
 
 @app.command()
 def history(
-    params: Params = Path("params.yaml"),
+    params: RunParams = None,
     root: Annotated[Path, typer.Option(help="The project, or a folder of uae run.")] = Path("."),
 ) -> None:
     """Print who moved the alias, when and why, and every decision of the gate."""
@@ -245,7 +247,7 @@ def history(
     from uae.registry.tracking import RELEASE_TAG, connect
     from uae.registry.versions import version_of
 
-    settings = load_settings(params)
+    settings = load_settings(params_of(root, params))
     client = connect(settings.tracking.uri, settings.tracking.experiment, root)
     model, alias = settings.promote.model, settings.promote.alias
     present = version_of(client, model, alias)
@@ -260,7 +262,7 @@ def rollback(
         str | None, typer.Argument(help="A version's number. Default: the champion before the present one.")
     ] = None,
     who: Annotated[str | None, typer.Option(help="Default: UAE_WHO, or this user on this machine.")] = None,
-    params: Params = Path("params.yaml"),
+    params: RunParams = None,
     root: Annotated[Path, typer.Option(help="The project, or a folder of uae run.")] = Path("."),
 ) -> None:
     """Move the alias back in the registry. A service that follows it (uae release follow) takes the version over."""
@@ -268,7 +270,7 @@ def rollback(
     from uae.registry.rollback import roll_back
     from uae.registry.tracking import connect
 
-    settings = load_settings(params)
+    settings = load_settings(params_of(root, params))
     client = connect(settings.tracking.uri, settings.tracking.experiment, root)
     model, alias = settings.promote.model, settings.promote.alias
     moved = roll_back(client, settings.tracking.experiment, model, alias, version, why, who)
@@ -279,7 +281,7 @@ def rollback(
 
 @app.command()
 def drift(
-    params: Params = Path("params.yaml"),
+    params: Params = PARAMS,
     overrides: Overrides = _NONE,
     store: Annotated[Path | None, typer.Option(help="The store of releases; else models/serving.")] = None,
 ) -> None:
@@ -296,7 +298,7 @@ app.add_typer(source_commands.app, name="source")
 
 
 @app.command()
-def models(params: Params = Path("params.yaml"), overrides: Overrides = _NONE) -> None:
+def models(params: Params = PARAMS, overrides: Overrides = _NONE) -> None:
     """Fetch the models that the parameters name into models/, and print where they are."""
     from uae.io.models import resolve
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from uae.cli.parameters import RunParams, params_of
 from uae.io.errors import InputError
 from uae.pipeline.settings import Settings, load_settings
 
@@ -26,7 +27,6 @@ app = typer.Typer(
 )
 
 Store = Annotated[Path, typer.Option(help="The service's folder of releases.")]
-Params = Annotated[Path, typer.Option(help="The parameter file: where MLflow is, and the model's name.")]
 Root = Annotated[Path, typer.Option(help="The project, or a folder of uae run: where a relative tracking.uri counts from.")]
 
 Version = Annotated[
@@ -47,7 +47,6 @@ CollectionName = Annotated[str, typer.Option(help="The collection in the databas
 
 _STORE = Path("models/serving")
 _COLLECTION = "uae"
-_PARAMS = Path("params.yaml")
 
 
 @app.command("list")
@@ -67,7 +66,7 @@ def list_releases(store: Store = _STORE, to: Address = None, collection: Collect
 def activate(
     version: Version,
     store: Store = _STORE,
-    params: Params = _PARAMS,
+    params: RunParams = None,
     root: Root = Path("."),
 ) -> None:
     """Check a release and have it served. A running service loads it beside the old one and switches without a failed request."""
@@ -88,7 +87,7 @@ def publish(
         Literal["auto", "exact", "hnsw"], typer.Option(help="auto: exactly, or by a graph that has the recall wanted.")
     ] = "auto",
     store: Store = _STORE,
-    params: Params = _PARAMS,
+    params: RunParams = None,
     root: Root = Path("."),
 ) -> None:
     """Load a release's vectors into a database with pgvector, beside those of the others, and make it the active one there.
@@ -128,7 +127,7 @@ def follow(
     every: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="How often to look.")] = 30.0,
     once: Annotated[bool, typer.Option("--once", help="Look once and end: for cron.")] = False,
     store: Store = _STORE,
-    params: Params = _PARAMS,
+    params: RunParams = None,
     root: Root = Path("."),
 ) -> None:
     """Watch an MLflow alias: when it moves, install and activate what it points at. SIGTERM ends it within a second."""
@@ -136,7 +135,7 @@ def follow(
     from uae.release.store import ReleaseStore
     from uae.serving.follow import follow
 
-    settings = load_settings(params)
+    settings = load_settings(params_of(root, params))
     follow(
         connect=lambda: _connect(settings, root),
         model=settings.promote.model,
@@ -183,7 +182,7 @@ def _collection(address: str, name: str) -> "Iterator[Collection]":
         database.close()
 
 
-def _bring(version: str, store: "ReleaseStore", params: Path, root: Path) -> str:
+def _bring(version: str, store: "ReleaseStore", params: Path | None, root: Path) -> str:
     """The fingerprint of what ``version`` names, brought into the store where it is not there.
 
     A few digits are a version's number. More digits may be the beginning of a fingerprint: for these the store is asked first.
@@ -196,7 +195,7 @@ def _bring(version: str, store: "ReleaseStore", params: Path, root: Path) -> str
         return found
     from uae.serving.follow import install_version, registered
 
-    settings = load_settings(params)
+    settings = load_settings(params_of(root, params))
     client = _connect(settings, root)
     try:
         registered_version = registered(client, settings.promote.model, version)

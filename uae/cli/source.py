@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from uae.cli.parameters import RunParams, params_of
 from uae.cli.show import say
 from uae.corpus.loss import confirm, is_confirmed
 from uae.corpus.snapshot import Snapshot
@@ -18,13 +19,12 @@ from uae.pipeline.workspace import Workspace
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
 
-Params = Annotated[Path, typer.Option(help="The parameter file.")]
-Out = Annotated[Path | None, typer.Option(help="A folder of uae run, with the parameters of that run; else the project.")]
+Out = Annotated[Path | None, typer.Option(help="A folder of uae run; else the project.")]
 _NAMED = 10
 
 
 @app.command()
-def show(params: Params = Path("params.yaml"), out: Out = None) -> None:
+def show(params: RunParams = None, out: Out = None) -> None:
     """Say what the source holds, when it last changed, and what is new, changed or gone since it was last read."""
     watch, now = _look(params, out)
     changed = datetime.datetime.fromtimestamp(now.changed, datetime.UTC)
@@ -44,7 +44,7 @@ def show(params: Params = Path("params.yaml"), out: Out = None) -> None:
 @app.command("confirm")
 def confirm_loss(
     why: Annotated[str, typer.Option(help="The reason, for those who ask later.")],
-    params: Params = Path("params.yaml"),
+    params: RunParams = None,
     out: Out = None,
 ) -> None:
     """Confirm that the source, as it is now, may lack what it lacks. It holds for this content only."""
@@ -53,8 +53,8 @@ def confirm_loss(
     say(f"{watch.path}, version {now.version}: {len(now.contents)} objects are what there is to be. The next run reads them.")
 
 
-def _look(params: Path, out: Path | None) -> tuple[Watch, Snapshot]:
-    settings = load_settings(out / "params.yaml" if out else params)
+def _look(params: Path | None, out: Path | None) -> tuple[Watch, Snapshot]:
+    settings = load_settings(params_of(out, params))
     watch = source_of(settings, Workspace(out, flat_reports=True) if out else Workspace(Path(".")))
     now = watch.look()
     if now is None:
