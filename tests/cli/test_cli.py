@@ -10,9 +10,11 @@ from typer.testing import CliRunner, Result
 from uae.cli.main import app
 from uae.io.errors import ConfigError
 from uae.io.files import read_json, write_json
-from uae.io.tables import CANDIDATES, PASSAGES, read_table, write_table
+from uae.io.tables import CANDIDATES, PASSAGES, QUESTIONS, read_table, write_table
 from uae.pipeline.chain import model_references
 from uae.pipeline.settings import load_settings
+from uae.pipeline.stages.train import TrainParameters, training_data
+from uae.pipeline.workspace import Workspace
 from uae.registry.tracking import connect
 from uae.release.manifest import read_manifest
 from uae.retrievers.kinds import open_dense
@@ -191,6 +193,27 @@ def test_vectors_are_listed_and_those_that_nothing_uses_are_swept_out(fresh, tin
     assert "dropped: 2 vectors" in said(uae("vectors", "--sweep", *student))
     assert [held.vectors for held in store.held()] == [len(passages)]
     assert "nothing was dropped" in said(uae("vectors", "--sweep", *student))
+
+
+@pytest.mark.parametrize("table", ["passages", "questions"])
+def test_compare_refuses_labels_of_another_corpus(labelled, table):
+    """A refresh replaces both tables and leaves candidates and labels as they were."""
+    path = Path("data", f"{table}.parquet")
+    schema = {"passages": PASSAGES, "questions": QUESTIONS}[table]
+    write_table(path, schema, read_table(path, schema).iloc[1:])
+    refused = failed(uae("compare", "--contender", "infonce", "--out", "compared"))
+    assert f"data/candidates.parquet was made from another {table} table than {path}" in refused
+    assert "(uae candidates)" in refused
+    assert not Path("compared").exists()
+
+
+def test_training_takes_questions_of_its_own_beside_those_of_the_candidates(labelled):
+    """A comparison with few evidence labels hands over its own table."""
+    questions = read_table(Path("data/questions.parquet"), QUESTIONS)
+    write_table(Path("fewer.parquet"), QUESTIONS, questions.iloc[1:])
+    p = TrainParameters.of(load_settings(Path("params.yaml")))
+    data = training_data(p, Workspace(Path(".")), Path("fewer.parquet"))
+    assert len(data.questions) == len(questions) - 1
 
 
 # Releases

@@ -30,7 +30,7 @@ def require_validated(report_path: Path, tables: Mapping[str, Path], stage: str 
     """
     report = read_json(report_path)
     stage = stage or ("label" if "labels" in tables else "validate")
-    again = f"run the stage {stage} again (uae {stage})"
+    again = _again(stage)
     known = report.get("tables") if isinstance(report, dict) else None
     if not isinstance(known, dict):
         raise ArtefactError(f"{report_path} does not say which tables it is about: {again}")
@@ -64,4 +64,8 @@ def require_made_from(table: Path, sources: Mapping[str, Path], stage: str) -> N
                 if name in known
                 else f"does not say from which {name} it was made"
             )
-            raise ArtefactError(f"{table} {said}: run the stage {stage} again (uae {stage})")
+            raise ArtefactError(f"{table} {said}: {_again(stage)}")
+
+
+def _again(stage: str) -> str:
+    return f"run the stage {stage} again (uae {stage}), and those after it; for a folder of uae run, uae run with its --out"

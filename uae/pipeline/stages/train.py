@@ -113,10 +113,20 @@ def _follow(p: TrainParameters, w: Workspace, device: str) -> None:
 
 
 def training_data(p: TrainParameters, w: Workspace, questions_path: Path) -> "TrainingData":
-    """The labelled pairs of the workspace."""
+    """The labelled pairs of the workspace.
+
+    Args:
+        questions_path: of the workspace, or others with the same ids: a comparison may know less of them.
+
+    Raises:
+        ArtefactError: the candidates are of other passages, or of other questions than the workspace has now, as after a refresh.
+    """
     from uae.text.stored_passages import template_for
     from uae.training.data import TrainingData
+    from uae.validation.report import require_made_from
 
+    named = ("passages", "questions") if questions_path == w.path("questions") else ("passages",)
+    require_made_from(w.path("candidates"), {name: w.path(name) for name in named}, "candidates")
     return TrainingData.read(
         candidates_path=w.path("candidates"),
         passages_path=w.path("passages"),
