@@ -90,7 +90,8 @@ def _materialise(
     with project.entered(models.folder) as workspace, dvc.holding(stage.name):
         if stage.reads_source:
             _note_confirmation(context, project.source(settings))
-        if FORCE not in context.run.tags and dvc.is_current(stage.name) and not stage.unfinished(workspace):
+        current = FORCE not in context.run.tags and dvc.is_current(stage.name)
+        if current and not stage.unfinished(stage.parameters.of(settings), workspace):
             return _current(stage, context, workspace)
         used = models.used_by(stage, settings)
         try:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from uae.cli.show import over_untrained
+from uae.cli.show import moved_since, over_untrained
 
 
 def gain(mean: float, relative: bool = True, **more) -> dict:
@@ -27,3 +27,18 @@ def test_the_headline_is_told_against_what_needs_no_training_too(of_recall, said
 
 def test_where_nothing_could_choose_its_form_nothing_is_said():
     assert over_untrained({"systems": {}, "gains_over": {"bm25": {}}}) is None
+
+
+@pytest.mark.parametrize(
+    ("promoted", "now", "said"),
+    [
+        (True, 2, None),
+        (True, None, None),  # nobody knows
+        (True, 1, "Since then 'champion' was moved: it is version 1 today."),
+        (False, 1, None),
+        (False, 3, "Since then 'champion' was moved: it is version 3 today."),
+    ],
+)
+def test_the_end_of_a_run_tells_where_the_alias_is_now(promoted, now, said):
+    told = moved_since({"alias": "champion", "version": 2, "champion": 1, "promoted": promoted}, now)
+    assert told is None if said is None else told.startswith(said)

@@ -103,7 +103,7 @@ def test_a_stage_that_left_work_runs_again_though_nothing_changed(tmp_path, monk
         write_text(workspace.path("documents"), "x")
 
     stage = Stage(
-        "ingest", "Read.", work, Source, needs=(), makes=("documents",), code=(), unfinished=lambda workspace: left[0] > 0
+        "ingest", "Read.", work, Source, needs=(), makes=("documents",), code=(), unfinished=lambda p, workspace: left[0] > 0
     )
     monkeypatch.setattr(uae.pipeline.run, "CHAIN", (stage,))
     for expected in (1, 0, 0):

@@ -9,10 +9,15 @@ import pytest
 
 import uae.registry.package
 from uae.io.files import write_json
+from uae.pipeline.chain import STAGES
+from uae.pipeline.settings import load_settings
+from uae.pipeline.stages.package import PackageParameters
+from uae.pipeline.workspace import Workspace
 from uae.registry.package import package
 from uae.registry.tracking import connect
 from uae.registry.versions import origin_of, version_of
 
+PARAMS = Path(__file__).resolve().parents[2] / "params.yaml"
 MLFLOW = ("sqlite:///mlflow.db", "e")
 
 
@@ -44,6 +49,25 @@ def test_the_bento_is_built_with_where_its_release_came_from(champion, tmp_path,
     assert (module, release, Path(out).name, name) == ("deploy.build", str(tmp_path / "release"), "bento", "uae-retriever")
     assert version == "v1-abababab"
     assert (result["built"], result["version"]) == (True, 1)
+
+
+def test_the_stage_has_work_where_the_alias_was_moved_since(champion, tmp_path):
+    """By a rollback, say: no input of the stage has changed then."""
+    given = ["promote.model=uae-retriever", "promote.alias=champion", "tracking.uri=sqlite:///mlflow.db", "tracking.experiment=e"]
+    p, w = PackageParameters.of(load_settings(PARAMS, given)), Workspace(tmp_path)
+    stage = STAGES["package"]
+    write_json(w.path("bento") / "package.json", {"built": True, "version": 2})
+    assert not stage.unfinished(p, w)  # nothing was ever promoted here
+    write_json(w.path("promotion"), {})
+    assert stage.unfinished(p, w)
+    write_json(w.path("bento") / "package.json", {"built": True, "version": 1})
+    assert not stage.unfinished(p, w)
+    write_json(w.path("bento") / "package.json", {"built": False, "reason": "there was none"})
+    assert stage.unfinished(p, w)
+    away = PackageParameters.of(load_settings(PARAMS, [*given, f"tracking.uri=sqlite:///{tmp_path}/no/folder/mlflow.db"]))
+    assert not stage.unfinished(away, w)
+    champion.delete_registered_model_alias("uae-retriever", "champion")
+    assert not stage.unfinished(p, w)
 
 
 def test_the_origin_reaches_the_build(tmp_path, monkeypatch):

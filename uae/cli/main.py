@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -97,7 +98,6 @@ def run(
     until: Annotated[str, typer.Option(help="The last stage to run.")] = CHAIN[-1].name,
 ) -> None:
     """Run the whole chain on any data in a folder of its own, outside DVC. Writes OUT/evaluation.json."""
-    from uae.cli.show import print_summary
     from uae.pipeline.run import run_chain
 
     if until not in STAGES:
@@ -113,7 +113,7 @@ def run(
         until,
     )
     if until == CHAIN[-1].name:
-        print_summary(Workspace(out, flat_reports=True))
+        _summarise(Workspace(out, flat_reports=True))
 
 
 @app.command()
@@ -146,9 +146,20 @@ def compare(
 @app.command()
 def summary(out: Annotated[Path | None, typer.Option(help="A folder of uae run; else the project.")] = None) -> None:
     """Print the last evaluation, what was registered and why, and where everything is."""
-    from uae.cli.show import print_summary
+    _summarise(Workspace(out, flat_reports=True) if out else Workspace(Path(".")))
 
-    print_summary(Workspace(out, flat_reports=True) if out else Workspace(Path(".")))
+
+def _summarise(workspace: Workspace) -> None:
+    from uae.cli.show import print_summary
+    from uae.registry.versions import champion_now
+
+    now = None
+    with suppress(ConfigError):  # of an earlier version, perhaps: the summary tells what lies there all the same
+        settings = load_settings(params_of(workspace.root, None))
+        tracking, names = settings.tracking, settings.promote
+        if workspace.path("promotion").exists():  # else there is no registry yet, and asking would make one
+            now = champion_now(workspace.root, tracking.uri, tracking.experiment, names.model, names.alias)
+    print_summary(workspace, now)
 
 
 @app.command()
@@ -189,7 +200,7 @@ def refresh(
         run_chain(settings, out, models, _announce, READING[-1])
     elif read:
         read_source(settings, workspace)
-    print_refresh(refresh_champion(settings, workspace))
+    print_refresh(refresh_champion(settings, workspace), workspace.root)
 
 
 @app.command()
@@ -266,7 +277,7 @@ def rollback(
     root: Annotated[Path, typer.Option(help="The project, or a folder of uae run.")] = Path("."),
 ) -> None:
     """Move the alias back in the registry. A service that follows it (uae release follow) takes the version over."""
-    from uae.cli.show import say
+    from uae.cli.show import how_to_serve, say
     from uae.registry.rollback import roll_back
     from uae.registry.tracking import connect
 
@@ -276,7 +287,7 @@ def rollback(
     moved = roll_back(client, settings.tracking.experiment, model, alias, version, why, who)
     came = f"; it was version {moved.before}" if moved.before else ""
     say(f"{alias} of {model} is version {moved.version} now{came}")
-    say("uae release follow has it served; uae package builds its Bento")
+    say(how_to_serve(root))
 
 
 @app.command()

@@ -53,8 +53,12 @@ def print_vectors(held: "Sequence[Held]", used: Container[str], dropped: int) ->
     console.print(f"dropped: {dropped:,} vectors" if dropped else "nothing was dropped", soft_wrap=True)
 
 
-def print_summary(workspace: Workspace) -> None:
-    """The table of the last evaluation, the promotion and its reasons, where the artefacts are, what to do next."""
+def print_summary(workspace: Workspace, now: int | None) -> None:
+    """The table of the last evaluation, the promotion and its reasons, where the artefacts are, what to do next.
+
+    Args:
+        now: the champion's version in the registry today; None: nobody knows.
+    """
     console = Console(highlight=False, width=None if Console().is_terminal else 120)
     evaluation, promotion = read_json(workspace.path("evaluation")), read_json(workspace.path("promotion"))
     package = read_json(workspace.path("bento") / "package.json")
@@ -78,6 +82,8 @@ def print_summary(workspace: Workspace) -> None:
         console.print(f"{registered}, NOT promoted ({alias!r}: {kept}). The gate:")
     for reason in promotion["reasons"]:
         console.print(f"  - {reason}", soft_wrap=True)
+    if told := moved_since(promotion, now):
+        console.print(told, soft_wrap=True)
     console.print()
     console.print(f"Are the labels worth training on? {read_json(workspace.path('label_quality'))['verdict'].capitalize()}.")
     console.print()
@@ -181,8 +187,12 @@ def print_labels(report: dict[str, Any], page: Path) -> None:
     console.print(f"The whole report: {page}", markup=False, soft_wrap=True)
 
 
-def print_refresh(result: dict[str, Any]) -> None:
-    """What a refresh took over, and what the gate said."""
+def print_refresh(result: dict[str, Any], root: Path) -> None:
+    """What a refresh took over, and what the gate said.
+
+    Args:
+        root: the project, or a folder of ``uae run``.
+    """
     counts = result["passages"]
     say(f"{counts['new']} passages are new, {counts['taken_over']} taken over, {counts['gone']} gone")
     say(f"{result['vectors_embedded']} passages encoded, {result['vectors_found']} vectors found; {result['seconds']:g} s")
@@ -192,9 +202,16 @@ def print_refresh(result: dict[str, Any]) -> None:
         say(f"version {result['version']} stays the {result['alias']}")
     elif result["promoted"]:
         say(f"{result['alias']} of {result['model']} is version {result['version']} now; it was {result['refreshed']}")
-        say("uae release follow has it served; uae package builds its Bento")
+        say(how_to_serve(root))
     else:
         say(f"version {result['version']} was refused: version {result['champion']} stays the {result['alias']}")
+
+
+def how_to_serve(root: Path) -> str:
+    """How a version that has just become the champion gets to users; ``root`` is the project, or a folder of ``uae run``."""
+    if not (root / ".stages").is_dir():
+        return "uae release follow has it served; uae package builds its Bento"
+    return f"uae release follow --root {root} has it served; uae run --out {root}, with its settings as before, builds its Bento"
 
 
 def print_receipt(receipt: dict[str, Any]) -> None:
@@ -364,6 +381,14 @@ def _table(evaluation: dict[str, Any]) -> Table:
     if not table.row_count:
         raise ArtefactError("the evaluation holds no metric to show: run the evaluate stage again")
     return table
+
+
+def moved_since(promotion: dict[str, Any], now: int | None) -> str | None:
+    """That the alias is elsewhere now than the last promotion left it; None where it is not, or ``now`` is not known."""
+    left = promotion["version"] if promotion["promoted"] else promotion["champion"]
+    if now in (None, left):
+        return None
+    return f"Since then {promotion['alias']!r} was moved: it is version {now} today. uae history tells who moved it, and why."
 
 
 def over_untrained(evaluation: dict[str, Any]) -> str | None:

@@ -60,7 +60,7 @@ def run_chain(
             # Before it runs: what changes meanwhile is new to the next run.
             given = _given(stage, settings, workspace, hash_model)
             same = stamp.exists() and read_json(stamp) == given | _made(stage, workspace)
-            if same and not stage.unfinished(workspace):
+            if same and not stage.unfinished(stage.parameters.of(settings), workspace):
                 announce(f"[{number}/{len(CHAIN)}] {stage.name}: unchanged, skipped")
             else:
                 announce(f"[{number}/{len(CHAIN)}] {stage.name}: {stage.summary}")

@@ -69,7 +69,7 @@ class Stage(Generic[P]):
     reads_source: bool = False  # it also reads the folder or file at ingest.path
     keeps: tuple[str, ...] = ()  # outputs that a re-run continues instead of starting anew
     by_several: bool = False  # whether several processes that torchrun started may run it together
-    unfinished: Callable[[Workspace], bool] = lambda w: False  # whether it left work for its next run, though nothing changed
+    unfinished: Callable[[P, Workspace], bool] = lambda p, w: False  # whether there is work for it, though nothing changed
 
     @property
     def params(self) -> tuple[str, ...]:

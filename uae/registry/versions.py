@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 
 from uae.io.errors import RegistryError
 from uae.registry.errors import registry_errors
-from uae.registry.tracking import ENCODER_TAG, FORGOTTEN_TAG, GATE_TAG, PASSED, RELEASE_TAG, SCORE_TAG
+from uae.registry.tracking import ENCODER_TAG, FORGOTTEN_TAG, GATE_TAG, PASSED, RELEASE_TAG, SCORE_TAG, connect
 
 # What MLflow answers for an unknown model or version, and for an unknown alias. All else says nothing about what there is.
 _UNKNOWN = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
@@ -33,6 +33,15 @@ def version_of(client: MlflowClient, model: str, alias: str) -> ModelVersion | N
         RegistryError: the registry cannot be asked.
     """
     return _known(client.get_model_version_by_alias, model, alias)
+
+
+def champion_now(root: Path, uri: str, experiment: str, model: str, alias: str) -> int | None:
+    """The number of the version with an alias today; None where there is none, or the registry cannot be asked now."""
+    try:
+        champion = version_of(connect(uri, experiment, root), model, alias)
+    except RegistryError:
+        return None
+    return int(champion.version) if champion is not None else None
 
 
 def version_numbered(client: MlflowClient, model: str, number: str) -> ModelVersion | None:

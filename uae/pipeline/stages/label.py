@@ -116,7 +116,7 @@ STAGE = Stage(
     needs=("candidates", "passages", "questions"),
     makes=("labels", "label_manifest", "label_validation", "utility_histogram", "label_quality", "label_page"),
     keeps=("labels",),
-    unfinished=lambda w: readings_waiting(w) > 0,
+    unfinished=lambda p, w: readings_waiting(w) > 0,
     code=(
         "uae/teacher",
         *READ_AS,

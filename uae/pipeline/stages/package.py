@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any
 
+from uae.io.files import read_json
 from uae.pipeline.settings import PackageSettings, TrackingSettings
 from uae.pipeline.shared_code import ENCODER, MODELS, REGISTRY, RELEASE, TABLES
 from uae.pipeline.stage import Key, Parameters, Stage
@@ -29,6 +30,16 @@ def run(p: PackageParameters, w: Workspace) -> dict[str, Any]:
     )
 
 
+def is_of_another_champion(p: PackageParameters, w: Workspace) -> bool:
+    """Whether the alias was moved since, by a person or by a refresh. Where nobody can say, the Bento stays as it is."""
+    from uae.registry.versions import champion_now
+
+    if not w.path("promotion").exists():
+        return False  # there is no registry yet, and asking would make one
+    now = champion_now(w.root, p.tracking.uri, p.tracking.experiment, p.model, p.alias)
+    return now is not None and now != read_json(w.path("bento") / "package.json").get("version")
+
+
 STAGE = Stage(
     name="package",
     summary="Build a Bento of the champion's release.",
@@ -36,6 +47,7 @@ STAGE = Stage(
     parameters=PackageParameters,
     needs=("promotion",),
     makes=("bento",),
+    unfinished=is_of_another_champion,
     code=(
         "uae/registry/package.py",
         *REGISTRY,
