@@ -105,6 +105,16 @@ def test_a_misspelt_model_is_refused_before_ingestion(source):
     assert not Path("out").exists()
 
 
+@pytest.mark.parametrize("setting", ["models.second_stage=path:nowhere", "teachers.main.model=path:nowhere/teacher.gguf"])
+def test_a_model_that_is_not_there_is_refused_before_the_stages_that_it_needs_not(source, setting):
+    """A second stage is loaded by train: the teacher would have been paid by then."""
+    settings = load_settings(Path("params.yaml"), ["ingest.path=docs", setting])
+    with pytest.raises(ModelError, match=r"'path:nowhere.*: nowhere\S* is not a (folder|file)"):
+        run_chain(settings, Path("out"), Path("models"), lambda line: None, until="train")
+    assert not Path("out").exists()
+    run("out", setting)  # until ingest: nothing loads it
+
+
 def test_a_source_with_names_that_are_not_utf_8_has_a_hash(tmp_path):
     (tmp_path / "a.md").write_text("Lamp.")
     before = sha256_tree(tmp_path)

@@ -97,6 +97,26 @@ def _leads_outside(path: str) -> bool:
     return path.startswith("/") or ".." in PurePosixPath(path.replace("\\", "/")).parts
 
 
+def require_reachable(text: str) -> None:
+    """Check what can be checked of a reference without a network and without reading a model.
+
+    Raises:
+        ModelError: not one of the three forms, or ``path:`` names no folder and no GGUF file of this machine.
+    """
+    reference = parse_reference(text)
+    if reference.kind == "path":
+        _local(reference)
+
+
+def _local(reference: ModelReference) -> Path:
+    path = Path(reference.name).expanduser()
+    if path.suffix == ".gguf" and not path.is_file():
+        raise ModelError(f"model reference {reference.text!r}: {path} is not a file")
+    if path.suffix != ".gguf" and not path.is_dir():
+        raise ModelError(f"model reference {reference.text!r}: {path} is not a folder")
+    return path
+
+
 def resolve(text: str, folder: Path) -> Path:
     """The local folder of a model, fetched into ``folder`` on first use. Safe to call from several processes.
 
@@ -106,14 +126,10 @@ def resolve(text: str, folder: Path) -> Path:
     reference = parse_reference(text)
     identity, label = reference.text, reference.name
     if reference.kind == "path":
-        path = Path(reference.name).expanduser()
+        path = _local(reference)
         if path.suffix != ".gguf":
-            if not path.is_dir():
-                raise ModelError(f"model reference {text!r}: {path} is not a folder")
             _check(reference, path / "model.safetensors")
             return path
-        if not path.is_file():
-            raise ModelError(f"model reference {text!r}: {path} is not a file")
         identity, label = f"{identity} {path.stat().st_size} {path.stat().st_mtime_ns}", path.stem
     elif reference.kind == "pypi":
         label = _RANGE.sub("", reference.name.partition("/")[0])

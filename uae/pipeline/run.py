@@ -1,7 +1,7 @@
 """``uae run``: the whole chain in a folder of its own, outside DVC, going on where an earlier run of it stopped."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 import uae
 from uae.io.errors import ArtefactError
 from uae.io.files import disk_error, read_json, sha256_bytes, sha256_file, sha256_tree, write_json, write_text
-from uae.io.models import fingerprint, parse_reference
+from uae.io.models import fingerprint, parse_reference, require_reachable
 from uae.pipeline.chain import CHAIN, model_references, run_stage
 from uae.pipeline.places import check_name, check_source
 from uae.pipeline.settings import Settings, dump_settings
@@ -49,13 +49,14 @@ def run_chain(
     import yaml
 
     workspace = Workspace(root=out, model_cache=model_cache, flat_reports=True)
-    _check_places(settings, workspace)
+    order = [stage.name for stage in CHAIN]
+    first, last = order.index(since), order.index(until)
+    _check_places(settings, workspace, CHAIN[first : last + 1])
     stamps = out / ".stages"
     hash_model = cache(_hash_model)  # once a run: models are large
     with _holding(stamps):
         write_text(out / "params.yaml", yaml.safe_dump(dump_settings(settings), sort_keys=False))
-        first = [stage.name for stage in CHAIN].index(since)
-        for number, stage in enumerate(CHAIN[first:], first + 1):
+        for number, stage in enumerate(CHAIN[first : last + 1], first + 1):
             stamp = stamps / f"{stage.name}.json"
             # Before it runs: what changes meanwhile is new to the next run.
             given = _given(stage, settings, workspace, hash_model)
@@ -67,16 +68,17 @@ def run_chain(
                 summary = run_stage(stage, settings, workspace)
                 write_json(stamp, given | _made(stage, workspace))
                 told(stage.name, summary)
-            if stage.name == until:
-                return
 
 
-def _check_places(settings: Settings, workspace: Workspace) -> None:
+def _check_places(settings: Settings, workspace: Workspace, stages: Sequence[Stage[Any]]) -> None:
     """Check all paths of a run before any work: its folder, its source, where models are kept, the references of models.
+
+    Args:
+        stages: that will run. Their models have to be where a reference names a place of this machine.
 
     Raises:
         ConfigError: a path cannot be used, or the source holds what the run writes.
-        ModelError: the reference of a model has none of the known forms.
+        ModelError: the reference of a model has none of the known forms, or a model of these stages is not there.
     """
     for path in (workspace.root, workspace.model_cache):
         check_name(str(path))
@@ -84,6 +86,9 @@ def _check_places(settings: Settings, workspace: Workspace) -> None:
     check_root(settings.tracking.uri, workspace.root)
     for reference in model_references(settings).values():
         parse_reference(reference)
+    for stage in stages:
+        for reference in models_of(stage, settings).values():
+            require_reachable(reference)
 
 
 @contextmanager
