@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+import uae.pipeline.run as uae_run
 from uae.cli.main import app
 from uae.io.errors import ConfigError
 from uae.io.files import read_json, write_json
@@ -94,6 +95,22 @@ def test_label_asks_judges_and_says_both(done):
     assert (folder / "reports" / "labels.html").exists()
     assert (folder / "reports" / "utility_histogram.csv").exists()
     assert (folder / "reports" / "label_validation.json").exists()
+
+
+def test_a_run_tells_the_verdict_after_labelling(labelled, monkeypatch):
+    """Before training, which takes hours: the end of the run is too late."""
+    quality = read_json(Path("reports/labels.json"))
+
+    def labels_only(settings, out, models, announce, until, told):
+        for stage in ("candidates", "label", "train"):
+            announce(f"{stage} is done")
+            told(stage, {"quality": quality} if stage == "label" else {})
+
+    monkeypatch.setattr(uae_run, "run_chain", labels_only)
+    result = uae("run", "--out", "mine", "--until", "train")
+    assert result.exit_code == 0, result.exception
+    lines = [f"Are these labels worth training on? {quality['verdict'].capitalize()}.", quality["summary"]]
+    assert result.stderr.splitlines() == ["candidates is done", "label is done", *lines, "train is done"]
 
 
 def test_plan_says_what_label_would_ask_and_stores_nothing(fresh, tiny_lm):

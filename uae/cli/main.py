@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -45,6 +45,15 @@ def _quiet() -> None:
 
 def _announce(line: str) -> None:
     errors.print(line, style="bold", highlight=False, markup=False, soft_wrap=True)
+
+
+def _tell(stage: str, told: dict[str, Any]) -> None:
+    """What ``uae run`` says after a stage: the labels are judged before hours of training, not after."""
+    from uae.cli.show import verdict
+
+    if stage == "label":
+        _announce(verdict(told["quality"]))
+        errors.print(told["quality"]["summary"], markup=False, highlight=False, soft_wrap=True)
 
 
 def _stage_command(name: str) -> Callable[..., None]:
@@ -111,6 +120,7 @@ def run(
         models,
         _announce,
         until,
+        _tell,
     )
     if until == CHAIN[-1].name:
         _summarise(Workspace(out, flat_reports=True))

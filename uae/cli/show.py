@@ -180,11 +180,15 @@ def print_plan(costs: Sequence[dict[str, Any]]) -> None:
 def print_labels(report: dict[str, Any], page: Path) -> None:
     """The label-quality report in plain words."""
     console = Console(highlight=False)
-    console.print(f"Are these labels worth training on? {report['verdict'].capitalize()}.", style="bold")
+    console.print(verdict(report), style="bold")
     console.print(report["summary"], markup=False, soft_wrap=True)
     for warning in report["warnings"]:
         console.print(f"  - {warning['text']}", markup=False, soft_wrap=True)
     console.print(f"The whole report: {page}", markup=False, soft_wrap=True)
+
+
+def verdict(report: dict[str, Any]) -> str:
+    return f"Are these labels worth training on? {report['verdict'].capitalize()}."
 
 
 def print_refresh(result: dict[str, Any], root: Path) -> None:
