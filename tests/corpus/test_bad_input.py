@@ -234,6 +234,13 @@ def test_an_unknown_document(write_corpus, refuse, key):
     refuse(write_corpus([DOCUMENT], [QUESTION | {"document": key}]), "jsonl", "questions.jsonl, line 1", "document", repr(key))
 
 
+def test_all_questions_about_documents_that_are_gone_are_named_at_once(write_corpus, refuse):
+    """Who deletes a document would else remove one question after another, and start a run after each."""
+    path = write_corpus([DOCUMENT], [QUESTION, *(QUESTION | {"document": f"horn-{n}"} for n in range(120))])
+    first, last = (f"questions.jsonl, line {n + 2}: there is no document 'horn-{n}'" for n in (0, 99))
+    refuse(path, "jsonl", "120 questions name no document that is there", "have to go, too", first, last, "and 20 more")
+
+
 def test_evidence_without_its_document(write_corpus, refuse):
     row = {"question": "What burns?", "answers": ["oil"], "evidence": ["burns rape oil"]}
     refuse(write_corpus([DOCUMENT], [row]), "jsonl", "questions.jsonl, line 1: evidence is given, but the field 'document'")

@@ -16,6 +16,7 @@ from uae.io.errors import InputError
 
 _FIELDS = {"id", "question", "answers", "document", "evidence", "split", "origin"}
 _SPLITS = ("train", "validation", "test")
+_SHOWN = 100  # questions in one message
 _ORIGINS = ("human", "feedback", "synthetic")
 
 
@@ -31,10 +32,15 @@ def read_questions(path: Path, source: Source) -> list[RawQuestion]:
     spelt |= {key: key for key in (*source.empty, *documents.keys())}  # two documents may be told apart by the spelling alone
     questions: list[RawQuestion] = []
     ids: dict[str | int, str] = {}
+    unknown: list[str] = []
     for where, row in read_jsonl(path):
         refuse_unknown(row, _FIELDS, where)
         _check_id(row, ids, where)
-        key = _document(row, spelt, where)
+        name = row.get("document")
+        key = _document(name, spelt)
+        if key is None and name is not None:
+            unknown.append(f"{where}: there is no document {name!r}")
+            continue
         if key in source.empty:
             source.skipped.add("question about a document without text", where)
             continue
@@ -52,6 +58,7 @@ def read_questions(path: Path, source: Source) -> list[RawQuestion]:
                 origin=_choice(row, "origin", _ORIGINS, "human", where) or "human",
             )
         )
+    _refuse(unknown)
     return questions
 
 
@@ -65,14 +72,21 @@ def _check_id(row: dict[str, Any], ids: dict[str | int, str], where: str) -> Non
     ids[row["id"]] = where
 
 
-def _document(row: dict[str, Any], spelt: dict[str, str], where: str) -> str | None:
-    name = row.get("document")
-    if name is None:
-        return None
-    key = spelt.get(name, spelt.get(unicodedata.normalize("NFC", name))) if isinstance(name, str) else None
-    if key is None:
-        raise InputError(f"{where}: there is no document {name!r}")
-    return key
+def _document(name: object, spelt: dict[str, str]) -> str | None:
+    return spelt.get(name, spelt.get(unicodedata.normalize("NFC", name))) if isinstance(name, str) else None
+
+
+def _refuse(unknown: list[str]) -> None:
+    """All at once: a deleted document takes many questions with it."""
+    if not unknown:
+        return
+    many = len(unknown) > 1
+    what_to_do = f"correct {'each' if many else 'it'}, or remove the question: a deleted document's questions have to go, too"
+    if not many:
+        raise InputError(f"{unknown[0]}; {what_to_do}")
+    said = f"{len(unknown)} questions name no document that is there; {what_to_do}"
+    more = [f"and {len(unknown) - _SHOWN} more"] if len(unknown) > _SHOWN else []
+    raise InputError("\n  ".join([said, *unknown[:_SHOWN], *more]))
 
 
 def _answers(row: dict[str, Any], where: str) -> tuple[str, ...]:
