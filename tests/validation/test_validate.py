@@ -139,10 +139,12 @@ def test_one_break_is_found_where_it_is(name, tables, failing):
 
     assert sorted(found) == sorted(columns)
     for column, ids in found.items():
-        assert f"  {column}: expect_" in message
         if "usable" in column:
-            assert "observed" in message
+            split = column.split("_")[1]
+            assert f"  {column}: {split} has " in message
+            assert f"; validate.min_questions.{split} asks for {MINIMUM[split]}: give `split` in the questions" in message
             continue
+        assert f"  {column}: expect_" in message
         wanted = IDS.get(column) or (["q1"] if column.startswith("questions") else None)
         assert ids
         assert wanted is None or ids == wanted
@@ -196,7 +198,9 @@ def test_a_doubled_document_is_not_blamed_on_its_passages(tables, failing):
 def test_empty_tables_fail_without_a_crash(tables, failing):
     for rows in tables.values():
         rows.clear()
-    _, found = failing()
+    message, found = failing()
+    assert "train has 0 questions with answers; " in message
+    assert "test has 0 questions with evidence; " in message
     assert {"documents.table", "passages.table", "questions.n_train_usable"} <= set(found)
 
 

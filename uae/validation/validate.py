@@ -1,5 +1,6 @@
 """The validate stage, and the check of the labels: run suites, write the report, stop the chain where one fails."""
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from uae.validation.leakage import Leaks
 from uae.validation.report import Report, table_hashes
 from uae.validation.suites import document_suite, label_suite, leakage_suite, passage_suite, question_suite
 
+_USABLE = re.compile(r"n_(\w+)_usable")
 _TOLD = 100  # groups of repeated questions in a message; the report has all
 
 
@@ -122,12 +124,25 @@ def _explain(suites: list[dict[str, Any]]) -> str:
         for outcome in suite["expectations"]:
             if outcome["success"]:
                 continue
+            if found := _USABLE.fullmatch(outcome["column"] or ""):
+                lines.append(f"  {suite['suite']}.{outcome['column']}: {_too_few(found[1], outcome, suite)}")
+                continue
             limits = ", ".join(f"{name}={value}" for name, value in outcome["limits"].items())
             what = f"  {suite['suite']}.{outcome['column'] or 'table'}: {outcome['expectation']}({limits})"
             count = f" - {outcome['unexpected']} rows" if outcome["unexpected"] else f" - observed {outcome['observed']}"
             lines.append(what + count + (f" ({outcome['error']})" if outcome["error"] else ""))
             lines += [f"    {' '.join(str(v) for v in row.values())}" for row in outcome["rows"][:5]]
     return "\n".join(lines)
+
+
+def _too_few(split: str, outcome: Mapping[str, Any], suite: Mapping[str, Any]) -> str:
+    """In words: the figure stands in a column that only this check has."""
+    answers = any(each["column"] == "n_answers" for each in suite["expectations"])
+    need = " with evidence" if split == "test" else " with answers" if answers else ""
+    return (
+        f"{split} has {outcome['observed'] or 0} questions{need}; validate.min_questions.{split} asks for "
+        f"{outcome['limits']['min_value']:.0f}: give `split` in the questions, or add documents and questions"
+    )
 
 
 def _all_repeated(groups: list[list[dict[str, str]]]) -> list[str]:
