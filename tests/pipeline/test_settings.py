@@ -296,6 +296,17 @@ def test_a_password_in_an_override_is_not_shown(refused):
     assert "ulr=http://host: there is no parameter" in message
 
 
+def test_braces_without_quotes_are_explained(refused):
+    message = refused(overrides=["passages.template={text}"])
+    assert "passages.template: " in message
+    assert "(it is {'text': None}); in YAML { begins a mapping: put the value in quotes" in message
+
+
+def test_a_rule_of_ours_is_told_without_its_prefix(refused):
+    message = refused(overrides=["evaluate.reader_passages=[1, 1]"])
+    assert "evaluate.reader_passages: each must stand once (it is " in message
+
+
 @pytest.mark.parametrize("alias", ["latest", "v1", "V12"])
 def test_an_alias_that_mlflow_keeps_for_itself(refused, alias):
     assert "alias: MLflow keeps latest and v1" in refused(overrides=[f"promote.alias={alias}"])
@@ -352,7 +363,8 @@ def test_a_parameter_file_that_is_not_there(tmp_path, name):
         (["promote.metric=mapp"], "promote.metric: there is no metric 'mapp'; did you mean map?"),
         (["promote.metric=MAP"], "promote.metric: there is no metric 'MAP'; did you mean map?"),
         (["promote.guarded=[recal@1]"], "promote.guarded: there is no metric 'recal@1'; did you mean recall@1?"),
-        (["evaluate.cutoffs=[1]"], "promote.guarded: there is no metric 'recall@5'; did you mean recall@1?"),
+        (["evaluate.cutoffs=[1]"], "promote.guarded: there is no metric 'recall@5'; add 5 to evaluate.cutoffs;"),
+        (["promote.metric=recall@10"], "promote.metric: there is no metric 'recall@10'; add 10 to evaluate.cutoffs;"),
     ],
 )
 def test_a_metric_that_the_gate_cannot_measure_is_refused_when_the_file_is_loaded(refused, overrides, message):

@@ -380,7 +380,9 @@ class Settings(Options):
             for name in names:
                 if name not in known:
                     listed = f"the gate measures {', '.join(known)} (recall@k for each k of evaluate.cutoffs)"
-                    raise ValueError(f"{key}: there is no metric {name!r}{_hint(name, known)}; {listed}")
+                    cut = re.fullmatch(r"recall@([1-9]\d*)", name)
+                    hint = f"; add {cut[1]} to evaluate.cutoffs" if cut else _hint(name, known)
+                    raise ValueError(f"{key}: there is no metric {name!r}{hint}; {listed}")
         return self
 
 
@@ -467,7 +469,10 @@ def _explain(error: ErrorDetails, values: dict[str, Any]) -> str:
     value = error["input"]
     if key.endswith(".url") and isinstance(value, str):
         value = value.rpartition("@")[2]  # also where it lacks the https:// of an address
-    return f"{key}: {error['msg']} (it is {_without_password(repr(value))})"
+    quotes = (
+        "; in YAML { begins a mapping: put the value in quotes" if (error["type"], type(value)) == ("string_type", dict) else ""
+    )
+    return f"{key}: {error['msg'].removeprefix('Value error, ')} (it is {_without_password(repr(value))}){quotes}"
 
 
 def _without_password(text: str) -> str:
