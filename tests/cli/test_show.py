@@ -2,7 +2,7 @@
 
 import pytest
 
-from uae.cli.show import moved_since, over_untrained
+from uae.cli.show import _about, moved_since, over_untrained
 
 
 def gain(mean: float, relative: bool = True, **more) -> dict:
@@ -42,3 +42,15 @@ def test_where_nothing_could_choose_its_form_nothing_is_said():
 def test_the_end_of_a_run_tells_where_the_alias_is_now(promoted, now, said):
     told = moved_since({"alias": "champion", "version": 2, "champion": 1, "promoted": promoted}, now)
     assert told is None if said is None else told.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("questions", "documents", "said"),
+    [
+        (1, 1, "1 test question about 1 document"),
+        (9, 2, "9 test questions about 2 documents"),
+        (9, 0, "9 test questions about all documents"),
+    ],
+)
+def test_one_document_is_no_plural(questions, documents, said):
+    assert _about(questions, "test", documents) == said

@@ -67,7 +67,7 @@ def print_summary(workspace: Workspace, now: int | None) -> None:
         console.print(f"{told}\n", soft_wrap=True)
     answered, asked = evaluation["counts"]["answered_questions"], evaluation["counts"]["test_questions"]
     console.print(
-        f"{asked} test questions about {evaluation['counts']['test_documents'] or 'all'} documents, {answered} of them answered "
+        f"{_about(asked, 'test', evaluation['counts']['test_documents'])}, {answered} of them answered "
         f"by the reader LLM; retrieval scope: {evaluation['scope']}; {evaluation['resamples']} resamples; seed "
         f"{evaluation['seeds'][0]}.",
         soft_wrap=True,
@@ -121,7 +121,7 @@ def print_comparison(result: dict[str, Any]) -> None:
     """A row a contender: its metrics as means over seeds, and its gains, corrected for the number of contenders."""
     console = Console(highlight=False, width=None if Console().is_terminal else 190)
     (first, against), *_ = result["gains_over"].items()
-    title = f"{result['questions']} {result['split']} questions about {result['documents'] or 'all'} documents"
+    title = _about(result["questions"], result["split"], result["documents"])
     table = Table(box=box.SIMPLE_HEAD, title=f"{title}, {len(result['seeds'])} seeds", title_justify="left")
     metrics = [metric for metric in _METRICS if metric in result["systems"]["base"]]
     names = [_NAMES.get(metric, metric.capitalize()) for metric in metrics]
@@ -147,6 +147,15 @@ def print_comparison(result: dict[str, Any]) -> None:
     )
     if result["split"] == "test":
         console.print("These are test questions: whoever chooses a recipe by them has no honest figure left.", soft_wrap=True)
+
+
+def _about(questions: int, split: str, documents: int) -> str:
+    """
+    Args:
+        documents: 0: the questions are about no document in particular.
+    """
+    whose = f"{documents} document{'s' if documents > 1 else ''}" if documents else "all documents"
+    return f"{questions} {split} question{'' if questions == 1 else 's'} about {whose}"
 
 
 def _intervals(result: dict[str, Any]) -> str:
